@@ -1,0 +1,78 @@
+// Package conns counts who is still connected to the Pod's applications, from the kernel's socket tables.
+//
+// All containers of a Pod share one network namespace, so the sidecar sees every socket of the app without being in the
+// data path. Facts behind the code: Linux include/uapi/linux/{inet_diag,sock_diag,tcp}.h.
+package conns
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// Counter looks at the TCP sockets of the Pod. netlink.go, proc.go and prometheus.go implement it.
+// Its methods may be called by several goroutines; looks are made one after the other.
+type Counter interface {
+	// Source names where the figures come from: "netlink", "proc" or "prometheus".
+	Source() string
+	// Listeners returns the listening sockets of the Pod but those of the excluded ports, without order.
+	Listeners(ctx context.Context) ([]Listener, error)
+	// Count counts the connections that clients have opened to ports. The app's outgoing connections never count, nor
+	// do connections to excluded ports or from excluded peers. No ports: no connections.
+	Count(ctx context.Context, ports []uint16) (Tally, error)
+	// Watch chooses what Ended tells: the end of listening sockets always; with ports also that of connections to them.
+	Watch(ports []uint16)
+	// Ended receives, within a millisecond, after a watched socket ended or events may have been lost; several ends may
+	// be told as one. nil if the source has no events: then look again from time to time.
+	Ended() <-chan struct{}
+	// Close frees what the counter holds and ends its goroutines, and waits for them.
+	Close() error
+}
+
+// Listener is one listening socket.
+type Listener struct {
+	Port uint16
+	// ID tells this socket from a later one on the same port: netlink's cookie, proc's inode.
+	ID uint64
+}
+
+// MaxPeers bounds Tally.Peers, so that what is told of it stays small however many are connected.
+const MaxPeers = 20
+
+// Tally is one count.
+type Tally struct {
+	// Source is the counter's.
+	Source string
+	// Began is when the look began: what happened before is in the tally.
+	Began time.Time
+	// Took is how long it took.
+	Took time.Duration
+	// Open connections are in use (Active) or not (Idle): Open = Active + Idle.
+	Open, Active, Idle int
+	// NextIdle is the time from Began after which the first of the active connections may be idle if nothing happens to
+	// it; 0 when only an event can make one idle or none is active.
+	NextIdle time.Duration
+	// Peers are the clients with the most active connections, those first, at most MaxPeers.
+	Peers []Peer
+}
+
+// Peer is one client address.
+type Peer struct {
+	Address netip.Addr
+	// Active and Open count its connections.
+	Active, Open int
+	// Since is for how long the longest-waiting of the active ones has been silent; 0 when the source cannot tell.
+	Since time.Duration
+}
+
+// Rule says which connections do not count, and when an open one is not in use.
+type Rule struct {
+	// IdleAfter: a connection that was answered and then quiet for this long is not in use. 0: every open one is in use.
+	IdleAfter time.Duration
+	// RequestTimeout: a request without a byte either way for longer than this is not believed in flight any more.
+	RequestTimeout time.Duration
+	// ExcludePorts do not count and are not listeners of the app.
+	ExcludePorts []uint16
+	// ExcludePeers are client addresses that do not count.
+	ExcludePeers []netip.Prefix
+}

@@ -1,0 +1,74 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// Error is a call to a registry that failed: what was attempted, where, and what to do about it.
+type Error struct {
+	// Op is what was attempted, e.g. "set OUT_OF_SERVICE on ORDERS/orders-0:8080".
+	Op string
+	// URL is the server's address without userinfo.
+	URL string
+	// Code is the HTTP status, 0 when there was none.
+	Code int
+	// Remedy is what the operator can do, "" when nothing is known.
+	Remedy string
+	// Final: trying the same again cannot help (401, 403, 410, a certificate that is not trusted).
+	Final bool
+	// Err is the cause; may be nil when Code says it all.
+	Err error
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s at %s: ", e.Op, e.URL)
+	switch {
+	case e.Err != nil && e.Code != 0:
+		fmt.Fprintf(&b, "status %d: %v", e.Code, e.Err)
+	case e.Err != nil:
+		fmt.Fprint(&b, e.Err)
+	default:
+		fmt.Fprintf(&b, "status %d", e.Code)
+	}
+	if e.Remedy != "" {
+		fmt.Fprintf(&b, " (%s)", e.Remedy)
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// IsFinal reports whether every failure in err is one that trying again cannot change. False for nil.
+func IsFinal(err error) bool {
+	if err == nil {
+		return false
+	}
+	if e := (*Error)(nil); errors.As(err, &e) && !joined(err) {
+		return e.Final
+	}
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range j.Unwrap() {
+			if !IsFinal(e) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
+func joined(err error) bool {
+	_, ok := err.(interface{ Unwrap() []error })
+	return ok
+}
+
+// Redact returns the address of u without userinfo, query and fragment, the form in which a URL may be shown.
+func Redact(u *url.URL) string {
+	v := *u
+	v.User, v.RawQuery, v.Fragment = nil, "", ""
+	return v.String()
+}

@@ -1,0 +1,304 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+)
+
+const (
+	// answerLimit bounds a small answer; the largest that we read whole is one application's instances.
+	answerLimit = 8 << 20
+	// attemptTimeout bounds one try of a small call, so that a server that hangs costs seconds and not the whole budget.
+	attemptTimeout = 3 * time.Second
+	// streamLimit bounds a registry's whole list: 100,000 instances of Eureka are some 95 MB of JSON.
+	streamLimit = 256 << 20
+)
+
+// errTooLarge is the cause when a body goes past its bound.
+var errTooLarge = errors.New("the answer is larger than any real one")
+
+// HTTP makes calls to the servers of one registry: it retries what may pass with backoff and jitter, each time on the
+// next address, until the context ends. Basic auth is taken from an address's userinfo. Redirects are followed on the
+// same host only. Safe for concurrent use; the zero value is not usable, see NewHTTP.
+type HTTP struct {
+	client *retryablehttp.Client
+}
+
+// Call is one request. The path is joined to an address by a single slash.
+type Call struct {
+	// Op is what the call is for, in errors.
+	Op     string
+	Method string
+	// Path is escaped already, relative to the address.
+	Path   string
+	Query  url.Values
+	Form   url.Values // sent as the body, urlencoded, when not nil
+	Header http.Header
+	// Retry says that an answer is one of a sick server which may pass. nil means 429 and 5xx.
+	Retry func(Answer) bool
+	// Read takes the body of a 200 as a stream, for answers too large to hold; Answer.Body is empty then. An error from
+	// it fails the call without a retry.
+	Read func(io.Reader) error
+}
+
+// Answer is a complete answer of a server.
+type Answer struct {
+	// URL is the address that answered, redacted.
+	URL    string
+	Code   int
+	Header http.Header
+	Body   []byte
+}
+
+// NewHTTP returns an HTTP that trusts tlsConfig (nil: the system's roots) and presents itself as userAgent.
+func NewHTTP(tlsConfig *tls.Config, userAgent string) *HTTP {
+	c := retryablehttp.NewClient()
+	c.Logger = nil
+	c.RetryMax = 1 << 20 // the context is the bound
+	c.RetryWaitMin, c.RetryWaitMax = 100*time.Millisecond, 2*time.Second
+	c.Backoff = backoff
+	c.CheckRetry = checkRetry
+	c.PrepareRetry = func(r *http.Request) error { current(r.Context()).next(r); return nil }
+	c.ErrorHandler = func(_ *http.Response, err error, _ int) (*http.Response, error) { return nil, err }
+	c.HTTPClient = &http.Client{
+		CheckRedirect: sameHost,
+		Transport: agent{userAgent, &http.Transport{
+			Proxy:                  nil, // a registry is inside the cluster; a proxy from the app's environment would not reach it
+			DialContext:            (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+			TLSClientConfig:        tlsConfig,
+			TLSHandshakeTimeout:    attemptTimeout,
+			ResponseHeaderTimeout:  attemptTimeout,
+			MaxResponseHeaderBytes: 64 << 10,
+			MaxIdleConnsPerHost:    4,
+			IdleConnTimeout:        20 * time.Second,
+		}},
+	}
+	return &HTTP{client: c}
+}
+
+// Close drops idle connections.
+func (h *HTTP) Close() { h.client.HTTPClient.CloseIdleConnections() }
+
+// Do makes the call on the first of addrs that answers, beginning with the first. It returns every answer that Retry
+// does not call sick, whatever its code; the error is always an *Error.
+func (h *HTTP) Do(ctx context.Context, addrs []*url.URL, c Call) (Answer, error) {
+	if c.Retry == nil {
+		c.Retry = func(a Answer) bool { return a.Code == http.StatusTooManyRequests || a.Code >= 500 }
+	}
+	s := &sequence{call: c, addrs: addrs}
+	ctx = context.WithValue(ctx, sequenceKey{}, s)
+	var body any
+	if c.Form != nil {
+		body = []byte(c.Form.Encode())
+	}
+	req, err := retryablehttp.NewRequestWithContext(ctx, c.Method, addrs[0].String(), body)
+	if err != nil {
+		return Answer{}, s.failed(err)
+	}
+	for k, v := range c.Header {
+		req.Header[k] = v
+	}
+	if c.Form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	req.SetResponseHandler(s.read)
+	s.address(req.Request)
+	if _, err := h.client.Do(req); err != nil {
+		return s.answer, s.failed(err)
+	}
+	return s.answer, nil
+}
+
+// sequence is one call over its attempts.
+type sequence struct {
+	call   Call
+	addrs  []*url.URL
+	turn   int
+	answer Answer
+	last   error // why the last attempt failed
+}
+
+type sequenceKey struct{}
+
+func current(ctx context.Context) *sequence { return ctx.Value(sequenceKey{}).(*sequence) }
+
+// address points r at the address whose turn it is.
+func (s *sequence) address(r *http.Request) {
+	a := *s.addrs[s.turn%len(s.addrs)]
+	user := a.User
+	a.User = nil
+	base := strings.TrimRight(a.EscapedPath(), "/")
+	a.RawPath = base + "/" + strings.TrimLeft(s.call.Path, "/")
+	if p, err := url.PathUnescape(a.RawPath); err == nil {
+		a.Path = p
+	}
+	a.RawQuery = s.call.Query.Encode()
+	r.URL, r.Host = &a, ""
+	r.Header = r.Header.Clone()
+	if user != nil {
+		password, _ := user.Password()
+		r.SetBasicAuth(user.Username(), password)
+	} else if s.turn > 0 && s.call.Header.Get("Authorization") == "" {
+		r.Header.Del("Authorization")
+	}
+}
+
+func (s *sequence) next(r *http.Request) {
+	s.turn++
+	s.address(r)
+}
+
+// read is the response handler: it reads the bounded body and says whether the answer is one to retry.
+func (s *sequence) read(resp *http.Response) error {
+	defer resp.Body.Close()
+	s.answer = Answer{URL: s.where(), Code: resp.StatusCode, Header: resp.Header}
+	if s.call.Read != nil && resp.StatusCode == http.StatusOK {
+		if err := s.call.Read(&bounded{resp.Body, streamLimit}); err != nil {
+			return stop{err}
+		}
+		return nil
+	}
+	// A body that trickles in must not hold the whole budget: past attemptTimeout it is cut.
+	timer := time.AfterFunc(attemptTimeout, func() { resp.Body.Close() })
+	defer timer.Stop()
+	body, err := io.ReadAll(&bounded{resp.Body, answerLimit})
+	if errors.Is(err, errTooLarge) {
+		return stop{err}
+	} else if err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	s.answer.Body = body
+	if s.call.Retry(s.answer) {
+		return sick{s.answer}
+	}
+	return nil
+}
+
+func (s *sequence) where() string { return Redact(s.addrs[s.turn%len(s.addrs)]) }
+
+// failed makes the *Error of a call that ended without a usable answer.
+func (s *sequence) failed(err error) *Error {
+	e := &Error{Op: s.call.Op, URL: s.where(), Err: plain(err)}
+	if s.last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		e.Err = fmt.Errorf("%w, last: %w", plain(err), s.last)
+	}
+	if a := (sick{}); errors.As(s.last, &a) {
+		e.Code = a.Code
+	}
+	var cert *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &cert):
+		e.Final, e.Remedy = true, "name the CA of the registry's certificate with --registry-ca-file"
+	case errors.Is(err, errTooLarge):
+		e.Final, e.Remedy = true, "is this the registry's URL?"
+	}
+	return e
+}
+
+// sick is an answer that Call.Retry wants tried again.
+type sick struct{ Answer }
+
+func (s sick) Error() string { return fmt.Sprintf("status %d%s", s.Code, Excerpt(s.Body)) }
+
+// stop is a failure that no retry can change.
+type stop struct{ err error }
+
+func (s stop) Error() string { return s.err.Error() }
+func (s stop) Unwrap() error { return s.err }
+
+func checkRetry(ctx context.Context, _ *http.Response, err error) (bool, error) {
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if err == nil {
+		return false, nil
+	}
+	var cert *tls.CertificateVerificationError
+	if st := (stop{}); errors.As(err, &st) || errors.As(err, &cert) || errors.Is(err, errElsewhere) {
+		return false, err
+	}
+	current(ctx).last = plain(err)
+	return true, nil
+}
+
+// backoff doubles from min to max and takes a random part of it: full jitter, so that a fleet that leaves at once spreads.
+func backoff(min, max time.Duration, attempt int, _ *http.Response) time.Duration {
+	d := max
+	if attempt < 16 {
+		d = min << attempt
+	}
+	if d > max {
+		d = max
+	}
+	return d/2 + rand.N(d/2+1)
+}
+
+var errElsewhere = errors.New("the server redirects to another host; set the URL that it really serves")
+
+func sameHost(r *http.Request, via []*http.Request) error {
+	if r.URL.Host != via[0].URL.Host || r.URL.Scheme != via[0].URL.Scheme || len(via) > 3 {
+		return fmt.Errorf("%w (%s)", errElsewhere, Redact(r.URL))
+	}
+	if r.Method != via[0].Method {
+		return fmt.Errorf("%w (a %s turned into a %s)", errElsewhere, via[0].Method, r.Method)
+	}
+	return nil
+}
+
+// plain strips what net/http wraps around a cause, since that holds the URL with its query.
+func plain(err error) error {
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// Excerpt is the beginning of a body as one line for an error, with ": " in front; "" for an empty or an HTML one.
+func Excerpt(body []byte) string {
+	line := bytes.Join(bytes.Fields(body[:min(len(body), 400)]), []byte(" "))
+	if len(line) == 0 || line[0] == '<' {
+		return ""
+	}
+	return ": " + string(line[:min(len(line), 200)])
+}
+
+// bounded fails with errTooLarge past n bytes.
+type bounded struct {
+	r io.Reader
+	n int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.n <= 0 {
+		return 0, errTooLarge
+	}
+	if int64(len(p)) > b.n {
+		p = p[:b.n]
+	}
+	n, err := b.r.Read(p)
+	b.n -= int64(n)
+	return n, err
+}
+
+// agent sets the User-Agent of every request.
+type agent struct {
+	name string
+	http.RoundTripper
+}
+
+func (a agent) RoundTrip(r *http.Request) (*http.Response, error) {
+	r.Header.Set("User-Agent", a.name)
+	return a.RoundTripper.RoundTrip(r)
+}

@@ -1,0 +1,128 @@
+// Package registry says what a service registry must be able to do for a Pod that stops, and holds what every
+// implementation shares: the identity of the Pod, the errors, and HTTP with retries and fail-over.
+//
+// registry/eureka and registry/nacos implement [Registry]; registry/registrytest judges them.
+package registry
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Registry takes the instances of one Pod out of one service registry and puts them back.
+//
+// What an implementation must guarantee (registrytest checks it on in-memory and on real servers):
+//   - It is used by one goroutine at a time. Every method returns soon after its context ends, with ctx's error wrapped.
+//   - All methods are idempotent: repeating one that succeeded changes nothing and heals a server that missed it.
+//   - Leave, Check, Rejoin and Forget act on the instances that Find has remembered; with none they do nothing.
+//   - A live instance is disabled, never deleted. Weight and metadata survive a Leave followed by a Rejoin.
+//   - Transient failures are retried inside the method, with backoff and jitter and on every address, until ctx ends;
+//     a refusal that trying again cannot change ([Error.Final]) is returned at once.
+//   - No error, no String and no URL ever holds a password, a token or a URL's userinfo.
+//   - Bodies are read up to a bound, whatever the server sends.
+type Registry interface {
+	// Kind is the registry's product in lower case: "eureka" or "nacos".
+	Kind() string
+	// URL is the configured addresses, comma separated, without userinfo; for logs and /status.
+	URL() string
+	// Linger is how long callers with default settings may go on calling after Published has returned.
+	Linger() time.Duration
+
+	// Find looks up which instances are pod's and remembers them, besides those that it remembered before; an instance
+	// that has vanished from every server is forgotten. It returns what is remembered, each with its state as it is on
+	// the servers now, or the remembered ones and an error if no server could be asked.
+	Find(ctx context.Context, pod Pod) ([]Instance, error)
+	// Leave disables every remembered instance on every server and returns nil when each has been read back from every
+	// server that answers as Out or Absent. The error names the servers and instances that could not be confirmed.
+	Leave(ctx context.Context) error
+	// Published returns when what callers read from the servers shows that the instances left: nil when it was seen,
+	// an error when ctx ended or it cannot be observed (then the longest time it can take has been waited for).
+	Published(ctx context.Context) error
+	// Check looks at every remembered instance on every server, once, cheaply and past the server's caches. An instance
+	// is Out only if it is so on every server that answered.
+	Check(ctx context.Context) ([]Instance, error)
+	// Rejoin undoes Leave, and whatever an earlier incarnation of this Pod left behind, for every remembered instance that
+	// is Out; returns nil when each has been read back as In, Down or Absent. It never turns the app's own Down into In.
+	Rejoin(ctx context.Context) error
+	// Forget deletes what the servers still hold of the remembered instances. The caller knows that the app is dead.
+	Forget(ctx context.Context) error
+}
+
+// State is what an instance's status means to its callers.
+type State int
+
+const (
+	// Absent: no server holds the instance.
+	Absent State = iota
+	// In: callers are sent to it.
+	In
+	// Out: disabled from outside (Eureka: OUT_OF_SERVICE; Nacos: enabled=false). Leave makes it so, Rejoin undoes it.
+	Out
+	// Down: the app itself says that it is not ready (Eureka: DOWN, STARTING; Nacos: unhealthy). Callers are not sent to
+	// it and it is not ours to change.
+	Down
+)
+
+// String returns the lower-case name.
+func (s State) String() string {
+	switch s {
+	case In:
+		return "in"
+	case Out:
+		return "out"
+	case Down:
+		return "down"
+	}
+	return "absent"
+}
+
+// Instance is one record of this Pod in a registry.
+type Instance struct {
+	// ID is the registry's own name for it: Eureka's instance ID; Nacos: group@@service@cluster@ip:port with the
+	// namespace in front where it is not public.
+	ID string
+	// Service is the name that callers look it up by.
+	Service string
+	// Port is the one that callers connect to.
+	Port uint16
+	// Status is the registry's own word (UP, OUT_OF_SERVICE, enabled, disabled…), for people.
+	Status string
+	// State is what Status means.
+	State State
+}
+
+// Pod tells which instances are ours: those whose address and port are both the Pod's.
+type Pod struct {
+	// Addresses are the Pod's IP addresses.
+	Addresses []netip.Addr
+	// Names are host names under which the app may have registered instead of an address.
+	Names []string
+	// Ports are the ports on which the app listens or has listened. Without any, no instance is ours.
+	Ports []uint16
+	// Services restricts to these names, compared without case; empty means every service.
+	Services []string
+}
+
+// Owns reports whether an instance registered as host (an address or a name) and one of ports is this Pod's.
+// A port of 0 never matches.
+func (p Pod) Owns(host string, ports ...uint16) bool {
+	return p.hasHost(host) && slices.ContainsFunc(ports, func(port uint16) bool {
+		return port != 0 && slices.Contains(p.Ports, port)
+	})
+}
+
+func (p Pod) hasHost(host string) bool {
+	if a, err := netip.ParseAddr(host); err == nil {
+		a = a.Unmap().WithZone("")
+		return slices.ContainsFunc(p.Addresses, func(b netip.Addr) bool { return b.Unmap().WithZone("") == a })
+	}
+	return host != "" && slices.ContainsFunc(p.Names, func(n string) bool { return strings.EqualFold(n, host) })
+}
+
+// Wants reports whether instances of the service are looked for.
+func (p Pod) Wants(service string) bool {
+	return len(p.Services) == 0 || slices.ContainsFunc(p.Services, func(s string) bool { return strings.EqualFold(s, service) })
+}
