@@ -28,8 +28,9 @@ type Registry interface {
 	Kind() string
 	// URL is the configured addresses, comma separated, without userinfo; for logs and /status.
 	URL() string
-	// Linger is how long callers with default settings may go on calling after Published has returned.
-	Linger() time.Duration
+	// Linger is how long callers with default settings may go on calling: after Published has said true, and, longer or
+	// the same, after Leave where Published cannot tell.
+	Linger() (afterPublished, afterLeave time.Duration)
 
 	// Find looks up which instances are pod's and remembers them, besides those that it remembered before; an instance
 	// that has vanished from every server is forgotten. It returns what is remembered, each with its state as it is on
@@ -38,9 +39,10 @@ type Registry interface {
 	// Leave disables every remembered instance on every server and returns nil when each has been read back from every
 	// server that answers as Out or Absent. The error names the servers and instances that could not be confirmed.
 	Leave(ctx context.Context) error
-	// Published returns when what callers read from the servers shows that the instances left: nil when it was seen,
-	// an error when ctx ended or it cannot be observed (then the longest time it can take has been waited for).
-	Published(ctx context.Context) error
+	// Published looks once at what callers read from every server that answers (its cached list, not the registry behind
+	// it) and reports whether that shows that the remembered instances left. The caller repeats it every second or two
+	// after a Leave; an error means that it cannot be told now, a Final one that it never can.
+	Published(ctx context.Context) (bool, error)
 	// Check looks at every remembered instance on every server, once, cheaply and past the server's caches. An instance
 	// is Out only if it is so on every server that answered.
 	Check(ctx context.Context) ([]Instance, error)
