@@ -1,0 +1,230 @@
+package servers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// readyWithin is how long a Java server may take on a busy machine with two cores.
+const readyWithin = 3 * time.Minute
+
+// Spec says how to start a Java program.
+type Spec struct {
+	// Name is for the log file and errors.
+	Name string
+	// Args are java's arguments.
+	Args []string
+	// Env is added to the test's environment.
+	Env []string
+	// Dir is the working directory and where the log goes; "" makes a temporary one that is kept.
+	Dir string
+	// Ready is a URL that answers 200 once the program can be used; "" does not wait.
+	Ready string
+}
+
+// Process is a running Java program.
+type Process struct {
+	// Name is the Spec's.
+	Name string
+	// Log is the path of its output.
+	Log string
+
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // how it ended; read after done
+}
+
+// Start starts the program and returns when it is ready. When it ends before, or is not ready within three minutes or
+// before ctx ends, it is ended and the error holds the tail of its output. The program dies with the test's process.
+func Start(ctx context.Context, s Spec) (*Process, error) {
+	java, err := Java()
+	if err != nil {
+		return nil, err
+	}
+	if s.Dir == "" {
+		if s.Dir, err = os.MkdirTemp("", "prestop-"+s.Name+"-"); err != nil {
+			return nil, err
+		}
+	}
+	log, err := os.OpenFile(filepath.Join(s.Dir, s.Name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{Name: s.Name, Log: log.Name(), cmd: exec.Command(java, s.Args...), done: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = s.Dir, log, log
+	p.cmd.Env = append(os.Environ(), s.Env...)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go func() {
+		// Pdeathsig is about the thread that started the child: it has to live as long as the child.
+		runtime.LockOSThread()
+		defer log.Close()
+		defer close(p.done)
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			err = p.cmd.Wait()
+		}
+		p.err = err
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", s.Name, err)
+	}
+	if s.Ready != "" {
+		ctx, cancel := context.WithTimeout(ctx, readyWithin)
+		defer cancel()
+		if err := p.ready(ctx, s.Ready); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s at %s: %w; the end of %s:\n%s", s.Name, s.Ready, err, p.Log, p.Tail()), p.Kill())
+		}
+	}
+	return p, nil
+}
+
+// Run is Start for one test: it ends the program with the test, and logs the tail of its output when the test failed.
+func Run(t testing.TB, s Spec) *Process {
+	t.Helper()
+	if s.Dir == "" {
+		s.Dir = t.TempDir()
+	}
+	p, err := Start(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of %s's output:\n%s", p.Name, p.Tail())
+		}
+		if err := p.Stop(); err != nil {
+			t.Errorf("stop %s: %v", p.Name, err)
+		}
+	})
+	return p
+}
+
+func (p *Process) ready(ctx context.Context, url string) error {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var last error
+	for {
+		select {
+		case <-p.done:
+			return fmt.Errorf("ended before it was ready: %w", p.ended())
+		case <-ctx.Done():
+			return fmt.Errorf("not ready: %w, last: %w", ctx.Err(), last)
+		case <-tick.C:
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			last = err
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		last = errors.New(resp.Status)
+	}
+}
+
+// Stop sends SIGTERM, after 20 s SIGKILL, and waits for the end. Stopping an ended program does nothing; having had to
+// kill is not an error.
+func (p *Process) Stop() error { return p.end(syscall.SIGTERM, 20*time.Second) }
+
+// Kill sends SIGKILL, the way in which a container without grace ends, and waits for the end.
+func (p *Process) Kill() error { return p.end(syscall.SIGKILL, 20*time.Second) }
+
+func (p *Process) end(sig syscall.Signal, patience time.Duration) error {
+	select {
+	case <-p.done:
+		return nil
+	default:
+	}
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("send %v to %s: %w", sig, p.Name, err)
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-timer.C:
+	}
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill %s: %w", p.Name, err)
+	}
+	<-p.done
+	return nil
+}
+
+// Signal sends sig, e.g. SIGSTOP and SIGCONT for a program that hangs.
+func (p *Process) Signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
+
+// Done is closed when the program has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Pid is the process's id.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+func (p *Process) ended() error {
+	if p.err == nil {
+		return errors.New("exit status 0")
+	}
+	return p.err
+}
+
+// Tail is the end of the program's output.
+func (p *Process) Tail() string {
+	text, err := os.ReadFile(p.Log)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(tail(text, 6000)))
+}
+
+// FreePort returns a port p of loopback such that p and p plus each of offsets are free. It is below 32768, where the
+// ephemeral ports begin: no connection takes it before the server does.
+func FreePort(offsets ...int) (int, error) {
+	for range 200 {
+		port := 11000 + rand.IntN(20000)
+		if free(port) && allFree(port, offsets) {
+			return port, nil
+		}
+	}
+	return 0, errors.New("find a free port between 11000 and 31000: none in 200 tries")
+}
+
+func allFree(port int, offsets []int) bool {
+	for _, o := range offsets {
+		if !free(port + o) {
+			return false
+		}
+	}
+	return true
+}
+
+func free(port int) bool {
+	l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
+}
