@@ -1,0 +1,347 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"prestop/drain/conns"
+)
+
+const (
+	// A look that took t is followed by another one after an event no sooner than eager*t, and without one no sooner
+	// than lazy*t: at 100,000 connections (60 ms) that is a tenth and a fiftieth of a core.
+	eager, lazy = 10, 50
+	// While the app serves, a new port is noticed within servingLook; one that vanishes is an event.
+	servingLook = 15 * time.Second
+	// While it does not listen, its coming back is noticed within awaitLook, since there is no event for a new socket; after
+	// awaitLong of that, within a second.
+	awaitLook, awaitLong = 200 * time.Millisecond, time.Minute
+	// lingerLook is the pace of the counts that nobody waits for.
+	lingerLook = time.Second
+	// lastLook is the pace of those that the hook waits for where no event tells of an end. Where one does, answeredLook
+	// is enough: it notices an answer, and the count says when its connection will have been quiet for long enough.
+	lastLook, answeredLook = 50 * time.Millisecond, 500 * time.Millisecond
+	// countPatience is how long a source may fail before the drain goes on without a count.
+	countPatience = 2 * time.Second
+)
+
+// pace says how closely the sockets are looked at.
+type pace int32
+
+const (
+	paceServing pace = iota
+	// paceAwait: the app does not listen; look for it.
+	paceAwait
+	// paceLinger: connections are counted for those who read /status and for the history of each.
+	paceLinger
+	// paceLast: the count decides.
+	paceLast
+)
+
+// lookout watches the sockets: which ports the app listens on, and who is connected. It is the only one that uses the
+// counter, and tells the drain what it saw.
+type lookout struct {
+	counter conns.Counter // nil: nothing can be seen
+	fixed   []uint16      // --port; nil: found
+	log     *slog.Logger
+	heard   func(event)
+
+	pace  atomic.Int32
+	poked chan struct{}
+
+	mu        sync.Mutex
+	listeners []conns.Listener // of the last look
+	ever      []uint16         // ports that the app listens on or has listened on, sorted
+	instances []uint16         // ports that the registries know it by
+	tally     conns.Tally
+	err       error // why the last count failed
+
+	asked   chan chan struct{} // /status wants a fresh tally
+	failing time.Time          // since when the counter fails
+	took    time.Duration      // of the last look
+	began   time.Time          // of the last count
+	next    time.Duration      // from then until a connection may become idle
+	waits   time.Time          // since when the app is waited for
+}
+
+func newLookout(o Options, heard func(event)) *lookout {
+	return &lookout{
+		counter: o.Counter, fixed: o.Ports, log: o.Log, heard: heard, ever: slices.Sorted(slices.Values(o.Ports)),
+		poked: make(chan struct{}, 1), asked: make(chan chan struct{}),
+	}
+}
+
+// setPace changes how closely to look; a look follows at once if it is closer than before.
+func (l *lookout) setPace(p pace) {
+	if pace(l.pace.Swap(int32(p))) != p && p != paceServing {
+		l.poke()
+	}
+}
+
+// poke asks for a look soon.
+func (l *lookout) poke() {
+	select {
+	case l.poked <- struct{}{}:
+	default:
+	}
+}
+
+// known tells the ports that the registries know the app by: then these, and no other sidecar's, say whether it lives.
+func (l *lookout) known(ports []uint16) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.instances = ports
+}
+
+// ports returns the ports of the app, sorted.
+func (l *lookout) ports() []uint16 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.ever)
+}
+
+// last returns the newest tally, and the error if it could not be made.
+func (l *lookout) last() (conns.Tally, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tally, l.err
+}
+
+// listening returns the ports that the app listens on now, sorted.
+func (l *lookout) listening() []uint16 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var p []uint16
+	for _, s := range l.listeners {
+		p = append(p, s.Port)
+	}
+	slices.Sort(p)
+	return slices.Compact(p)
+}
+
+// refresh makes the tally that last returns a new one, unless it is fresh enough for what it costs.
+func (l *lookout) refresh(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case l.asked <- done:
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+	case <-ctx.Done():
+	}
+}
+
+// run looks until ctx ends.
+func (l *lookout) run(ctx context.Context) {
+	if l.counter == nil {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-l.poked:
+				l.heard(event{kind: sawCount, tally: tally{began: time.Now(), none: true}})
+			case done := <-l.asked:
+				close(done)
+			}
+		}
+	}
+	l.counter.Watch(nil)
+	var watched bool
+	for {
+		l.look(ctx)
+		if counting := pace(l.pace.Load()) >= paceLinger; counting != watched {
+			watched = counting
+			l.watch(counting)
+		}
+		ended := time.Now()
+		timer := time.NewTimer(l.patience())
+		var answer chan struct{}
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		case <-l.poked:
+			wait(ctx, l.took-time.Since(ended))
+		case <-l.counter.Ended():
+			wait(ctx, l.spare()-time.Since(ended))
+		case answer = <-l.asked:
+			if pace(l.pace.Load()) < paceLinger && time.Since(l.tally.Began) > max(200*time.Millisecond, eager*l.took) {
+				l.count(ctx)
+			}
+			close(answer)
+		}
+		timer.Stop()
+	}
+}
+
+// watch chooses the events: while connections are counted, their ends too.
+func (l *lookout) watch(counting bool) {
+	if counting {
+		l.counter.Watch(l.ports())
+	} else {
+		l.counter.Watch(nil)
+	}
+}
+
+// spare is the least time between a look and one that follows from an event.
+func (l *lookout) spare() time.Duration {
+	if pace(l.pace.Load()) == paceLinger {
+		return max(lastLook, lazy*l.took) // connections end all the time; nothing hangs on them yet
+	}
+	return eager * l.took
+}
+
+// patience is how long to wait for an event before looking anyway.
+func (l *lookout) patience() time.Duration {
+	var d time.Duration
+	switch pace(l.pace.Load()) {
+	case paceServing:
+		d = servingLook
+		if l.counter.Ended() == nil {
+			d = time.Second
+		}
+	case paceAwait:
+		d = awaitLook
+		if time.Since(l.waits) > awaitLong {
+			d = time.Second
+		}
+	case paceLinger:
+		d = lingerLook
+	case paceLast:
+		d = lastLook
+		if l.counter.Ended() != nil {
+			d = answeredLook
+		}
+		if l.next > 0 {
+			d = min(d, max(time.Millisecond, l.next-time.Since(l.began)))
+		}
+	}
+	return max(d, lazy*l.took)
+}
+
+// look makes one look and tells what follows from it.
+func (l *lookout) look(ctx context.Context) {
+	began := time.Now()
+	listeners, err := l.counter.Listeners(ctx)
+	if err == nil {
+		l.saw(listeners)
+		if pace(l.pace.Load()) >= paceLinger {
+			err = l.count(ctx)
+		}
+	}
+	l.took = time.Since(began)
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		l.failing = time.Time{}
+		return
+	}
+	if l.failing.IsZero() {
+		l.failing = began
+		l.log.Warn("could not read the sockets; trying again", "source", l.counter.Source(), "error", err)
+	}
+	if time.Since(l.failing) >= countPatience {
+		l.heard(event{kind: sawCount, tally: tally{began: began, none: true}})
+	}
+}
+
+// saw compares the listening sockets with those of the last look.
+func (l *lookout) saw(now []conns.Listener) {
+	l.mu.Lock()
+	before := l.listeners
+	l.listeners = now
+	if l.fixed == nil {
+		for _, s := range now {
+			if i, known := slices.BinarySearch(l.ever, s.Port); !known {
+				l.ever = slices.Insert(l.ever, i, s.Port)
+			}
+		}
+	}
+	if len(now) > 0 || l.waits.IsZero() {
+		l.waits = time.Now()
+	}
+	matter := vital(l.fixed, l.instances, l.ever)
+	l.mu.Unlock()
+	if k, changed := compare(pick(before, matter), pick(now, matter)); changed {
+		l.heard(event{kind: k})
+	}
+}
+
+// vital are the ports whose listening sockets say whether the app lives: those that were given, else those of its
+// registered instances, else every one.
+func vital(fixed, instances, ever []uint16) []uint16 {
+	if len(fixed) > 0 {
+		return fixed
+	}
+	var known []uint16
+	for _, p := range instances {
+		if slices.Contains(ever, p) {
+			known = append(known, p)
+		}
+	}
+	if len(known) > 0 {
+		return known
+	}
+	return ever
+}
+
+// pick returns the identities of the sockets on ports.
+func pick(sockets []conns.Listener, ports []uint16) []uint64 {
+	var ids []uint64
+	for _, s := range sockets {
+		if slices.Contains(ports, s.Port) {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
+}
+
+// compare tells what became of the app between two looks. Other sockets on the same ports are another app: one that was
+// restarted between the looks.
+func compare(before, now []uint64) (kind, bool) {
+	switch {
+	case len(now) == 0:
+		return sawVanish, len(before) > 0
+	case len(before) == 0:
+		return sawListen, true
+	}
+	same := slices.ContainsFunc(now, func(id uint64) bool { return slices.Contains(before, id) })
+	return sawListen, !same
+}
+
+func (l *lookout) count(ctx context.Context) error {
+	t, err := l.counter.Count(ctx, l.ports())
+	l.mu.Lock()
+	l.err = err
+	if err == nil {
+		l.tally = t
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return errors.Join(errors.New("count the connections"), err)
+	}
+	l.began, l.next = t.Began, t.NextIdle
+	l.heard(event{kind: sawCount, tally: tally{began: t.Began, active: t.Active}})
+	return nil
+}
+
+// wait waits for d if it is positive, or until ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,304 @@
+package drain
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"prestop/drain/conns"
+	"prestop/registry"
+)
+
+// Result is how a drain ended.
+type Result string
+
+const (
+	// Drained: callers know, and no more connections are in use than --min-open-connections.
+	Drained Result = "drained"
+	// Expired: the deadline came first.
+	Expired Result = "expired"
+	// Cancelled: by /resume, by the app that listens again, or by a second signal.
+	Cancelled Result = "cancelled"
+)
+
+// outcomeLimit bounds an Outcome's line: the kubelet stops reading an answer at 10 KiB.
+const outcomeLimit = 4 << 10
+
+// Outcome is what came of a drain.
+type Outcome struct {
+	Result Result
+	// Took is the whole time; it is the sum of Leave (until every registry was read back as out, or given up), Linger
+	// (until the callers had had their time) and Count (until no connection was in use).
+	Took, Leave, Linger, Count time.Duration
+	// Connections is the last count. Its zero value, with Uncounted, means that there was none.
+	Connections conns.Tally
+	Uncounted   bool
+	// Trouble is what is wrong at a registry, one sentence for each.
+	Trouble []string
+}
+
+// String is the outcome in one line, at most 4 KiB.
+func (o Outcome) String() string {
+	var b strings.Builder
+	switch o.Result {
+	case Drained:
+		fmt.Fprintf(&b, "OK drained in %s", short(o.Took))
+	case Expired:
+		fmt.Fprintf(&b, "EXPIRED after %s", short(o.Took))
+	default:
+		fmt.Fprintf(&b, "CANCELLED after %s", short(o.Took))
+	}
+	fmt.Fprintf(&b, " (leave %s, linger %s, count %s)", short(o.Leave), short(o.Linger), short(o.Count))
+	if o.Uncounted {
+		b.WriteString("; connections not counted")
+	} else {
+		fmt.Fprintf(&b, "; %d connections in use, %d idle", o.Connections.Active, o.Connections.Idle)
+	}
+	if o.Connections.Active > 0 {
+		b.WriteString(": " + strings.Join(peers(o.Connections), ", "))
+	}
+	for _, t := range o.Trouble {
+		b.WriteString("; " + t)
+	}
+	line := strings.ReplaceAll(b.String(), "\n", " ")
+	return line[:min(len(line), outcomeLimit)]
+}
+
+// peers lists who has connections in use, as address×count.
+func peers(t conns.Tally) []string {
+	var names []string
+	for _, p := range t.Peers {
+		if p.Active > 0 {
+			names = append(names, fmt.Sprintf("%s×%d", p.Address, p.Active))
+		}
+	}
+	return names
+}
+
+func (o Outcome) attrs() []slog.Attr {
+	a := []slog.Attr{
+		slog.String("result", string(o.Result)), slog.String("took", short(o.Took)), slog.String("leave", short(o.Leave)),
+		slog.String("linger", short(o.Linger)), slog.String("count", short(o.Count)),
+	}
+	if o.Uncounted {
+		a = append(a, slog.String("connections", "not counted"))
+	} else {
+		a = append(a, slog.Int("in_use", o.Connections.Active), slog.Int("idle", o.Connections.Idle), slog.String("source", o.Connections.Source))
+	}
+	if o.Connections.Active > 0 {
+		a = append(a, slog.Any("peers", peers(o.Connections)))
+	}
+	if len(o.Trouble) > 0 {
+		a = append(a, slog.Any("trouble", o.Trouble))
+	}
+	return a
+}
+
+func short(d time.Duration) string { return d.Round(time.Millisecond).String() }
+
+// outcome sums up the current drain at now.
+func (d *Drain) outcome(s state, r Result, now time.Time) Outcome {
+	out := Outcome{Result: r, Uncounted: s.counted.none || s.counted.began.IsZero(), Trouble: d.trouble()}
+	if !out.Uncounted {
+		out.Connections, _ = d.lookout.last()
+	}
+	if s.began.IsZero() {
+		return out
+	}
+	away, callers := d.policy.ends(s, now)
+	out.Took, out.Leave = now.Sub(s.began), away.Sub(s.began)
+	out.Linger, out.Count = callers.Sub(away), now.Sub(callers)
+	return out
+}
+
+// ends are when the registries were left and when the callers had had their time, as far as that came before now.
+func (p policy) ends(s state, now time.Time) (away, callers time.Time) {
+	away = s.began
+	for _, r := range s.regs {
+		at := r.left
+		if at.IsZero() {
+			at = r.gaveUp
+		}
+		if at.IsZero() {
+			at = now
+		}
+		if at.After(away) {
+			away = at
+		}
+	}
+	callers = now
+	if s.app == appGone && s.appSince.After(away) {
+		callers = s.appSince
+	} else if until, known := p.lingerUntil(s); known && until.Before(now) && s.app != appGone {
+		callers = until
+	}
+	if callers.Before(away) {
+		callers = away
+	}
+	return away, callers
+}
+
+// trouble is what is wrong at the registries now.
+func (d *Drain) trouble() []string {
+	var t []string
+	for _, k := range d.keepers {
+		if err := *k.err.Load(); err != nil {
+			t = append(t, fmt.Sprintf("registry %s: %v", k.registry.Kind(), err))
+		}
+	}
+	return t
+}
+
+// snapshot is what others may read of the owner.
+type snapshot struct {
+	state state
+	drain *waitable
+}
+
+func (d *Drain) publish(s state, w *waitable) { d.status.Store(&snapshot{s, w}) }
+
+// Status is a Drain seen from outside; its JSON is the answer of /status.
+type Status struct {
+	State       string           `json:"state"`
+	Since       time.Time        `json:"since"`
+	Deadline    *time.Time       `json:"deadline"`
+	LingerUntil *time.Time       `json:"lingerUntil"`
+	Connections Connections      `json:"connections"`
+	Registries  []RegistryStatus `json:"registries"`
+	Result      string           `json:"result"`
+}
+
+// Connections is the last count in a Status.
+type Connections struct {
+	Open   int          `json:"open"`
+	Active int          `json:"active"`
+	Idle   int          `json:"idle"`
+	Source string       `json:"source"`
+	Peers  []PeerStatus `json:"peers"`
+}
+
+// PeerStatus is one client address in a Status.
+type PeerStatus struct {
+	Address string `json:"address"`
+	Active  int    `json:"active"`
+}
+
+// RegistryStatus is one registry in a Status.
+type RegistryStatus struct {
+	Kind      string           `json:"kind"`
+	URL       string           `json:"url"`
+	Instances []InstanceStatus `json:"instances"`
+	Error     string           `json:"error"`
+}
+
+// InstanceStatus is one instance in a Status.
+type InstanceStatus struct {
+	ID      string `json:"id"`
+	Service string `json:"service"`
+	Status  string `json:"status"`
+}
+
+// shownInstances bounds what a Status lists of one registry, so that the answer stays small with hundreds of services.
+const shownInstances = 30
+
+// Status returns what is true now, with a fresh count.
+func (d *Drain) Status(ctx context.Context) Status {
+	d.lookout.refresh(ctx)
+	now := d.status.Load()
+	s := now.state
+	st := Status{State: s.phase.String(), Since: s.since.UTC(), Connections: d.connections(), Registries: []RegistryStatus{}}
+	if s.phase != serving && !s.began.IsZero() {
+		deadline := s.deadline.UTC()
+		st.Deadline = &deadline
+		if until, known := d.policy.lingerUntil(s); known {
+			until = until.UTC()
+			st.LingerUntil = &until
+		}
+	}
+	for _, k := range d.keepers {
+		st.Registries = append(st.Registries, k.status())
+	}
+	if w := now.drain; w != nil {
+		select {
+		case <-w.done:
+			st.Result = w.outcome.String()
+		default:
+		}
+	}
+	return st
+}
+
+func (d *Drain) connections() Connections {
+	t, _ := d.lookout.last()
+	c := Connections{Open: t.Open, Active: t.Active, Idle: t.Idle, Source: "none", Peers: []PeerStatus{}}
+	if d.options.Counter != nil {
+		c.Source = d.options.Counter.Source()
+	}
+	for _, p := range t.Peers {
+		c.Peers = append(c.Peers, PeerStatus{p.Address.String(), p.Active})
+	}
+	return c
+}
+
+func (k *keeper) status() RegistryStatus {
+	r := RegistryStatus{Kind: k.registry.Kind(), URL: k.registry.URL(), Instances: []InstanceStatus{}}
+	for _, i := range *k.found.Load() {
+		if len(r.Instances) == shownInstances {
+			break
+		}
+		r.Instances = append(r.Instances, InstanceStatus{i.ID, i.Service, i.Status})
+	}
+	if err := *k.err.Load(); err != nil {
+		r.Error = err.Error()
+	}
+	return r
+}
+
+// Safe reports whether the Pod may be terminated, and why not.
+func (d *Drain) Safe() (bool, string) {
+	s := d.status.Load().state
+	switch s.phase {
+	case drained, forgotten:
+		return true, "OK"
+	case expired:
+		return false, "the deadline came before the drain was over"
+	case draining:
+		return false, "draining: " + d.policy.waitsFor(s, time.Now())
+	}
+	return false, "serving; call /shutdown first"
+}
+
+// waitsFor says what keeps a drain from its end.
+func (p policy) waitsFor(s state, now time.Time) string {
+	for _, r := range s.regs {
+		if r.left.IsZero() && r.gaveUp.IsZero() {
+			return "leaving the registries"
+		}
+	}
+	if until, known := p.lingerUntil(s); s.app != appGone && (!known || now.Before(until)) {
+		return "callers may not know yet"
+	}
+	return fmt.Sprintf("%d connections in use", s.counted.active)
+}
+
+// Ready reports whether the Pod should get traffic by its own account, and why not. The app's port being gone is a no;
+// draining is not, unless unreadyWhenDraining; with whenRegistered every registry must hold an instance that is in.
+func (d *Drain) Ready(whenRegistered, unreadyWhenDraining bool) (bool, string) {
+	s := d.status.Load().state
+	if s.app == appGone {
+		return false, "the app does not listen"
+	}
+	if s.phase != serving {
+		return !unreadyWhenDraining, s.phase.String()
+	}
+	if whenRegistered {
+		for _, k := range d.keepers {
+			if !k.any(registry.In) {
+				return false, "not up in " + k.registry.Kind() + " yet"
+			}
+		}
+	}
+	return true, s.phase.String()
+}
