@@ -1,9 +1,9 @@
 package registry
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -44,26 +44,15 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // IsFinal reports whether every failure in err is one that trying again cannot change. False for nil.
 func IsFinal(err error) bool {
-	if err == nil {
-		return false
-	}
-	if e := (*Error)(nil); errors.As(err, &e) && !joined(err) {
+	switch e := err.(type) {
+	case *Error:
 		return e.Final
-	}
-	if j, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, e := range j.Unwrap() {
-			if !IsFinal(e) {
-				return false
-			}
-		}
-		return true
+	case interface{ Unwrap() error }:
+		return IsFinal(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !IsFinal(err) })
 	}
 	return false
-}
-
-func joined(err error) bool {
-	_, ok := err.(interface{ Unwrap() []error })
-	return ok
 }
 
 // Redact returns the address of u without userinfo, query and fragment, the form in which a URL may be shown.

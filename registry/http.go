@@ -48,9 +48,11 @@ type Call struct {
 	Header http.Header
 	// Retry says that an answer is one of a sick server which may pass. nil means 429 and 5xx.
 	Retry func(Answer) bool
-	// Read takes the body of a 200 as a stream, for answers too large to hold; Answer.Body is empty then. An error from
-	// it fails the call without a retry.
+	// Read takes the body of a 200 as a stream, for answers too large to hold; Answer.Body is empty then. It is called
+	// again from the beginning when the connection broke in the midst of a body; another error from it fails the call.
 	Read func(io.Reader) error
+	// Once makes one attempt on each address and no more.
+	Once bool
 }
 
 // Answer is a complete answer of a server.
@@ -164,15 +166,21 @@ func (s *sequence) next(r *http.Request) {
 func (s *sequence) read(resp *http.Response) error {
 	defer resp.Body.Close()
 	s.answer = Answer{URL: s.where(), Code: resp.StatusCode, Header: resp.Header}
-	if s.call.Read != nil && resp.StatusCode == http.StatusOK {
-		if err := s.call.Read(&bounded{resp.Body, streamLimit}); err != nil {
-			return stop{err}
-		}
-		return nil
-	}
-	// A body that trickles in must not hold the whole budget: past attemptTimeout it is cut.
+	// A body that trickles in must not hold the whole budget: a small one is cut past attemptTimeout, a stream when it
+	// stands still for so long.
 	timer := time.AfterFunc(attemptTimeout, func() { resp.Body.Close() })
 	defer timer.Stop()
+	if s.call.Read != nil && resp.StatusCode == http.StatusOK {
+		body := &stream{bounded: bounded{resp.Body, streamLimit}, timer: timer}
+		err := s.call.Read(body)
+		switch {
+		case err == nil:
+			return nil
+		case body.broken != nil:
+			return fmt.Errorf("read the answer: %w", body.broken)
+		}
+		return stop{err}
+	}
 	body, err := io.ReadAll(&bounded{resp.Body, answerLimit})
 	if errors.Is(err, errTooLarge) {
 		return stop{err}
@@ -194,13 +202,15 @@ func (s *sequence) failed(err error) *Error {
 	if s.last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		e.Err = fmt.Errorf("%w, last: %w", plain(err), s.last)
 	}
-	if a := (sick{}); errors.As(s.last, &a) {
+	if a := (sick{}); errors.As(err, &a) || errors.As(s.last, &a) {
 		e.Code = a.Code
 	}
 	var cert *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &cert):
 		e.Final, e.Remedy = true, "name the CA of the registry's certificate with --registry-ca-file"
+	case errors.Is(err, errElsewhere):
+		e.Final, e.Remedy = true, "set the URL that the registry really serves"
 	case errors.Is(err, errTooLarge):
 		e.Final, e.Remedy = true, "is this the registry's URL?"
 	}
@@ -229,7 +239,11 @@ func checkRetry(ctx context.Context, _ *http.Response, err error) (bool, error) 
 	if st := (stop{}); errors.As(err, &st) || errors.As(err, &cert) || errors.Is(err, errElsewhere) {
 		return false, err
 	}
-	current(ctx).last = plain(err)
+	s := current(ctx)
+	s.last = plain(err)
+	if s.call.Once && s.turn+1 >= len(s.addrs) {
+		return false, err
+	}
 	return true, nil
 }
 
@@ -245,7 +259,7 @@ func backoff(min, max time.Duration, attempt int, _ *http.Response) time.Duratio
 	return d/2 + rand.N(d/2+1)
 }
 
-var errElsewhere = errors.New("the server redirects to another host; set the URL that it really serves")
+var errElsewhere = errors.New("the server redirects to another host")
 
 func sameHost(r *http.Request, via []*http.Request) error {
 	if r.URL.Host != via[0].URL.Host || r.URL.Scheme != via[0].URL.Scheme || len(via) > 3 {
@@ -289,6 +303,24 @@ func (b *bounded) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p)
 	b.n -= int64(n)
+	return n, err
+}
+
+// stream is a body that is read while it arrives. The timer cuts it when it stands still.
+type stream struct {
+	bounded
+	timer  *time.Timer
+	broken error // how the connection failed, as opposed to what it brought
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.bounded.Read(p)
+	if n > 0 {
+		s.timer.Reset(attemptTimeout)
+	}
+	if err != nil && err != io.EOF && !errors.Is(err, errTooLarge) {
+		s.broken = err
+	}
 	return n, err
 }
 
