@@ -1,0 +1,205 @@
+package conns
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The messages of sock_diag: what is asked, and what comes back. include/uapi/linux/{netlink,inet_diag,tcp}.h.
+// Everything is in the host's byte order, but ports and addresses.
+const (
+	headerLen  = 16 // struct nlmsghdr
+	requestLen = 56 // struct inet_diag_req_v2
+	messageLen = 72 // struct inet_diag_msg
+	socketAt   = 4  // struct inet_diag_sockid in inet_diag_msg
+	sportAt    = headerLen + socketAt
+	dportAt    = sportAt + 2
+
+	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY
+	attrInfo         = 2  // INET_DIAG_INFO
+	attrBytecode     = 1  // INET_DIAG_REQ_BYTECODE
+
+	bytecodeJump       = 1 // INET_DIAG_BC_JMP
+	bytecodeSourceFrom = 2 // INET_DIAG_BC_S_GE
+	bytecodeSourceTo   = 3 // INET_DIAG_BC_S_LE
+	// filteredPorts is for how many ports the kernel filters; its work grows with them, for each socket, ours does not.
+	filteredPorts = 32
+)
+
+var (
+	native = binary.NativeEndian
+
+	errMalformed   = errors.New("malformed answer of the kernel")
+	errInterrupted = errors.New("the socket table changed while it was read")
+)
+
+// appendDump appends the request for all TCP sockets of a family in states, with tcp_info if info, and with ports only
+// those that have one as their own.
+func appendDump(b []byte, family uint8, states uint32, info bool, ports []uint16) []byte {
+	start := len(b)
+	b = native.AppendUint32(b, 0) // the length, below
+	b = native.AppendUint16(b, sockDiagByFamily)
+	b = native.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	b = native.AppendUint32(b, 0) // sequence: one request for each socket
+	b = native.AppendUint32(b, 0) // to the kernel
+	var extensions uint8
+	if info {
+		extensions = 1 << (attrInfo - 1)
+	}
+	b = append(b, family, unix.IPPROTO_TCP, extensions, 0)
+	b = native.AppendUint32(b, states)
+	b = append(b, make([]byte, requestLen-8)...) // any socket
+	if len(ports) > 0 && len(ports) <= filteredPorts {
+		code := appendPortFilter(nil, ports)
+		b = native.AppendUint16(b, uint16(4+len(code)))
+		b = native.AppendUint16(b, attrBytecode)
+		b = append(b, code...)
+	}
+	native.PutUint32(b[start:], uint32(len(b)-start))
+	return b
+}
+
+// appendPortFilter appends the program that accepts sockets whose own port is one of ports. An operation is struct
+// inet_diag_bc_op: code, where to go if true, where if false, relative to itself; past the end by 4 rejects. A comparison
+// is followed by its operand. The kernel accepts the program only if every jump lands on an operation.
+func appendPortFilter(b []byte, ports []uint16) []byte {
+	const compare, jump = 8, 4
+	const block = 2*compare + jump
+	end := len(ports)*block - jump // the last block falls off the end, which accepts
+	op := func(code, yes uint8, no int) { b = native.AppendUint16(append(b, code, yes), uint16(no)) }
+	for i, port := range ports {
+		at := i * block
+		next := at + block
+		if i == len(ports)-1 {
+			next = end + 4
+		}
+		op(bytecodeSourceFrom, compare, next-at)
+		op(0, 0, int(port))
+		op(bytecodeSourceTo, compare, next-at-compare)
+		op(0, 0, int(port))
+		if i < len(ports)-1 {
+			op(bytecodeJump, jump, end-at-2*compare)
+		}
+	}
+	return b
+}
+
+// message is one socket as a dump tells it.
+type message struct {
+	connection
+	sample
+	cookie uint64
+	inode  uint32
+}
+
+// parseDump calls each for every socket in b, a whole datagram of a dump's answer, and reports whether the dump is
+// complete. The message is reused between calls.
+func parseDump(b []byte, m *message, each func(*message)) (done bool, err error) {
+	for len(b) >= headerLen {
+		length := int(native.Uint32(b))
+		kind, flags := native.Uint16(b[4:]), native.Uint16(b[6:])
+		if length < headerLen || length > len(b) {
+			return false, fmt.Errorf("%w: a message of %d bytes in %d", errMalformed, length, len(b))
+		}
+		if flags&unix.NLM_F_DUMP_INTR != 0 {
+			return false, errInterrupted
+		}
+		body := b[headerLen:length]
+		switch kind {
+		case unix.NLMSG_DONE:
+			return true, parseErrno(body, true)
+		case unix.NLMSG_ERROR:
+			return false, parseErrno(body, false)
+		case unix.NLMSG_OVERRUN:
+			return false, errInterrupted
+		case sockDiagByFamily:
+			if !parseMessage(body, m) {
+				return false, fmt.Errorf("%w: a socket of %d bytes", errMalformed, len(body))
+			}
+			each(m)
+		}
+		b = b[min(align4(length), len(b)):]
+	}
+	return false, nil
+}
+
+// parseErrno reads the negative errno that ends a dump. Old kernels end a good one without.
+func parseErrno(b []byte, optional bool) error {
+	if len(b) < 4 {
+		if optional {
+			return nil
+		}
+		return fmt.Errorf("%w: an error of %d bytes", errMalformed, len(b))
+	}
+	if errno := int32(native.Uint32(b)); errno < 0 {
+		return syscall.Errno(-errno)
+	}
+	return nil
+}
+
+// parseMessage reads struct inet_diag_msg and its attributes, of which unknown ones are passed over.
+func parseMessage(b []byte, m *message) bool {
+	if len(b) < messageLen {
+		return false
+	}
+	*m = message{}
+	m.state, m.retransmits = b[1], b[3]
+	id := b[socketAt:]
+	m.localPort, m.remotePort = binary.BigEndian.Uint16(id), binary.BigEndian.Uint16(id[2:])
+	if b[0] == unix.AF_INET {
+		m.local, m.remote = mapped([4]byte(id[4:])), mapped([4]byte(id[20:]))
+	} else {
+		m.local, m.remote = [16]byte(id[4:]), [16]byte(id[20:])
+	}
+	m.cookie = uint64(native.Uint32(id[44:]))<<32 | uint64(native.Uint32(id[40:]))
+	m.unread, m.unsent = native.Uint32(b[56:]), native.Uint32(b[60:])
+	m.inode = native.Uint32(b[68:])
+	for a := b[messageLen:]; len(a) >= 4; {
+		length := int(native.Uint16(a))
+		if length < 4 || length > len(a) {
+			return false
+		}
+		if native.Uint16(a[2:]) == attrInfo {
+			parseInfo(a[4:length], &m.sample)
+		}
+		a = a[min(align4(length), len(a)):]
+	}
+	return true
+}
+
+// parseInfo reads struct tcp_info, which has grown over the years and never changed: what an older kernel's lacks is
+// marked as missing.
+func parseInfo(b []byte, s *sample) {
+	if len(b) >= 60 {
+		s.hasClocks = true
+		s.sinceSent = millis(b[44:])
+		s.sinceReceived = millis(b[52:])
+		s.sinceAcked = millis(b[56:])
+	}
+	if len(b) >= 136 {
+		s.hasBytes = true
+		s.bytesSent = native.Uint64(b[120:]) // acknowledged
+		s.bytesReceived = native.Uint64(b[128:])
+	}
+	if len(b) >= 160 {
+		s.hasSegments = true
+		s.segmentsReceived = native.Uint32(b[152:])
+		s.segmentsSent = native.Uint32(b[156:])
+	}
+	if len(b) >= 208 {
+		s.bytesSent = native.Uint64(b[200:])
+	}
+}
+
+func millis(b []byte) time.Duration { return time.Duration(native.Uint32(b)) * time.Millisecond }
+
+func mapped(a [4]byte) [16]byte {
+	return [16]byte{10: 0xff, 11: 0xff, 12: a[0], 13: a[1], 14: a[2], 15: a[3]}
+}
+
+func align4(n int) int { return (n + 3) &^ 3 }

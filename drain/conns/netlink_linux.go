@@ -1,0 +1,170 @@
+package conns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// dumpBuffer is as much as the kernel puts into one datagram of a dump (af_netlink.c, netlink_recvmsg).
+	dumpBuffer = 32 << 10
+	// dumpRetries is how often a dump that the kernel calls inconsistent is begun again.
+	dumpRetries = 3
+	// receiveTimeout is how long a receive blocks before the context is asked. A dump is made in the caller's own
+	// system call, so only a broken kernel ever waits.
+	receiveTimeout = 100 * time.Millisecond
+)
+
+// netlinkCounter asks the kernel by NETLINK_SOCK_DIAG, which needs no privilege. Its memory does not grow with the number of
+// connections: one datagram is parsed before the next is received.
+type netlinkCounter struct {
+	turn turn // guards the fields below
+	buf  []byte
+	look look
+	msg  message
+
+	ends *ends // nil without events
+}
+
+// openNetlink looks at the listeners once, so that a kernel that refuses is known now.
+func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
+	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := n.Listeners(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if n.ends, err = openEnds(); err != nil {
+		log.Warn("the kernel does not tell when connections end: they are looked at from time to time", "reason", err)
+	}
+	return n, nil
+}
+
+func (n *netlinkCounter) Source() string { return Netlink }
+
+func (n *netlinkCounter) Listeners(ctx context.Context) ([]Listener, error) {
+	if err := n.turn.take(ctx); err != nil {
+		return nil, fmt.Errorf("list listening sockets: %w", err)
+	}
+	defer n.turn.release()
+	var excluded portSet
+	excluded.set(n.look.rule.ExcludePorts, nil)
+	var listeners []Listener
+	err := n.dump(ctx, 1<<stateListen, false, nil, func() { listeners = listeners[:0] }, func(m *message) {
+		if !excluded.has(m.localPort) {
+			listeners = append(listeners, Listener{Port: m.localPort, ID: m.cookie})
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list listening sockets by netlink: %w", err)
+	}
+	return listeners, nil
+}
+
+func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, error) {
+	if err := n.turn.take(ctx); err != nil {
+		return Tally{}, fmt.Errorf("count connections: %w", err)
+	}
+	defer n.turn.release()
+	l := &n.look
+	l.begin(Netlink, ports)
+	wanted := l.ports.list()
+	if len(wanted) == 0 {
+		return l.end(), nil
+	}
+	// Without tcp_info, which is most of the cost, nothing is idle: then do not ask for it.
+	info := l.rule.IdleAfter > 0
+	err := n.dump(ctx, openStates, info, wanted, l.restart, func(m *message) {
+		if l.counts(m.connection) {
+			l.add(m.connection, l.rule.judge(m.sample))
+		}
+	})
+	if err != nil {
+		return Tally{}, fmt.Errorf("count connections by netlink: %w", err)
+	}
+	return l.end(), nil
+}
+
+func (n *netlinkCounter) Watch(ports []uint16) {
+	if n.ends != nil {
+		n.ends.watch(ports)
+	}
+}
+
+func (n *netlinkCounter) Ended() <-chan struct{} {
+	if n.ends == nil {
+		return nil
+	}
+	return n.ends.told
+}
+
+func (n *netlinkCounter) Close() error {
+	if n.ends == nil {
+		return nil
+	}
+	return n.ends.close()
+}
+
+// dump calls each for the TCP sockets of both families: an IPv4 client of a dual-stack listener is an IPv6 socket.
+// Before it begins anew because the kernel called an answer inconsistent, it calls restart.
+func (n *netlinkCounter) dump(ctx context.Context, states uint32, info bool, ports []uint16, restart func(), each func(*message)) error {
+	var err error
+	for range dumpRetries {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			err = n.dumpFamily(ctx, appendDump(nil, family, states, info, ports), each)
+			if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
+				err = nil // a kernel without IPv6
+			}
+			if err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, errInterrupted) {
+			return err
+		}
+		restart()
+	}
+	return err
+}
+
+// dumpFamily makes one request on a socket of its own, so that nothing of an earlier one, given up half-way, is left in it.
+func (n *netlinkCounter) dumpFamily(ctx context.Context, request []byte, each func(*message)) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	wait := unix.NsecToTimeval(int64(receiveTimeout))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
+		return fmt.Errorf("bound a receive: %w", err)
+	}
+	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("ask for sockets: %w", err)
+	}
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		// With MSG_TRUNC the kernel tells the datagram's full length.
+		size, _, err := unix.Recvfrom(fd, n.buf, unix.MSG_TRUNC)
+		switch {
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case errors.Is(err, unix.ENOBUFS):
+			return errInterrupted
+		case err != nil:
+			return fmt.Errorf("receive sockets: %w", err)
+		case size == 0 || size > len(n.buf):
+			return fmt.Errorf("%w: a datagram of %d bytes", errMalformed, size)
+		}
+		if done, err := parseDump(n.buf[:size], &n.msg, each); done || err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package conns
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// knownPeers bounds the client addresses that one look keeps apart.
+const knownPeers = 4096
+
+// look sums up one pass over the sockets. Its memory is reused and does not grow with the number of connections.
+type look struct {
+	rule  Rule
+	ports portSet
+	tally Tally
+	peers map[[16]byte]peer
+}
+
+// peer is a client address's part of a look.
+type peer struct {
+	active, open int
+	silent       time.Duration
+}
+
+// connection names one end of a connection as the app's side sees it.
+type connection struct {
+	localPort, remotePort uint16
+	local, remote         [16]byte // IPv4 is v4-mapped
+}
+
+// begin empties the look for connections to ports.
+func (l *look) begin(source string, ports []uint16) {
+	l.tally = Tally{Source: source, Began: time.Now()}
+	l.ports.set(ports, l.rule.ExcludePorts)
+	if l.peers == nil {
+		l.peers = make(map[[16]byte]peer)
+	}
+	clear(l.peers)
+}
+
+// restart forgets what the look has seen, but not when it began.
+func (l *look) restart() {
+	l.tally = Tally{Source: l.tally.Source, Began: l.tally.Began}
+	clear(l.peers)
+}
+
+// counts reports whether the connection is one that a client opened to the app.
+//
+// The app's outgoing connections have an ephemeral local port. The kernel does not lend a listener's port to one, so the
+// port alone decides; the exception is a socket that was connected to itself, which a client that redials a dead port
+// of its own host brings about (simultaneous open).
+func (l *look) counts(c connection) bool {
+	if !l.ports.has(c.localPort) || c.localPort == c.remotePort && c.local == c.remote {
+		return false
+	}
+	if len(l.rule.ExcludePeers) == 0 {
+		return true
+	}
+	remote := netip.AddrFrom16(c.remote).Unmap()
+	return !slices.ContainsFunc(l.rule.ExcludePeers, func(p netip.Prefix) bool { return p.Contains(remote) })
+}
+
+// add counts one connection.
+func (l *look) add(c connection, v verdict) {
+	if v.use == gone {
+		return
+	}
+	t := &l.tally
+	t.Open++
+	p, known := l.peers[c.remote]
+	p.open++
+	if v.use == active {
+		t.Active++
+		p.active++
+		p.silent = max(p.silent, v.silent)
+		if v.next > 0 && (t.NextIdle == 0 || v.next < t.NextIdle) {
+			// A long look sees its connections well after it began.
+			t.NextIdle = min(time.Since(t.Began)+v.next, cmp.Or(t.NextIdle, math.MaxInt64))
+		}
+	} else {
+		t.Idle++
+	}
+	if !known && len(l.peers) >= knownPeers {
+		l.forgetPeers()
+	}
+	l.peers[c.remote] = p
+}
+
+// forgetPeers makes room: the addresses with the fewest connections go, as they are the least likely to be told.
+func (l *look) forgetPeers() {
+	for least := 1; len(l.peers) > knownPeers/2; least *= 2 {
+		for a, p := range l.peers {
+			if p.active <= least {
+				delete(l.peers, a)
+			}
+		}
+	}
+}
+
+// end returns the tally.
+func (l *look) end() Tally {
+	t := l.tally
+	t.Peers = make([]Peer, 0, len(l.peers))
+	for a, p := range l.peers {
+		t.Peers = append(t.Peers, Peer{Address: netip.AddrFrom16(a).Unmap(), Active: p.active, Open: p.open, Since: p.silent})
+	}
+	slices.SortFunc(t.Peers, func(a, b Peer) int {
+		return cmp.Or(cmp.Compare(b.Active, a.Active), cmp.Compare(b.Open, a.Open), a.Address.Compare(b.Address))
+	})
+	t.Peers = slices.Clone(t.Peers[:min(len(t.Peers), MaxPeers)])
+	t.Took = time.Since(t.Began)
+	return t
+}
+
+// turn is held by whoever looks. A wait for it ends with the context.
+type turn chan struct{}
+
+func newTurn() turn {
+	t := make(turn, 1)
+	t.release()
+	return t
+}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case <-t:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (t turn) release() { t <- struct{}{} }
+
+// portSet is a set of ports.
+type portSet [1 << 16 / 64]uint64
+
+// set makes it ports without but.
+func (s *portSet) set(ports, but []uint16) {
+	clear(s[:])
+	for _, p := range ports {
+		s[p/64] |= 1 << (p % 64)
+	}
+	for _, p := range but {
+		s[p/64] &^= 1 << (p % 64)
+	}
+}
+
+func (s *portSet) has(p uint16) bool { return s[p/64]&(1<<(p%64)) != 0 }
+
+func (s *portSet) empty() bool { return *s == portSet{} }
+
+// list returns the ports in order.
+func (s *portSet) list() []uint16 {
+	var ports []uint16
+	for p := range 1 << 16 {
+		if s.has(uint16(p)) {
+			ports = append(ports, uint16(p))
+		}
+	}
+	return ports
+}
