@@ -1,0 +1,288 @@
+package eureka
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// window bounds what may be read of a list without an instance or application ending: some hundred times a real instance.
+const window = 1 << 20
+
+// maxDepth bounds how deep a value that is skipped may nest.
+const maxDepth = 64
+
+var errShape = errors.New("the answer is not Eureka's JSON")
+
+// record is one instance as a server sends it. Servers of different age send different shapes: numbers as strings, one
+// object where there should be a list, overriddenstatus for overriddenStatus (Netflix/eureka#1051; encoding/json compares
+// keys without case), no instanceId (then it is the host name). Nothing that is merely odd fails the whole list.
+type record struct {
+	ID         text `json:"instanceId"`
+	App        text `json:"app"`
+	Host       text `json:"hostName"`
+	IP         text `json:"ipAddr"`
+	Status     text `json:"status"`
+	Override   text `json:"overriddenStatus"`
+	Port       port `json:"port"`
+	SecurePort port `json:"securePort"`
+	Action     text `json:"actionType"`
+}
+
+// id is what the record is known by.
+func (r record) id() string {
+	if r.ID == "" {
+		return string(r.Host)
+	}
+	return string(r.ID)
+}
+
+// text is a JSON scalar as a string; "" for what is none.
+type text string
+
+func (t *text) UnmarshalJSON(b []byte) error {
+	switch {
+	case len(b) == 0 || b[0] == '{' || b[0] == '[' || string(b) == "null":
+		*t = ""
+	case b[0] == '"':
+		return json.Unmarshal(b, (*string)(t))
+	default:
+		*t = text(b)
+	}
+	return nil
+}
+
+// port is an enabled port; 0 when it is disabled.
+type port uint16
+
+func (p *port) UnmarshalJSON(b []byte) error {
+	var v struct {
+		Number  text  `json:"$"`
+		Enabled *text `json:"@enabled"`
+	}
+	*p = 0
+	if b[0] == '{' {
+		if err := json.Unmarshal(b, &v); err != nil {
+			return err
+		}
+	} else if err := v.Number.UnmarshalJSON(b); err != nil {
+		return err
+	}
+	if v.Enabled != nil && !strings.EqualFold(string(*v.Enabled), "true") {
+		return nil
+	}
+	// What is no port leaves 0, which matches nothing.
+	if n, err := strconv.ParseUint(string(v.Number), 10, 16); err == nil {
+		*p = port(n)
+	}
+	return nil
+}
+
+// readInstance reads the answer of GET apps/{APP}/{id} and instances/{id}.
+func readInstance(body []byte) (record, error) {
+	var v struct {
+		Instance *record `json:"instance"`
+	}
+	if err := json.Unmarshal(body, &v); err != nil {
+		return record{}, fmt.Errorf("%w: %w", errShape, err)
+	}
+	if v.Instance == nil || v.Instance.id() == "" || v.Instance.App == "" {
+		return record{}, errShape
+	}
+	return *v.Instance, nil
+}
+
+// readList reads the answer of GET apps, apps/delta and apps/{APP} as a stream and calls each with every instance in it.
+// It holds one instance at a time, whatever the length of the list.
+func readList(r io.Reader, each func(record)) error {
+	w := &windowed{r: r}
+	l := list{Decoder: json.NewDecoder(w), each: each}
+	w.consumed = l.InputOffset
+	err := l.document()
+	if s := (*json.SyntaxError)(nil); errors.As(err, &s) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: %w", errShape, err)
+	}
+	return err
+}
+
+type list struct {
+	*json.Decoder
+	each func(record)
+}
+
+// document is {"applications": {"application": …}} or {"application": …}.
+func (l list) document() error {
+	if err := l.open(); err != nil {
+		return err
+	}
+	known := false
+	err := l.fields(func(key string) error {
+		switch key {
+		case "applications":
+			known = true
+			return l.oneOrMany(func() error {
+				return l.fields(func(key string) error {
+					if key == "application" {
+						return l.oneOrMany(l.application)
+					}
+					return l.skip()
+				})
+			})
+		case "application":
+			known = true
+			return l.oneOrMany(l.application)
+		}
+		return l.skip()
+	})
+	if err == nil && !known {
+		return errShape
+	}
+	return err
+}
+
+// application is the inside of one.
+func (l list) application() error {
+	return l.fields(func(key string) error {
+		if key != "instance" {
+			return l.skip()
+		}
+		return l.oneOrMany(func() error {
+			var r record
+			if err := l.fields(func(key string) error {
+				var to any
+				switch strings.ToLower(key) {
+				case "instanceid":
+					to = &r.ID
+				case "app":
+					to = &r.App
+				case "hostname":
+					to = &r.Host
+				case "ipaddr":
+					to = &r.IP
+				case "status":
+					to = &r.Status
+				case "overriddenstatus":
+					to = &r.Override
+				case "port":
+					to = &r.Port
+				case "secureport":
+					to = &r.SecurePort
+				case "actiontype":
+					to = &r.Action
+				default:
+					return l.skip()
+				}
+				return l.Decode(to)
+			}); err != nil {
+				return err
+			}
+			if r.id() != "" && r.App != "" {
+				l.each(r)
+			}
+			return nil
+		})
+	})
+}
+
+// open takes the beginning of an object.
+func (l list) open() error {
+	t, err := l.next()
+	if err == nil && t != json.Delim('{') {
+		err = errShape
+	}
+	return err
+}
+
+// oneOrMany takes an object, of which f takes the inside, or a list of such, or null.
+func (l list) oneOrMany(f func() error) error {
+	t, err := l.next()
+	switch {
+	case err != nil:
+		return err
+	case t == nil || t == "": // an empty list, as some XML-born JSON has it
+		return nil
+	case t == json.Delim('{'):
+		return f()
+	case t != json.Delim('['):
+		return errShape
+	}
+	for l.More() {
+		if err := l.open(); err != nil {
+			return err
+		}
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	_, err = l.next()
+	return err
+}
+
+// fields takes the inside of an object up to its end; f takes each value.
+func (l list) fields(f func(key string) error) error {
+	for l.More() {
+		t, err := l.next()
+		if err != nil {
+			return err
+		}
+		key, ok := t.(string)
+		if !ok {
+			return errShape
+		}
+		if err := f(key); err != nil {
+			return err
+		}
+	}
+	_, err := l.next()
+	return err
+}
+
+func (l list) skip() error {
+	for depth := 0; ; {
+		t, err := l.next()
+		if err != nil {
+			return err
+		}
+		switch t {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+		if depth == 0 {
+			return nil
+		}
+		if depth > maxDepth {
+			return errShape
+		}
+	}
+}
+
+// next is the next token. The end of the input is always too early.
+func (l list) next() (json.Token, error) {
+	t, err := l.Token()
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return t, err
+}
+
+// windowed fails when more than window bytes have been read of which nothing has been consumed: else one endless string
+// would be held whole.
+type windowed struct {
+	r        io.Reader
+	read     int64
+	consumed func() int64
+}
+
+func (w *windowed) Read(p []byte) (int, error) {
+	if w.read-w.consumed() > window {
+		return 0, fmt.Errorf("%w: one value in it is larger than %d bytes", errShape, window)
+	}
+	n, err := w.r.Read(p)
+	w.read += int64(n)
+	return n, err
+}
