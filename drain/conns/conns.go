@@ -20,10 +20,13 @@ type Counter interface {
 	// Count counts the connections that clients have opened to ports. The app's outgoing connections never count, nor
 	// do connections to excluded ports or from excluded peers. No ports: no connections.
 	Count(ctx context.Context, ports []uint16) (Tally, error)
-	// Watch chooses what Ended tells: the end of listening sockets always; with ports also that of connections to them.
+	// Watch chooses what Ended tells: the end of the sockets that Listeners last returned always; with ports also that of
+	// connections to them.
 	Watch(ports []uint16)
 	// Ended receives, within a millisecond, after a watched socket ended or events may have been lost; several ends may
-	// be told as one. nil if the source has no events: then look again from time to time.
+	// be told as one. What ends while nobody receives is told to the next receive and costs nothing until then, so a
+	// receiver that paces its looks receives only when it is ready to look. nil if the source has no events: then look
+	// again from time to time.
 	Ended() <-chan struct{}
 	// Close frees what the counter holds and ends its goroutines, and waits for them.
 	Close() error
@@ -49,8 +52,8 @@ type Tally struct {
 	Took time.Duration
 	// Open connections are in use (Active) or not (Idle): Open = Active + Idle.
 	Open, Active, Idle int
-	// NextIdle is the time from Began after which the first of the active connections may be idle if nothing happens to
-	// it; 0 when only an event can make one idle or none is active.
+	// NextIdle is the time from Began before which no active connection can be idle, unless it ends: one that is quiet
+	// gets there by itself, one in flight may be answered now. 0 when none can: only ends matter.
 	NextIdle time.Duration
 	// Peers are the clients with the most active connections, those first, at most MaxPeers.
 	Peers []Peer

@@ -21,8 +21,8 @@ type ends struct {
 	file *os.File
 	raw  syscall.RawConn
 
-	watching sync.Mutex // orders watch
-	ports    atomic.Pointer[portSet]
+	choosing sync.Mutex // orders changes of chosen
+	chosen   atomic.Pointer[chosenEnds]
 	wakes    atomic.Uint64 // how often the kernel had something for us
 
 	closed  chan struct{}
@@ -30,7 +30,10 @@ type ends struct {
 	running sync.WaitGroup
 }
 
-// openEnds starts to listen for the ends of listening sockets.
+// chosenEnds are the ends that are told: of connections to some ports and of listening sockets on others.
+type chosenEnds struct{ connections, listeners portSet }
+
+// openEnds starts to listen for ends, none of which is chosen yet.
 func openEnds() (*ends, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
@@ -41,7 +44,7 @@ func openEnds() (*ends, error) {
 		e.file.Close()
 		return nil, fmt.Errorf("open a socket for ends: %w", err)
 	}
-	e.watch(nil) // before joining: a busy app's connections must not wake the sidecar
+	e.choose(&chosenEnds{}) // before joining: a busy app's connections must not wake the sidecar
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: destroyGroups}); err != nil {
 		e.file.Close()
 		return nil, fmt.Errorf("listen for ends: %w", err)
@@ -50,15 +53,34 @@ func openEnds() (*ends, error) {
 	return e, nil
 }
 
-// watch tells the ends of listening sockets and of connections to ports. The kernel drops the rest before it wakes us;
-// where it cannot (a filter is refused, or there are too many ports for one) they are dropped here.
+// watch chooses the ends of connections to ports, besides those of listening sockets.
 func (e *ends) watch(ports []uint16) {
-	e.watching.Lock()
-	defer e.watching.Unlock()
-	var set portSet
-	set.set(ports, nil)
-	e.ports.Store(&set)
-	filter := endFilter(set.list())
+	e.choosing.Lock()
+	defer e.choosing.Unlock()
+	next := &chosenEnds{listeners: e.chosen.Load().listeners}
+	next.connections.set(ports, nil)
+	e.choose(next)
+}
+
+// watchListeners chooses the ends of listening sockets on ports, and reports whether one of them was not chosen before:
+// if it ended meanwhile, nothing tells.
+func (e *ends) watchListeners(ports *portSet) (more bool) {
+	e.choosing.Lock()
+	defer e.choosing.Unlock()
+	before := e.chosen.Load()
+	if before.listeners == *ports {
+		return false
+	}
+	next := &chosenEnds{connections: before.connections, listeners: *ports}
+	e.choose(next)
+	return !before.listeners.contains(ports)
+}
+
+// choose has the kernel drop what is not chosen before it wakes us. Where it cannot (a filter is refused, or there are
+// too many ports for one) they are dropped here.
+func (e *ends) choose(c *chosenEnds) {
+	e.chosen.Store(c)
+	filter := endFilter(c.connections.list(), c.listeners.list())
 	_ = e.raw.Control(func(fd uintptr) {
 		if filter == nil {
 			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
@@ -69,26 +91,35 @@ func (e *ends) watch(ports []uint16) {
 	})
 }
 
-// endFilter is the classic BPF program for watch; nil if there are too many ports for its jumps of one byte.
-func endFilter(ports []uint16) []unix.SockFilter {
+// endFilter is the classic BPF program that passes chosen ends; nil if there are too many ports for its jumps of a byte.
+//
+// A listening socket has no remote port. Neither has a blocking socket whose connection was refused, and one that was
+// never connected: an app that redials a dead backend must not wake us, hence the listeners' own ports.
+func endFilter(connections, listeners []uint16) []unix.SockFilter {
 	const (
-		loadHalf = unix.BPF_LD | unix.BPF_H | unix.BPF_ABS // in network order, as ports are
+		loadPort = unix.BPF_LD | unix.BPF_H | unix.BPF_ABS // in network order, as ports are
 		equal    = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 		result   = unix.BPF_RET | unix.BPF_K
 	)
-	if len(ports) > 250 {
+	tests := len(connections) + len(listeners)
+	if tests > 240 {
 		return nil
 	}
-	n := uint8(len(ports))
-	program := []unix.SockFilter{
-		{Code: loadHalf, K: dportAt},
-		{Code: equal, K: 0, Jt: n + 2}, // no remote port: a listening socket (or one that never connected)
-		{Code: loadHalf, K: sportAt},
+	program := []unix.SockFilter{{Code: loadPort, K: sportAt}}
+	// Behind the tests: reject, load, test, reject, accept.
+	to := func(behind int) uint8 { return uint8(tests - len(program) + behind) }
+	for _, p := range connections {
+		program = append(program, unix.SockFilter{Code: equal, K: uint32(p), Jt: to(4)})
 	}
-	for i, p := range ports {
-		program = append(program, unix.SockFilter{Code: equal, K: uint32(p), Jt: n - uint8(i)})
+	for _, p := range listeners {
+		program = append(program, unix.SockFilter{Code: equal, K: uint32(p), Jt: to(1)})
 	}
-	return append(program, unix.SockFilter{Code: result, K: 0}, unix.SockFilter{Code: result, K: 1 << 16})
+	return append(program,
+		unix.SockFilter{Code: result, K: 0},
+		unix.SockFilter{Code: loadPort, K: dportAt},
+		unix.SockFilter{Code: equal, K: 0, Jt: 1},
+		unix.SockFilter{Code: result, K: 0},
+		unix.SockFilter{Code: result, K: 1 << 16})
 }
 
 // listen tells each batch of ends, until the file is closed.
@@ -145,7 +176,8 @@ func (e *ends) watched(b []byte) bool {
 		return true
 	}
 	local, remote := binary.BigEndian.Uint16(b[sportAt:]), binary.BigEndian.Uint16(b[dportAt:])
-	return remote == 0 || e.ports.Load().has(local)
+	c := e.chosen.Load()
+	return c.connections.has(local) || remote == 0 && c.listeners.has(local)
 }
 
 // close ends listen and waits for it. Told is not closed, so that a receiver does not take that for ends.

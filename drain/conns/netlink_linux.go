@@ -34,14 +34,17 @@ type netlinkCounter struct {
 // openNetlink looks at the listeners once, so that a kernel that refuses is known now.
 func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
 	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}}
+	ends, endsErr := openEnds()
+	if endsErr == nil {
+		n.ends = ends
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if _, err := n.Listeners(ctx); err != nil {
-		return nil, err
+		return nil, errors.Join(err, n.Close())
 	}
-	var err error
-	if n.ends, err = openEnds(); err != nil {
-		log.Warn("the kernel does not tell when connections end: they are looked at from time to time", "reason", err)
+	if endsErr != nil {
+		log.Warn("the kernel does not tell when connections end: they are looked at from time to time", "reason", endsErr)
 	}
 	return n, nil
 }
@@ -55,16 +58,24 @@ func (n *netlinkCounter) Listeners(ctx context.Context) ([]Listener, error) {
 	defer n.turn.release()
 	var excluded portSet
 	excluded.set(n.look.rule.ExcludePorts, nil)
-	var listeners []Listener
-	err := n.dump(ctx, 1<<stateListen, false, nil, func() { listeners = listeners[:0] }, func(m *message) {
-		if !excluded.has(m.localPort) {
-			listeners = append(listeners, Listener{Port: m.localPort, ID: m.cookie})
+	for {
+		var listeners []Listener
+		var ports portSet
+		restart := func() { listeners, ports = nil, portSet{} }
+		err := n.dump(ctx, 1<<stateListen, false, nil, restart, func(m *message) {
+			if !excluded.has(m.localPort) {
+				listeners = append(listeners, Listener{Port: m.localPort, ID: m.cookie})
+				ports.add(m.localPort)
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list listening sockets by netlink: %w", err)
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list listening sockets by netlink: %w", err)
+		if n.ends == nil || !n.ends.watchListeners(&ports) {
+			return listeners, nil
+		}
+		// One that is listed has its end told from now on, so it must not have ended before.
 	}
-	return listeners, nil
 }
 
 func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, error) {

@@ -48,6 +48,15 @@ func count(t testing.TB, c Counter, ports ...uint16) Tally {
 	return tally
 }
 
+func listeners(t testing.TB, c Counter) []Listener {
+	t.Helper()
+	all, err := c.Listeners(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
 // eventually waits for what the kernel does in its own time: a handshake, a close.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
@@ -231,12 +240,8 @@ func TestCountLeavesOutWhatIsExcluded(t *testing.T) {
 			if tally.Open != 3 || !slices.EqualFunc(tally.Peers, want, samePeer) {
 				t.Errorf("counted %+v, want %+v", tally, want)
 			}
-			listeners, err := counter.Listeners(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !listensOn(listeners, port) || listensOn(listeners, excluded) {
-				t.Errorf("listeners are %v: want %d and not %d", listeners, port, excluded)
+			if all := listeners(t, counter); !listensOn(all, port) || listensOn(all, excluded) {
+				t.Errorf("listeners are %v: want %d and not %d", all, port, excluded)
 			}
 		})
 	}
@@ -251,15 +256,12 @@ func TestAListenersIDChangesWithTheSocket(t *testing.T) {
 		t.Run(source, func(t *testing.T) {
 			counter := counter(t, source, Rule{})
 			find := func(port uint16) uint64 {
-				listeners, err := counter.Listeners(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				i := slices.IndexFunc(listeners, func(l Listener) bool { return l.Port == port })
+				all := listeners(t, counter)
+				i := slices.IndexFunc(all, func(l Listener) bool { return l.Port == port })
 				if i < 0 {
 					return 0
 				}
-				return listeners[i].ID
+				return all[i].ID
 			}
 			l, port := listen(t, "tcp", "127.0.0.1:0")
 			first := find(port)
@@ -346,13 +348,12 @@ func TestTheEndOfAListenerIsTold(t *testing.T) {
 			if watched {
 				counter.Watch([]uint16{port})
 			}
+			if !listensOn(listeners(t, counter), port) {
+				t.Fatal("the listener is not listed")
+			}
 			l.Close()
 			told(t, counter)
-			listeners, err := counter.Listeners(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if listensOn(listeners, port) {
+			if listensOn(listeners(t, counter), port) {
 				t.Error("the listener is still listed")
 			}
 		}
@@ -413,6 +414,7 @@ func TestConnectionsThatComeAndGoWakeNobody(t *testing.T) {
 			churn(t, l, 200)
 			// The end of a listener comes last in the same queue.
 			last, _ := listen(t, "tcp", "127.0.0.1:0")
+			listeners(t, counter)
 			last.Close()
 			told(t, counter)
 			if wakes := counter.ends.wakes.Load() - before; wakes != 1 {
@@ -437,6 +439,7 @@ func TestMoreEndsThanTheKernelQueuesAreTold(t *testing.T) {
 	churn(t, l, 100)
 	eventually(t, "the queue overflows", func() bool { return drops(t, counter) > 0 })
 	told(t, counter)
+	listeners(t, counter)
 	quiet(t, counter)
 	l.Close()
 	told(t, counter)

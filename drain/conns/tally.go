@@ -143,7 +143,7 @@ type portSet [1 << 16 / 64]uint64
 func (s *portSet) set(ports, but []uint16) {
 	clear(s[:])
 	for _, p := range ports {
-		s[p/64] |= 1 << (p % 64)
+		s.add(p)
 	}
 	for _, p := range but {
 		s[p/64] &^= 1 << (p % 64)
@@ -151,6 +151,18 @@ func (s *portSet) set(ports, but []uint16) {
 }
 
 func (s *portSet) has(p uint16) bool { return s[p/64]&(1<<(p%64)) != 0 }
+
+// contains reports whether every port of other is in s.
+func (s *portSet) contains(other *portSet) bool {
+	for i := range s {
+		if other[i]&^s[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *portSet) add(p uint16) { s[p/64] |= 1 << (p % 64) }
 
 func (s *portSet) empty() bool { return *s == portSet{} }
 
