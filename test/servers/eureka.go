@@ -1,0 +1,118 @@
+package servers
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// smallJVM keeps a Spring program below 200 MB and starts it quickly on two cores.
+var smallJVM = []string{"-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k"}
+
+// EurekaOptions are how a real Eureka differs from one that is made for tests: its read-only cache made anew every second,
+// expired leases evicted every second, no self-preservation.
+type EurekaOptions struct {
+	// Project is the folder beside this file; "" is server.
+	Project string
+	// Flags are more of Spring's, e.g. --eureka.server.disable-delta=true; they win.
+	Flags []string
+}
+
+// Eureka is a real Eureka server of Spring Cloud.
+type Eureka struct {
+	// URL is its service URL, as an app would have it.
+	URL string
+	// Process is the running server.
+	*Process
+
+	spec Spec
+}
+
+// RunEureka starts n servers, each a peer of the others, and ends them with the test.
+func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
+	t.Helper()
+	if o.Project == "" {
+		o.Project = "server"
+	}
+	built, err := Build(t.Context(), "servers/eureka/"+o.Project)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*Eureka
+	var urls, hosts []string
+	for range n {
+		port, err := FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts = append(hosts, fmt.Sprint(port))
+		urls = append(urls, fmt.Sprintf("http://localhost:%d/eureka/", port))
+	}
+	for i, port := range hosts {
+		args := append([]string{}, smallJVM...)
+		args = append(args, "-jar", built+"/target/eureka-"+o.Project+".jar", "--server.port="+port,
+			"--eureka.instance.hostname=localhost", "--eureka.instance.instance-id=eureka:"+port,
+			// Without its own URL among its peers a server takes localhost:8761 for one. It tells its own from the others by
+			// the host name alone (spring-cloud-netflix#2401) unless it is told which it is.
+			"--eureka.client.service-url.defaultZone="+strings.Join(urls, ","), "--eureka.server.my-url="+urls[i],
+			"--eureka.server.registry-sync-retries=1", "--eureka.server.registry-sync-retry-wait-ms=500",
+			"--eureka.server.peer-node-read-timeout-ms=2000", "--eureka.server.peer-node-connect-timeout-ms=2000",
+			"--eureka.server.response-cache-update-interval-ms=1000", "--eureka.server.eviction-interval-timer-in-ms=1000",
+			"--eureka.server.enable-self-preservation=false", "--eureka.server.wait-time-in-ms-when-sync-empty=0")
+		if n > 1 {
+			args = append(args, "--eureka.client.fetch-registry=true")
+		}
+		e := &Eureka{URL: "http://127.0.0.1:" + port + "/eureka/"}
+		e.spec = Spec{Name: "eureka-" + port, Dir: t.TempDir(), Args: append(args, o.Flags...), Ready: "http://127.0.0.1:" + port + "/eureka/apps"}
+		all = append(all, e)
+	}
+	started := make(chan error, n)
+	for _, e := range all {
+		go func() { started <- e.Again(t.Context()) }()
+		t.Cleanup(func() {
+			if e.Process == nil {
+				return
+			}
+			if t.Failed() {
+				t.Logf("the end of %s's output:\n%s", e.Name, e.Tail())
+			}
+			if err := e.Stop(); err != nil {
+				t.Errorf("stop %s: %v", e.Name, err)
+			}
+		})
+	}
+	for range n {
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
+}
+
+// Again starts a server that has ended again at the same address. It has forgotten everything but what its peers tell it.
+func (e *Eureka) Again(ctx context.Context) error {
+	p, err := Start(ctx, e.spec)
+	if err == nil {
+		e.Process = p
+	}
+	return err
+}
+
+// RunEurekaApp starts a Spring app that registers as service at the servers and ends it with the test. It heartbeats every
+// second, its lease lasts three, and it registers as 127.0.0.1 on its port.
+func RunEurekaApp(t testing.TB, service, id string, port int, urls []string, flags ...string) *Process {
+	t.Helper()
+	built, err := Build(t.Context(), "servers/eureka/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{}, smallJVM...)
+	args = append(args, "-Xmx48m", "-jar", built+"/target/app.jar", fmt.Sprintf("--server.port=%d", port), "--spring.application.name="+service,
+		"--eureka.client.service-url.defaultZone="+strings.Join(urls, ","), "--server.shutdown=graceful", "--eureka.instance.instance-id="+id,
+		"--eureka.instance.prefer-ip-address=true", "--eureka.instance.ip-address=127.0.0.1",
+		"--eureka.instance.lease-renewal-interval-in-seconds=1", "--eureka.instance.lease-expiration-duration-in-seconds=90",
+		"--eureka.client.initial-instance-info-replication-interval-seconds=1", "--eureka.client.instance-info-replication-interval-seconds=1",
+		"--eureka.client.registry-fetch-interval-seconds=1", "--spring.cloud.loadbalancer.cache.ttl=1s")
+	return Run(t, Spec{Name: service, Args: append(args, flags...), Ready: fmt.Sprintf("http://127.0.0.1:%d/", port)})
+}
