@@ -1,0 +1,217 @@
+package conns
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// aSocket is a message about an IPv4 connection of port 8080 with as much of tcp_info as infoLen, and an attribute that
+// no kernel sends yet before and after.
+func aSocket(infoLen int) []byte {
+	b := make([]byte, headerLen+messageLen)
+	b[headerLen], b[headerLen+1] = unix.AF_INET, stateCloseWait
+	id := b[headerLen+socketAt:]
+	copy(id, []byte{0x1f, 0x90, 0xc3, 0x51, 10, 0, 0, 1})
+	copy(id[20:], []byte{10, 0, 0, 2})
+	native.PutUint32(id[40:], 0x11223344)
+	native.PutUint32(id[44:], 0x55667788)
+	native.PutUint32(b[headerLen+56:], 3)
+	native.PutUint32(b[headerLen+60:], 4)
+	native.PutUint32(b[headerLen+68:], 5)
+	unknown := []byte{5, 0, 0xf0, 0, 9, 0, 0, 0}
+	info := make([]byte, 4+infoLen)
+	native.PutUint16(info, uint16(len(info)))
+	native.PutUint16(info[2:], attrInfo)
+	for at, value := range map[int]uint32{44: 1000, 52: 2000, 56: 3000, 152: 6, 156: 7} {
+		if at+4 <= infoLen {
+			native.PutUint32(info[4+at:], value)
+		}
+	}
+	for at, value := range map[int]uint64{120: 1 << 33, 128: 1 << 34, 200: 1 << 35} {
+		if at+8 <= infoLen {
+			native.PutUint64(info[4+at:], value)
+		}
+	}
+	b = slices.Concat(b, unknown, info, make([]byte, align4(len(info))-len(info)), unknown)
+	return finish(b, sockDiagByFamily)
+}
+
+// finish fills in a message's header.
+func finish(b []byte, kind uint16) []byte {
+	native.PutUint32(b, uint32(len(b)))
+	native.PutUint16(b[4:], kind)
+	return b
+}
+
+// anEnd is a message that ends a dump, with an errno or none.
+func anEnd(kind uint16, errno ...int32) []byte {
+	b := make([]byte, headerLen)
+	for _, e := range errno {
+		b = native.AppendUint32(b, uint32(e))
+	}
+	return finish(b, kind)
+}
+
+func TestParseDumpReadsAsMuchOfTCPInfoAsThereIs(t *testing.T) {
+	want := message{
+		connection: connection{localPort: 8080, remotePort: 50001,
+			local: mapped([4]byte{10, 0, 0, 1}), remote: mapped([4]byte{10, 0, 0, 2})},
+		sample: sample{state: stateCloseWait, unread: 3, unsent: 4},
+		cookie: 0x5566778811223344,
+		inode:  5,
+	}
+	clocks := func(m *message) {
+		m.hasClocks, m.sinceSent, m.sinceReceived, m.sinceAcked = true, time.Second, 2*time.Second, 3*time.Second
+	}
+	acked := func(m *message) { m.hasBytes, m.bytesSent, m.bytesReceived = true, 1<<33, 1<<34 }
+	segments := func(m *message) { m.hasSegments, m.segmentsReceived, m.segmentsSent = true, 6, 7 }
+	sent := func(m *message) { m.bytesSent = 1 << 35 }
+	for _, c := range []struct {
+		infoLen int
+		has     []func(*message)
+	}{
+		{0, nil}, {59, nil},
+		{104, []func(*message){clocks}},                         // Linux 3.x
+		{135, []func(*message){clocks}},                         //
+		{136, []func(*message){clocks, acked}},                  // 4.1
+		{160, []func(*message){clocks, acked, segments}},        // 4.6
+		{192, []func(*message){clocks, acked, segments}},        // 4.10
+		{224, []func(*message){clocks, acked, segments, sent}},  // 4.19
+		{248, []func(*message){clocks, acked, segments, sent}},  // 6.18
+		{4096, []func(*message){clocks, acked, segments, sent}}, // one to come
+	} {
+		want := want
+		for _, has := range c.has {
+			has(&want)
+		}
+		var m message
+		calls := 0
+		done, err := parseDump(slices.Concat(aSocket(c.infoLen), anEnd(unix.NLMSG_DONE, 0)), &m, func(*message) { calls++ })
+		if err != nil || !done || calls != 1 || m != want {
+			t.Errorf("%d bytes of tcp_info: %d sockets, done %t, %v:\n%+v, want\n%+v", c.infoLen, calls, done, err, m, want)
+		}
+	}
+}
+
+func TestParseDumpEnds(t *testing.T) {
+	interrupted := aSocket(248)
+	native.PutUint16(interrupted[6:], unix.NLM_F_MULTI|unix.NLM_F_DUMP_INTR)
+	long := aSocket(248)
+	native.PutUint32(long, 5000)
+	tooShort := anEnd(unix.NLMSG_NOOP)
+	native.PutUint32(tooShort, headerLen-1)
+	short := finish(make([]byte, headerLen+messageLen-1), sockDiagByFamily)
+	attribute := aSocket(248)
+	native.PutUint16(attribute[headerLen+messageLen:], 3)
+	for name, c := range map[string]struct {
+		b       []byte
+		sockets int
+		done    bool
+		err     error
+	}{
+		"nothing":                          {nil, 0, false, nil},
+		"two sockets, more to come":        {slices.Concat(aSocket(248), aSocket(0)), 2, false, nil},
+		"done":                             {anEnd(unix.NLMSG_DONE, 0), 0, true, nil},
+		"done, by an old kernel":           {anEnd(unix.NLMSG_DONE), 0, true, nil},
+		"done after an error":              {anEnd(unix.NLMSG_DONE, -int32(unix.ENOMEM)), 0, true, unix.ENOMEM},
+		"refused":                          {anEnd(unix.NLMSG_ERROR, -int32(unix.ENOENT)), 0, false, unix.ENOENT},
+		"an error without its number":      {anEnd(unix.NLMSG_ERROR), 0, false, errMalformed},
+		"overrun":                          {anEnd(unix.NLMSG_OVERRUN), 0, false, errInterrupted},
+		"a message of no interest":         {slices.Concat(anEnd(unix.NLMSG_NOOP), aSocket(8)), 1, false, nil},
+		"an inconsistent dump":             {slices.Concat(aSocket(248), interrupted), 1, false, errInterrupted},
+		"an inconsistent dump at its end":  {withFlags(anEnd(unix.NLMSG_DONE, 0), unix.NLM_F_DUMP_INTR), 0, false, errInterrupted},
+		"a length beyond the datagram":     {long, 0, false, errMalformed},
+		"a length below a header":          {tooShort, 0, false, errMalformed},
+		"a socket cut short":               {short, 0, false, errMalformed},
+		"an attribute shorter than itself": {attribute, 0, false, errMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var m message
+			sockets := 0
+			done, err := parseDump(c.b, &m, func(*message) { sockets++ })
+			if sockets != c.sockets || done != c.done || !errors.Is(err, c.err) {
+				t.Errorf("%d sockets, done %t, %v; want %d, %t, %v", sockets, done, err, c.sockets, c.done, c.err)
+			}
+		})
+	}
+}
+
+func withFlags(b []byte, flags uint16) []byte {
+	native.PutUint16(b[6:], flags)
+	return b
+}
+
+func FuzzParseDump(f *testing.F) {
+	f.Add(slices.Concat(aSocket(248), aSocket(136), anEnd(unix.NLMSG_DONE, 0)))
+	f.Add(anEnd(unix.NLMSG_ERROR, -2))
+	f.Add(aSocket(60)[:100])
+	rule := Rule{IdleAfter: time.Second, RequestTimeout: time.Minute}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m message
+		sockets := 0
+		_, _ = parseDump(b, &m, func(m *message) {
+			sockets++
+			if v := rule.judge(m.sample); v.next < 0 || v.silent < 0 || v.use != active && v.next != 0 {
+				t.Errorf("judged %+v as %+v", m.sample, v)
+			}
+			if m.state == stateEstablished && !m.hasClocks && rule.judge(m.sample).use != active {
+				t.Errorf("idle without a clock: %+v", m.sample)
+			}
+		})
+		if most := len(b) / (headerLen + messageLen); sockets > most {
+			t.Errorf("%d sockets in %d bytes", sockets, len(b))
+		}
+	})
+}
+
+// Lines as Linux 6.18 prints them.
+const (
+	procIPv4 = "   1: 0100007F:1F90 0200007F:C351 08 00000004:00000003 00:00000000 00000000 65534        0 5 1 0000000000000000 20 4 30 10 -1"
+	procIPv6 = "  12: 0000000000000000FFFF00000100007F:01BB B80D0120000000000000000001000000:D431 01 00000000:00000000 02:000003E8 00000002     0        0 4026531840 2 0000000000000000 20 4 30 10 -1      "
+	procMini = "   0: 00000000:1F90 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 7"
+)
+
+func TestParseRow(t *testing.T) {
+	address := func(s string) [16]byte { return netip.MustParseAddr(s).As16() }
+	for line, want := range map[string]procRow{
+		procIPv4: {connection{8080, 50001, address("127.0.0.1"), address("127.0.0.2")},
+			sample{state: stateCloseWait, unsent: 4, unread: 3}, 5},
+		procIPv6: {connection{443, 54321, address("127.0.0.1"), address("2001:db8::1")},
+			sample{state: stateEstablished, retransmits: 2}, 4026531840},
+		procMini: {connection{8080, 0, address("0.0.0.0"), address("0.0.0.0")}, sample{state: stateListen, unread: 1}, 7},
+	} {
+		var r procRow
+		if !parseRow([]byte(line), &r) || r != want {
+			t.Errorf("%q is read as\n%+v, want\n%+v", line, r, want)
+		}
+	}
+	for _, line := range []string{
+		"", "   ", "1:", procIPv4[:40], procMini[:len(procMini)-2], "x" + procIPv6[:60], procIPv4[:80],
+		"   0: 0000000:1F90 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 7",
+		"   0: 00000000:1F90 00000000:0000 0A 0000000000000001 00:00000000 00000000     0        0 7",
+		"   0: 00000000:1F90 00000000:0000 XX 00000000:00000001 00:00000000 00000000     0        0 7",
+		"   0: 00000000:1F90 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 -7",
+	} {
+		var r procRow
+		if parseRow([]byte(line), &r) {
+			t.Errorf("%q is read as %+v", line, r)
+		}
+	}
+}
+
+func FuzzParseRow(f *testing.F) {
+	for _, line := range []string{procIPv4, procIPv6, procMini} {
+		f.Add([]byte(line))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var r procRow
+		if parseRow(line, &r) && len(line) < 8+4+8+4+2+17+2 {
+			t.Errorf("%q is read as %+v", line, r)
+		}
+	})
+}
