@@ -1,0 +1,433 @@
+// Package nacos takes the instances of one Pod out of Nacos 1.4, 2.x and 3.x over its HTTP API and puts them back.
+//
+// An instance is disabled (enabled=false), never deregistered while it lives: a DELETE answers ok and does nothing for an
+// app that registered over gRPC, and is undone by the next heartbeat of one that registered over HTTP (nacos#6274,
+// nacos#12788). From 2.0 on the flag is a record beside the instance, kept in Raft under ip:port:cluster and laid over
+// whoever publishes that address. The record outlives the instance by a minute, or for ever, so that the next owner of the
+// address would come up disabled (nacos#14606): whoever disables must also clean up, see Rejoin and Forget.
+//
+// Everything that a server tells about an instance, to its console and to its callers, comes out of one list for each
+// service that is rebuilt half a second after a change, together with the push to the subscribers. So a change is believed
+// only once it has been read back.
+package nacos
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"prestop/registry"
+)
+
+const (
+	// linger is what callers may still do after the list has changed: the push comes with it (0.6 s, longer with a lost
+	// packet), then Spring Cloud LoadBalancer's cache, which does not listen to it (35 s).
+	linger = 40 * time.Second
+	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and each write is one of Raft.
+	parallel = 8
+	// rebuilt is when a server's lists show a change, after the answer to it (nacos.naming.push.pushTaskDelay, 500 ms).
+	rebuilt = 600 * time.Millisecond
+	// poll is the pause between two looks after that.
+	poll = 200 * time.Millisecond
+	// repeat is how often a change that does not show is made again.
+	repeat = 3 * time.Second
+	// notYet is how long after its registration an instance can be listed nowhere: then an absence becomes final.
+	notYet = 1200 * time.Millisecond
+	// stale is when a weight that was read is too old to be written back.
+	stale = 5 * time.Second
+)
+
+// Options say where Nacos is and who we are.
+type Options struct {
+	// Servers are the addresses of one cluster's servers with their context path, e.g. http://nacos-0:8848/nacos. At least
+	// one. Userinfo is Username and Password where those are not given.
+	Servers []*url.URL
+	// Namespace is a namespace's ID; "" is "public".
+	Namespace string
+	// Group restricts to one group; "" is every group.
+	Group string
+	// Username logs in where the server asks for it. "" never does.
+	Username string
+	// Password is called at each login, so that a file that holds it can change; nil is no password.
+	Password func() (string, error)
+	// HTTP makes the calls.
+	HTTP *registry.HTTP
+}
+
+// Registry is one Nacos cluster as the instances of one Pod see it; it implements registry.Registry.
+type Registry struct {
+	servers   []*url.URL
+	url       string
+	namespace string
+	group     string
+	http      *registry.HTTP
+	login     login
+
+	mu      sync.Mutex // guards dialect and last, since calls are made in parallel
+	dialect dialect    // nil until a server has told its generation
+	last    int        // index of the server that answered last
+
+	pod     registry.Pod
+	records map[key]record
+	// disabled are the records that this process has disabled or found disabled, and has not yet enabled again. An
+	// instance that has vanished stays here: its record on the servers does not vanish with it.
+	disabled map[key]record
+	read     time.Time // when records were last read from a server
+}
+
+// New returns a Registry that has found nothing yet. It makes no call.
+func New(o Options) *Registry {
+	r := &Registry{
+		namespace: cmp.Or(o.Namespace, "public"),
+		group:     o.Group,
+		http:      o.HTTP,
+		records:   map[key]record{},
+		disabled:  map[key]record{},
+		login:     login{username: o.Username, password: o.Password},
+	}
+	var shown []string
+	for _, s := range o.Servers {
+		u := *s
+		if u.User != nil && r.login.username == "" {
+			password, _ := u.User.Password()
+			r.login.username, r.login.password = u.User.Username(), func() (string, error) { return password, nil }
+		}
+		u.User = nil // or it would be sent as basic auth and take the place of the token
+		r.servers = append(r.servers, &u)
+		shown = append(shown, registry.Redact(&u))
+	}
+	r.url = strings.Join(shown, ",")
+	return r
+}
+
+// Kind implements registry.Registry.
+func (r *Registry) Kind() string { return "nacos" }
+
+// URL implements registry.Registry.
+func (r *Registry) URL() string { return r.url }
+
+// Linger implements registry.Registry. Both are the same: what Leave reads back changes together with what callers read.
+func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) { return linger, linger }
+
+// Find implements registry.Registry. An instance that registered less than a second ago may not be found yet.
+func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
+	r.pod = pod
+	found, err := r.discover(ctx)
+	if err != nil {
+		return r.instances(nil), err
+	}
+	views := []view{{held: found}}
+	if r.misses(found) {
+		// The server that was asked may be the one that does not know: an instance is forgotten only if no server holds it.
+		more := r.everywhere(ctx, r.look)
+		if err := failed(more); err != nil {
+			return r.instances(nil), err
+		}
+		views = append(views, more...)
+	}
+	for k := range r.records {
+		if merged(views, k) == nil {
+			delete(r.records, k)
+		}
+	}
+	for k, rec := range found {
+		r.records[k] = rec
+	}
+	r.learn(views)
+	return r.instances(views), nil
+}
+
+// Leave implements registry.Registry. It returns half a second after the servers have taken the change at the earliest:
+// only then do they show it, and have begun to push it to the callers.
+func (r *Registry) Leave(ctx context.Context) error {
+	if len(r.records) == 0 {
+		return nil
+	}
+	if time.Since(r.read) > stale {
+		// For the weights that they have now: a change of the flag writes the weight too.
+		r.learn(r.everywhere(ctx, r.look))
+	}
+	return r.settle(ctx, "left", func(ctx context.Context) error {
+		return each(ctx, r.remembered(), func(ctx context.Context, rec record) error {
+			held, err := r.enable(ctx, rec, false)
+			if held {
+				r.note(rec)
+			}
+			return err
+		})
+	}, func(h *record) bool { return h == nil || !h.enabled })
+}
+
+// Published implements registry.Registry: it asks for the list that callers ask for.
+func (r *Registry) Published(ctx context.Context) (bool, error) {
+	if len(r.records) == 0 {
+		return true, nil
+	}
+	views := r.everywhere(ctx, r.listed)
+	if err := failed(views); err != nil {
+		return false, err
+	}
+	for k := range r.records {
+		if merged(views, k) != nil {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// Check implements registry.Registry. Nacos lets nobody look past the lists of its servers, so a change shows after 0.6 s.
+func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
+	if len(r.records) == 0 {
+		return nil, nil
+	}
+	views := r.everywhere(ctx, r.look)
+	if err := failed(views); err != nil {
+		return r.instances(nil), err
+	}
+	r.learn(views)
+	return r.instances(views), nil
+}
+
+// Rejoin implements registry.Registry. It writes enabled=true wherever a server shows the opposite or this process has
+// written it, and never waits for the servers' record to expire: when it does, the list is not rebuilt and the instance
+// stays out of it until something else changes in its service. Of an instance that is gone it wipes the record, so that
+// the next one at its address comes up enabled.
+func (r *Registry) Rejoin(ctx context.Context) error {
+	if len(r.records) == 0 && len(r.disabled) == 0 {
+		return nil
+	}
+	views, err := r.lookUntil(ctx)
+	if err != nil {
+		return err
+	}
+	r.learn(views)
+	if len(r.disabled) == 0 {
+		return nil
+	}
+	err = r.settle(ctx, "rejoined", func(ctx context.Context) error {
+		return each(ctx, r.owed(), func(ctx context.Context, rec record) error {
+			held, err := r.enable(ctx, rec, true)
+			if err != nil || held {
+				return err
+			}
+			return r.wipe(ctx, rec)
+		})
+	}, func(h *record) bool { return h == nil || h.enabled })
+	if err == nil {
+		clear(r.disabled)
+	}
+	return err
+}
+
+// Forget implements registry.Registry. What registered over HTTP is deleted; what registered over gRPC goes with its
+// connection, and is waited for. Then the record of the disabled is wiped.
+func (r *Registry) Forget(ctx context.Context) error {
+	if len(r.records) == 0 && len(r.disabled) == 0 {
+		return nil
+	}
+	views, err := r.lookUntil(ctx)
+	if err != nil {
+		return err
+	}
+	r.learn(views)
+	err = r.settle(ctx, "gone", func(ctx context.Context) error {
+		return each(ctx, r.remembered(), func(ctx context.Context, rec record) error {
+			if merged(views, rec.key) == nil {
+				return nil
+			}
+			return r.remove(ctx, rec)
+		})
+	}, func(h *record) bool { return h == nil })
+	if err != nil {
+		return err
+	}
+	err = each(ctx, r.owed(), r.wipe)
+	if err == nil {
+		clear(r.disabled)
+	}
+	return err
+}
+
+// settle makes a change and returns when every server that answers shows it of every remembered record, as good tells
+// (nil: not held). It makes the change again every now and then until ctx ends.
+func (r *Registry) settle(ctx context.Context, what string, change func(context.Context) error, good func(*record) bool) error {
+	for {
+		if err := change(ctx); err != nil {
+			return err
+		}
+		again := time.Now().Add(repeat)
+		pause := rebuilt
+		if len(r.records) == 0 {
+			return nil
+		}
+		if d := r.spoken(); d != nil && d.immediate() {
+			pause = 0
+		}
+		for time.Now().Before(again) {
+			if err := wait(ctx, pause); err != nil {
+				return r.unsettled(what, err, nil)
+			}
+			pause = poll
+			views := r.everywhere(ctx, r.look)
+			err := failed(views)
+			var pending []record
+			for _, rec := range r.remembered() {
+				if !settled(views, rec.key, good) {
+					pending = append(pending, rec)
+				}
+			}
+			switch {
+			case err == nil && len(pending) == 0:
+				r.learn(views)
+				return nil
+			case registry.IsFinal(err):
+				return err
+			case ctx.Err() != nil:
+				return r.unsettled(what, cmp.Or(err, ctx.Err()), pending)
+			}
+		}
+	}
+}
+
+// unsettled says which records have not been read back as they should be.
+func (r *Registry) unsettled(what string, cause error, pending []record) error {
+	ids := make([]string, 0, len(pending))
+	for _, rec := range pending {
+		ids = append(ids, r.id(rec.key))
+	}
+	if len(ids) > 5 {
+		ids = append(ids[:5], fmt.Sprintf("and %d more", len(pending)-5))
+	}
+	return &registry.Error{Op: "read back as " + what + " " + strings.Join(ids, ", "), URL: r.url, Err: cause}
+}
+
+// remembered are the records in a fixed order.
+func (r *Registry) remembered() []record { return sorted(r.records) }
+
+// owed are the records that have to be enabled again, in a fixed order.
+func (r *Registry) owed() []record { return sorted(r.disabled) }
+
+// note remembers that rec is disabled on the servers. Safe for concurrent use.
+func (r *Registry) note(rec record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.disabled[rec.key] = rec
+}
+
+// learn takes over what the servers say of the remembered records.
+func (r *Registry) learn(views []view) {
+	for k := range r.records {
+		h := merged(views, k)
+		if h == nil {
+			continue
+		}
+		r.records[k] = *h
+		r.read = time.Now()
+		if !h.enabled || anyDisabled(views, k) {
+			r.disabled[k] = *h
+		} else if _, ours := r.disabled[k]; ours {
+			r.disabled[k] = *h // the weight may have changed; whether it stays enabled is not known before it is written
+		}
+	}
+}
+
+// misses reports whether a remembered record is not among found.
+func (r *Registry) misses(found map[key]record) bool {
+	for k := range r.records {
+		if _, ok := found[k]; !ok {
+			return true
+		}
+	}
+	return false
+}
+
+// instances are the remembered ones as views show them; without any view as they were last seen.
+func (r *Registry) instances(views []view) []registry.Instance {
+	list := make([]registry.Instance, 0, len(r.records))
+	for _, rec := range r.remembered() {
+		h := &rec
+		if views != nil {
+			h = merged(views, rec.key)
+		}
+		list = append(list, registry.Instance{
+			ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h),
+		})
+	}
+	return list
+}
+
+// id is the name of a record for people: group@@service@cluster@ip:port, with namespace@@ in front where it is not public.
+func (r *Registry) id(k key) string {
+	if r.namespace == "public" {
+		return k.String()
+	}
+	return r.namespace + "@@" + k.String()
+}
+
+// wait returns after d, or ctx's error if that ends first.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// each calls f for every record, parallel at a time, and returns the errors joined. After a Final one it starts no more.
+func each(ctx context.Context, records []record, f func(context.Context, record) error) error {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+		stop bool
+	)
+	turn := make(chan struct{}, parallel)
+	for _, rec := range records {
+		turn <- struct{}{}
+		mu.Lock()
+		over := stop
+		mu.Unlock()
+		if over {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			if err := f(ctx, rec); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+				stop = stop || registry.IsFinal(err) || ctx.Err() != nil
+			}
+		})
+	}
+	wg.Wait()
+	// Hundreds of the same failure are told by a few; those that may pass come first, for they decide what the caller does.
+	slices.SortStableFunc(errs, func(a, b error) int {
+		return cmp.Compare(btoi(registry.IsFinal(a)), btoi(registry.IsFinal(b)))
+	})
+	return join(errs[:min(len(errs), 3)])
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func sorted(m map[key]record) []record {
+	list := make([]record, 0, len(m))
+	for _, rec := range m {
+		list = append(list, rec)
+	}
+	slices.SortFunc(list, func(a, b record) int { return strings.Compare(a.String(), b.String()) })
+	return list
+}
