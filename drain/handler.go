@@ -45,7 +45,7 @@ func NewServer(d *Drain, o HandlerOptions) *http.Server {
 		mux.HandleFunc(path, f)
 	}
 	return &http.Server{
-		Handler:           mux,
+		Handler:           noHead(mux),
 		ReadHeaderTimeout: writeTimeout,
 		ReadTimeout:       writeTimeout,
 		WriteTimeout:      writeTimeout,    // /shutdown takes it off
@@ -53,6 +53,18 @@ func NewServer(d *Drain, o HandlerOptions) *http.Server {
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}
+}
+
+// noHead refuses HEAD, which the mux takes for a GET: a method that is said to be safe must not start a drain.
+func noHead(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			w.Header().Set("Allow", "GET, POST")
+			answer(w, http.StatusMethodNotAllowed, "HEAD is not supported")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // writeTimeout bounds a request's header and body, and the time to write an answer.

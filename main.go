@@ -1,0 +1,251 @@
+// Command prestop stops a Kubernetes Pod without losing a request: the target of the app container's preStop hook.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"prestop/drain"
+	"prestop/drain/conns"
+	"prestop/registry"
+	"prestop/registry/eureka"
+	"prestop/registry/nacos"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes. 2 is only of `prestop shutdown`.
+const (
+	exitOK      = 0
+	exitFailed  = 1
+	exitExpired = 2
+	exitUsage   = 64
+)
+
+const usage = `prestop stops a Pod without losing a request.
+
+  prestop [flags]            run the sidecar
+  prestop shutdown [flags]   exec hook: start or join the drain of the running sidecar and wait for its end;
+                             exit 0 drained, 2 expired, 1 not reached
+  prestop resume [flags]     cancel a drain and rejoin every registry
+  prestop status [flags]     what the running sidecar does, for people
+  prestop check [flags]      is everything in place for a drain? exit 1 if not
+  prestop version
+
+Each flag is also an environment variable: PRESTOP_ and its name in capitals, e.g. PRESTOP_GRACE_PERIOD; the flag wins.
+Times are 30s, 1m30s or a bare number of seconds.
+
+`
+
+func main() { os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) }
+
+// command is a subcommand: it gets a valid configuration and returns the exit code.
+type command func(c Config, stdout, stderr io.Writer) int
+
+func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
+	name, do := "", command(sidecar)
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		name, args = args[0], args[1:]
+		do = map[string]command{"shutdown": shutdown, "resume": resume, "status": status, "check": check, "version": showVersion, "help": help}[name]
+		if do == nil {
+			fmt.Fprintf(stderr, "prestop: unknown command %q; see prestop --help\n", name)
+			return exitUsage
+		}
+	}
+	c, err := LoadConfig(args, env)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return help(c, stdout, stderr)
+	case err != nil && name == "version":
+	case err != nil:
+		fmt.Fprintf(stderr, "prestop: the configuration cannot be used:\n%s\n", indent(err.Error()))
+		return exitUsage
+	}
+	return do(c, stdout, stderr)
+}
+
+func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
+
+func help(_ Config, stdout, _ io.Writer) int {
+	fmt.Fprint(stdout, usage)
+	f := flags()
+	f.VisitAll(func(f *pflag.Flag) {
+		if also := variables[f.Name]; len(also) > 0 {
+			f.Usage += " [also " + strings.Join(also, ", ") + "]"
+		}
+	})
+	fmt.Fprint(stdout, f.FlagUsages())
+	return exitOK
+}
+
+func showVersion(_ Config, stdout, _ io.Writer) int {
+	fmt.Fprintln(stdout, "prestop", version)
+	return exitOK
+}
+
+// sidecar runs until it was told to stop and nothing is left to do.
+func sidecar(c Config, _, stderr io.Writer) int {
+	log := newLog(c, stderr)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		log.Error("cannot listen; is another one running in this Pod? set --listen", "address", c.Listen, "error", err)
+		return exitFailed
+	}
+	counter := openCounter(c, listener.Addr(), log)
+	if counter != nil {
+		defer counter.Close()
+	}
+	registries := newRegistries(c)
+	d := drain.New(drain.Options{
+		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
+		RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Log: log,
+	})
+	server := drain.NewServer(d, drain.HandlerOptions{
+		Token: c.Token.Get, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Log: log,
+	})
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	introduce(c, registries, counter, listener.Addr(), log)
+
+	ctx, now := context.WithCancelCause(context.Background())
+	defer now(nil)
+	over := make(chan struct{})
+	go func() { d.Run(ctx); close(over) }()
+	for {
+		select {
+		case <-over:
+			return farewell(ctx, server, log)
+		case err := <-failed:
+			log.Error("the HTTP server failed", "error", err)
+			now(err)
+		case s := <-signals:
+			log.Info("told to stop", "signal", s.String())
+			d.Terminate()
+			signals = second(signals, now)
+		}
+	}
+}
+
+// errForced is why a process that got a second signal ends.
+var errForced = errors.New("a second signal")
+
+// second makes the next signal end everything at once.
+func second(signals chan os.Signal, now context.CancelCauseFunc) chan os.Signal {
+	go func() { <-signals; now(errForced) }()
+	return nil
+}
+
+// farewell lets the answers that are being written out, and tells how it ended.
+func farewell(ctx context.Context, server *http.Server, log *slog.Logger) int {
+	last, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := server.Shutdown(last); err != nil {
+		log.Warn("cut off an HTTP client that was still there", "error", err)
+	}
+	if err := context.Cause(ctx); err != nil {
+		log.Warn("stopped before the end", "cause", err.Error())
+		return exitFailed
+	}
+	log.Info("stopped")
+	return exitOK
+}
+
+func newLog(c Config, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: c.LogLevel, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration { // as text in JSON too: nanoseconds are for nobody
+			a.Value = slog.StringValue(a.Value.Duration().Round(time.Millisecond).String())
+		}
+		return a
+	}}
+	if c.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}
+
+// introduce says what was found and what will be done.
+func introduce(c Config, registries []registry.Registry, counter conns.Counter, addr net.Addr, log *slog.Logger) {
+	source := "none"
+	if counter != nil {
+		source = counter.Source()
+	}
+	var urls []string
+	for _, r := range registries {
+		urls = append(urls, r.Kind()+" "+r.URL())
+	}
+	log.Info("prestop started", "version", version, "listen", addr.String(), "registries", urls, "addresses", c.Addresses,
+		"count", source, "grace_period", c.GracePeriod, "deadline_after", c.GracePeriod-c.Reserve)
+	for _, n := range append(c.Notes, notes(c, registries)...) {
+		log.Warn(n)
+	}
+}
+
+// notes are what an operator should know before the first drain.
+func notes(c Config, registries []registry.Registry) []string {
+	var n []string
+	if len(registries) == 0 {
+		n = append(n, "no registry is set; set --eureka-url or --nacos-url if the app is registered in one")
+	}
+	if len(registries) > 0 && len(c.Addresses) == 0 {
+		n = append(n, "the Pod has no address by which its instances could be found; set POD_IP by the downward API")
+	}
+	if c.Linger >= 0 {
+		return n
+	}
+	for _, r := range registries {
+		if _, longest := r.Linger(); longest >= c.GracePeriod-c.Reserve {
+			n = append(n, fmt.Sprintf("callers of %s may go on for %s after the leave, and the deadline is after %s (grace period %s less reserve %s): drains will expire; raise terminationGracePeriodSeconds and --grace-period, or set --linger to what your callers' caches add up to",
+				r.Kind(), longest, c.GracePeriod-c.Reserve, c.GracePeriod, c.Reserve))
+		}
+	}
+	return n
+}
+
+// newRegistries connects the configured registries; nothing is called yet.
+func newRegistries(c Config) []registry.Registry {
+	client := registry.NewHTTP(c.RegistryTLS, "prestop/"+version)
+	var all []registry.Registry
+	if len(c.EurekaURLs) > 0 {
+		all = append(all, eureka.New(eureka.Options{URLs: c.EurekaURLs, InstanceID: c.EurekaInstanceID, HTTP: client}))
+	}
+	if len(c.NacosURLs) > 0 {
+		all = append(all, nacos.New(nacos.Options{
+			Servers: c.NacosURLs, Namespace: c.NacosNamespace, Group: c.NacosGroup,
+			Username: c.NacosUsername, Password: c.NacosPassword.Get, HTTP: client,
+		}))
+	}
+	return all
+}
+
+func pod(c Config) registry.Pod {
+	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+}
+
+// openCounter opens the connection count; nil, said in the log, where the kernel cannot be asked. Our own port never counts.
+func openCounter(c Config, own net.Addr, log *slog.Logger) conns.Counter {
+	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, ExcludePorts: c.ExcludePorts, ExcludePeers: c.ExcludePeers}
+	if a, ok := own.(*net.TCPAddr); ok {
+		rule.ExcludePorts = append(rule.ExcludePorts, uint16(a.Port))
+	}
+	counter, err := conns.Open(c.Count, rule, log)
+	if err != nil {
+		log.Error("connections cannot be counted; a drain ends with its linger", "error", err)
+		return nil
+	}
+	return counter
+}
