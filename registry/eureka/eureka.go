@@ -339,16 +339,18 @@ type step struct {
 	deregister bool
 }
 
-// remedy decides how to put an instance back in that a server holds as rec; softly has been tried before is soft. The
-// zero step means that there is nothing to do.
+// remedy decides how to put an instance back in that a server holds as rec, where soft says that an override was removed
+// before and put is when OUT_OF_SERVICE was put there last. The zero step means that there is nothing to do.
 //
 // An override is removed by DELETE …/status with the status to show instead. Under an override OUT_OF_SERVICE shows only
 // while the app itself says UP (what it says otherwise shows through), so that is UP; a DOWN that shows through stays.
+// But a peer's late copy of the PUT can cover what the app has said just after it; then UNKNOWN makes the app say it
+// again at its next heartbeat.
 // Where no override is stored any more, after an hour without a heartbeat, the status sticks all the same and that DELETE
 // does nothing (200 nevertheless); then only deleting the instance helps. UP by an override is what peers make of a
 // Leave and a Rejoin within half a second (replication carries the status of the time at which it is sent); it would hide
 // what the app says of itself later. Never PUT UP: it would leave just that.
-func remedy(rec record, soft bool) step {
+func remedy(rec record, soft bool, put time.Time) step {
 	overridden := rec.Override != "" && rec.Override != "UNKNOWN"
 	switch state := stateOf(rec); {
 	case state == registry.Absent, state != registry.Out && !overridden:
@@ -359,8 +361,19 @@ func remedy(rec record, soft bool) step {
 		return step{}
 	case state == registry.Down:
 		return step{override: string(rec.Status)}
+	case state == registry.Out && covered(rec.registered(), put):
+		return step{override: "UNKNOWN"}
 	}
 	return step{override: "UP"}
+}
+
+// settled is when peers have told each other of a PUT: half a second, and some tries over.
+const settled = 5 * time.Second
+
+// covered reports whether a copy of the PUT may have reached the server after what the app said of itself last. The app's
+// clock is the node's and so ours.
+func covered(registered, put time.Time) bool {
+	return !put.IsZero() && !registered.Before(put) && registered.Sub(put) < settled
 }
 
 // describe is the beginning of an error about an instance.

@@ -31,9 +31,10 @@ type server struct {
 
 	mu      sync.Mutex // guards what follows, for instances are asked for in parallel
 	seen    map[string]sight
-	probed  bool            // apps/delta was asked for
-	noDelta bool            // and answered 403
-	primed  map[string]bool // applications whose cached list was read before
+	put     map[string]time.Time // when OUT_OF_SERVICE was put last
+	probed  bool                 // apps/delta was asked for
+	noDelta bool                 // and answered 403
+	primed  map[string]bool      // applications whose cached list was read before
 }
 
 // sight is the last look at an instance.
@@ -43,7 +44,7 @@ type sight struct {
 }
 
 func newServer(u *url.URL, h *registry.HTTP) *server {
-	return &server{url: u, http: h, seen: map[string]sight{}, primed: map[string]bool{}}
+	return &server{url: u, http: h, seen: map[string]sight{}, put: map[string]time.Time{}, primed: map[string]bool{}}
 }
 
 func (s *server) index(all []*server) int { return slices.Index(all, s) }
@@ -175,6 +176,9 @@ func (s *server) leave(ctx context.Context, h held) error {
 					Err: fmt.Errorf("accepted, but the server still says %s: %w", rec.Status, err)}
 			}
 		}
+		s.mu.Lock()
+		s.put[h.key()] = time.Now()
+		s.mu.Unlock()
 		if err := s.write(ctx, describe("set OUT_OF_SERVICE on", h), http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
 			return err
 		}
@@ -190,7 +194,10 @@ func (s *server) rejoin(ctx context.Context, h held) error {
 		if err != nil {
 			return err
 		}
-		todo := remedy(rec, soft)
+		s.mu.Lock()
+		put := s.put[h.key()]
+		s.mu.Unlock()
+		todo := remedy(rec, soft, put)
 		if todo == (step{}) {
 			return nil
 		}

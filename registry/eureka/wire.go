@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // window bounds what may be read of a list without an instance or application ending: some hundred times a real instance.
@@ -30,6 +31,16 @@ type record struct {
 	Port       port `json:"port"`
 	SecurePort port `json:"securePort"`
 	Action     text `json:"actionType"`
+	Dirty      text `json:"lastDirtyTimestamp"` // milliseconds
+}
+
+// registered is when the app said something of itself last, by its own clock; zero when it is not told.
+func (r record) registered() time.Time {
+	ms, err := strconv.ParseInt(string(r.Dirty), 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
 }
 
 // id is what the record is known by.

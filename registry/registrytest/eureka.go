@@ -55,6 +55,8 @@ type Eureka struct {
 	evicted   time.Time                    // when expired leases were evicted last
 	peers     []*Eureka
 	cut       bool // replicates neither way
+	lags      bool
+	waiting   []func() // what is not replicated yet
 	requests  map[string]int
 }
 
@@ -122,6 +124,18 @@ func (e *Eureka) Cut(cut bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.cut = cut
+}
+
+// Lag holds back what this server should tell its peers, until it is called with false. What is sent then carries the
+// status of then, as the real one's batches do, which is how a peer's late copy of a PUT can cover what the app said since.
+func (e *Eureka) Lag(on bool) {
+	e.mu.Lock()
+	waiting := e.waiting
+	e.lags, e.waiting = on, nil
+	e.mu.Unlock()
+	for _, send := range waiting {
+		send()
+	}
 }
 
 // Requests is how many requests there were since the start, by method and path.
@@ -312,7 +326,11 @@ func (e *Eureka) setStatus(app, id, status string, replica bool) bool {
 		e.changed(now, l, "MODIFIED")
 	}
 	e.mu.Unlock()
-	e.replicate(replica, func(p *Eureka) { p.setStatus(app, id, status, true) })
+	e.replicate(replica, func(p *Eureka) {
+		if now := e.now(app, id); now != "" {
+			p.setStatus(app, id, now, true)
+		}
+	})
 	return true
 }
 
@@ -331,10 +349,19 @@ func (e *Eureka) removeStatus(app, id, status string, replica bool) bool {
 		l.info.overridden, l.info.status = unknown, status
 		e.changed(now, l, "MODIFIED")
 	}
-	status = l.info.status
 	e.mu.Unlock()
-	e.replicate(replica, func(p *Eureka) { p.removeStatus(app, id, status, true) })
+	e.replicate(replica, func(p *Eureka) {
+		if now := e.now(app, id); now != "" {
+			p.removeStatus(app, id, now, true)
+		}
+	})
 	return true
+}
+
+// now is the status to replicate; "" when there is no lease any more.
+func (e *Eureka) now(app, id string) string {
+	status, _ := e.Status(app, id)
+	return status
 }
 
 // cancel answers false for 404. It removes the override of the ID in any case.
@@ -359,15 +386,22 @@ func (e *Eureka) replicate(replica bool, f func(*Eureka)) {
 		return
 	}
 	e.mu.Lock()
-	peers := slices.Clone(e.peers)
-	cut := e.cut
-	e.mu.Unlock()
-	for _, p := range peers {
-		p.mu.Lock()
-		reachable := !cut && !p.cut
-		p.mu.Unlock()
-		if reachable {
-			f(p)
+	peers, cut, lags := slices.Clone(e.peers), e.cut, e.lags
+	send := func() {
+		for _, p := range peers {
+			p.mu.Lock()
+			reachable := !cut && !p.cut
+			p.mu.Unlock()
+			if reachable {
+				f(p)
+			}
 		}
+	}
+	if lags {
+		e.waiting = append(e.waiting, send)
+	}
+	e.mu.Unlock()
+	if !lags {
+		send()
 	}
 }

@@ -555,6 +555,7 @@ func downWhileOut(p *place) {
 	app := p.Start(p, p.app)
 	r := p.found(1)
 	p.leave(r)
+	p.notCalled(p.app) // by then the servers have told each other of it
 	app.Report(p, false)
 	app.Beat(p)
 	p.rejoin(r)

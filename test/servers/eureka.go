@@ -3,12 +3,10 @@ package servers
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
-
-// smallJVM keeps a Spring program below 200 MB and starts it quickly on two cores.
-var smallJVM = []string{"-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k"}
 
 // EurekaOptions are how a real Eureka differs from one that is made for tests: its read-only cache made anew every second,
 // expired leases evicted every second, no self-preservation.
@@ -35,7 +33,7 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 	if o.Project == "" {
 		o.Project = "server"
 	}
-	built, err := Build(t.Context(), "servers/eureka/"+o.Project)
+	java, err := BuildSpring(t.Context(), "servers/eureka/"+o.Project)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,8 +48,7 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 		urls = append(urls, fmt.Sprintf("http://localhost:%d/eureka/", port))
 	}
 	for i, port := range hosts {
-		args := append([]string{}, smallJVM...)
-		args = append(args, "-jar", built+"/target/eureka-"+o.Project+".jar", "--server.port="+port,
+		args := append(slices.Clone(java), "--server.port="+port,
 			"--eureka.instance.hostname=localhost", "--eureka.instance.instance-id=eureka:"+port,
 			// Without its own URL among its peers a server takes localhost:8761 for one. It tells its own from the others by
 			// the host name alone (spring-cloud-netflix#2401) unless it is told which it is.
@@ -103,12 +100,11 @@ func (e *Eureka) Again(ctx context.Context) error {
 // second, its lease lasts three, and it registers as 127.0.0.1 on its port.
 func RunEurekaApp(t testing.TB, service, id string, port int, urls []string, flags ...string) *Process {
 	t.Helper()
-	built, err := Build(t.Context(), "servers/eureka/app")
+	java, err := BuildSpring(t.Context(), "servers/eureka/app")
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := append([]string{}, smallJVM...)
-	args = append(args, "-Xmx48m", "-jar", built+"/target/app.jar", fmt.Sprintf("--server.port=%d", port), "--spring.application.name="+service,
+	args := append(slices.Clone(java), fmt.Sprintf("--server.port=%d", port), "--spring.application.name="+service,
 		"--eureka.client.service-url.defaultZone="+strings.Join(urls, ","), "--server.shutdown=graceful", "--eureka.instance.instance-id="+id,
 		"--eureka.instance.prefer-ip-address=true", "--eureka.instance.ip-address=127.0.0.1",
 		"--eureka.instance.lease-renewal-interval-in-seconds=1", "--eureka.instance.lease-expiration-duration-in-seconds=90",

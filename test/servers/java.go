@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -27,11 +28,47 @@ func Build(ctx context.Context, dir string, goals ...string) (string, error) {
 	if len(goals) == 0 {
 		goals = []string{"package"}
 	}
+	return build(ctx, dir, goals, nil)
+}
+
+// BuildSpring builds a Spring Boot project as Build does and returns java's arguments that run it with flags for a JVM on
+// a small machine. The classes that it loads at its start are archived once, which halves the start.
+func BuildSpring(ctx context.Context, dir string) ([]string, error) {
+	name := filepath.Base(dir)
+	built, err := build(ctx, dir, []string{"package"}, func(built string) error {
+		java, err := Java()
+		if err != nil {
+			return err
+		}
+		jars, err := filepath.Glob(filepath.Join(built, "target", "*.jar"))
+		if err != nil || len(jars) != 1 {
+			return fmt.Errorf("want one jar in %s/target, found %v, %v", built, jars, err)
+		}
+		if err := run(ctx, built, java, "-Djarmode=tools", "-jar", jars[0], "extract", "--destination", "run"); err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(built, "run", filepath.Base(jars[0])), filepath.Join(built, "run", name+".jar")); err != nil {
+			return err
+		}
+		args := append(slices.Clone(smallJVM), "-XX:ArchiveClassesAtExit=run/classes.jsa", "-Dspring.context.exit=onRefresh", "-jar", "run/"+name+".jar", "--server.port=0")
+		return run(ctx, built, java, args...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return append(slices.Clone(smallJVM), "-XX:SharedArchiveFile="+built+"/run/classes.jsa", "-jar", built+"/run/"+name+".jar"), nil
+}
+
+// smallJVM keeps a Spring program below 200 MB and starts it quickly on two cores.
+var smallJVM = []string{"-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k", "-Xshare:auto"}
+
+// build is Build with what is to be done after Maven.
+func build(ctx context.Context, dir string, goals []string, after func(built string) error) (string, error) {
 	mvn, err := tool("mvn", "maven")
 	if err != nil {
 		return "", err
 	}
-	hash, err := projectHash(dir, goals)
+	hash, err := projectHash(dir, append(goals, fmt.Sprint(after != nil)))
 	if err != nil {
 		return "", fmt.Errorf("hash the Maven project %s: %w", dir, err)
 	}
@@ -58,12 +95,25 @@ func Build(ctx context.Context, dir string, goals ...string) (string, error) {
 	if err := copyProject(built, dir); err != nil {
 		return "", fmt.Errorf("copy the Maven project %s: %w", dir, err)
 	}
-	cmd := exec.CommandContext(ctx, mvn, append([]string{"-q", "-B"}, goals...)...)
-	cmd.Dir = built
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("mvn %s in %s: %w\n%s", strings.Join(goals, " "), dir, err, tail(out, 4000))
+	if err := run(ctx, built, mvn, append([]string{"-q", "-B"}, goals...)...); err != nil {
+		return "", fmt.Errorf("build the Maven project %s: %w", dir, err)
+	}
+	if after != nil {
+		if err := after(built); err != nil {
+			return "", fmt.Errorf("prepare the Maven project %s: %w", dir, err)
+		}
 	}
 	return built, os.WriteFile(mark, nil, 0o644)
+}
+
+// run runs a command to its end; the error holds the tail of its output.
+func run(ctx context.Context, dir, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, tail(out, 4000))
+	}
+	return nil
 }
 
 // Java returns the path of the java command, of JAVA_HOME first.

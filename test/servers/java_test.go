@@ -14,21 +14,21 @@ func TestAProgramThatEndsBeforeItIsReadyIsAnErrorWithItsOutput(t *testing.T) {
 }
 
 func TestAProjectIsBuiltOnceForAllWhoAskAtTheSameTime(t *testing.T) {
-	dirs := make(chan string, 2)
+	args := make(chan string, 2)
 	for range 2 {
 		go func() {
-			dir, err := Build(t.Context(), "eureka/server")
+			java, err := BuildSpring(t.Context(), "eureka/server")
 			if err != nil {
 				t.Error(err)
 			}
-			dirs <- dir
+			args <- strings.Join(java, " ")
 		}()
 	}
-	if a, b := <-dirs, <-dirs; a != b || a == "" {
-		t.Fatalf("built in %q and %q", a, b)
+	if a, b := <-args, <-args; a != b || a == "" {
+		t.Fatalf("to be run by %q and %q", a, b)
 	}
 	began := time.Now()
-	if _, err := Build(t.Context(), "eureka/server"); err != nil {
+	if _, err := BuildSpring(t.Context(), "eureka/server"); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("the third took %v", time.Since(began))
