@@ -1,13 +1,12 @@
 package drain
 
 import (
-	"io"
+	"bytes"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
-
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
 
 	"prestop/registry"
 )
@@ -30,61 +29,77 @@ func (h *history) add(o Outcome) {
 	h.linger, h.count = o.Linger.Seconds(), o.Count.Seconds()
 }
 
-// series is one sample of a family: its label, if any, and its value.
-type series struct {
+// family is one metric with its samples. Prometheus' own library would write it too, for 1.7 MB in every Pod.
+type family struct {
+	name, help, kind string
+	samples          []sample
+}
+
+// sample is one value with its only label.
+type sample struct {
 	label, text string
 	value       float64
 }
 
-// WriteMetrics writes what is true now in the Prometheus text format. Every name starts with prestop_.
-func (d *Drain) WriteMetrics(w io.Writer, version string) error {
+const gauge, counter = "gauge", "counter"
+
+// write appends the family in the Prometheus text format, version 0.0.4.
+func (f family) write(b *bytes.Buffer) {
+	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n", f.name, f.help, f.name, f.kind)
+	escape := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+	for _, s := range f.samples {
+		fmt.Fprintf(b, "%s{%s=\"%s\"} %g\n", f.name, s.label, escape.Replace(s.text), s.value)
+	}
+}
+
+// Metrics is what is true now in the Prometheus text format. Every name starts with prestop_.
+func (d *Drain) Metrics(version string) []byte {
 	s := d.status.Load().state
-	families := []*dto.MetricFamily{
-		family("prestop_build_info", "The version that runs.", dto.MetricType_GAUGE, series{"version", version, 1}),
-		family("prestop_state", "1 for the state of the drain, 0 for the others.", dto.MetricType_GAUGE, states(s.phase)...),
-		family("prestop_connections", "Connections to the app at the last count, by use.", dto.MetricType_GAUGE, d.uses()...),
+	families := []family{
+		{"prestop_build_info", "The version that runs.", gauge, []sample{{"version", version, 1}}},
+		{"prestop_state", "1 for the state of the drain, 0 for the others.", gauge, states(s.phase)},
+		{"prestop_connections", "Connections to the app at the last count, by use.", gauge, d.uses()},
 	}
 	families = append(families, d.history.families()...)
 	families = append(families, d.registryFamilies()...)
+	var b bytes.Buffer
 	for _, f := range families {
-		if len(f.Metric) == 0 {
-			continue
-		}
-		if _, err := expfmt.MetricFamilyToText(w, f); err != nil {
-			return err
+		if len(f.samples) > 0 {
+			f.write(&b)
 		}
 	}
-	return nil
+	return b.Bytes()
 }
 
-func states(now phase) []series {
-	var all []series
+func states(now phase) []sample {
+	var all []sample
 	for p := serving; p <= forgotten; p++ {
-		all = append(all, series{"state", p.String(), one(p == now)})
+		all = append(all, sample{"state", p.String(), one(p == now)})
 	}
 	return all
 }
 
-func (d *Drain) uses() []series {
+func (d *Drain) uses() []sample {
 	t, _ := d.lookout.last()
-	return []series{{"use", "active", float64(t.Active)}, {"use", "idle", float64(t.Idle)}}
+	return []sample{{"use", "active", float64(t.Active)}, {"use", "idle", float64(t.Idle)}}
 }
 
-func (h *history) families() []*dto.MetricFamily {
+func (h *history) families() []family {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var ended []series
+	var ended []sample
 	for _, r := range []Result{Drained, Expired, Cancelled} {
-		ended = append(ended, series{"result", string(r), float64(h.drains[r])})
+		ended = append(ended, sample{"result", string(r), float64(h.drains[r])})
 	}
-	return []*dto.MetricFamily{
-		family("prestop_drains_total", "Drains that ended, by result.", dto.MetricType_COUNTER, ended...),
-		family("prestop_drain_seconds", "How long the parts of the last drain took.", dto.MetricType_GAUGE,
-			series{"part", "leave", h.leave}, series{"part", "linger", h.linger}, series{"part", "count", h.count}, series{"part", "all", h.took}),
+	return []family{
+		{"prestop_drains_total", "Drains that ended, by result.", counter, ended},
+		{"prestop_drain_seconds", "How long the parts of the last drain took.", gauge, []sample{
+			{"part", "leave", h.leave}, {"part", "linger", h.linger}, {"part", "count", h.count}, {"part", "all", h.took},
+		}},
 	}
 }
 
-func (d *Drain) registryFamilies() []*dto.MetricFamily {
+func (d *Drain) registryFamilies() []family {
 	// Two registries of one kind are one series: labels stay few.
 	in, undone, trouble := map[string]float64{}, map[string]float64{}, map[string]float64{}
 	for _, k := range d.keepers {
@@ -96,33 +111,19 @@ func (d *Drain) registryFamilies() []*dto.MetricFamily {
 		undone[kind] += float64(k.undone.Load())
 		trouble[kind] = max(trouble[kind], one(*k.err.Load() != nil))
 	}
-	return []*dto.MetricFamily{
-		family("prestop_registry_instances_in", "Instances of this Pod that callers are sent to.", dto.MetricType_GAUGE, byKind(in)...),
-		family("prestop_registry_reasserts_total", "Times that a registry showed the Pod in service again during a drain.", dto.MetricType_COUNTER, byKind(undone)...),
-		family("prestop_registry_trouble", "1 while something is wrong at a registry; /status says what.", dto.MetricType_GAUGE, byKind(trouble)...),
+	return []family{
+		{"prestop_registry_instances_in", "Instances of this Pod that callers are sent to.", gauge, byKind(in)},
+		{"prestop_registry_reasserts_total", "Times that a registry showed the Pod in service again during a drain.", counter, byKind(undone)},
+		{"prestop_registry_trouble", "1 while something is wrong at a registry; /status says what.", gauge, byKind(trouble)},
 	}
 }
 
-func byKind(m map[string]float64) []series {
-	var all []series
+func byKind(m map[string]float64) []sample {
+	var all []sample
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		all = append(all, series{"registry", k, m[k]})
+		all = append(all, sample{"registry", k, m[k]})
 	}
 	return all
-}
-
-func family(name, help string, t dto.MetricType, all ...series) *dto.MetricFamily {
-	f := &dto.MetricFamily{Name: &name, Help: &help, Type: &t}
-	for _, s := range all {
-		m := &dto.Metric{Label: []*dto.LabelPair{{Name: &s.label, Value: &s.text}}}
-		if t == dto.MetricType_COUNTER {
-			m.Counter = &dto.Counter{Value: &s.value}
-		} else {
-			m.Gauge = &dto.Gauge{Value: &s.value}
-		}
-		f.Metric = append(f.Metric, m)
-	}
-	return f
 }
 
 func one(b bool) float64 {
