@@ -23,6 +23,9 @@ const (
 	relook   = 200 * time.Millisecond
 )
 
+// replicated is when a peer that is well has told the others of a PUT; half of it is eureka's own delay.
+const replicated = time.Second
+
 // server is one service URL.
 type server struct {
 	url      *url.URL
@@ -198,6 +201,9 @@ func (s *server) rejoin(ctx context.Context, h held) error {
 		put := s.put[h.key()]
 		s.mu.Unlock()
 		todo := remedy(rec, soft, put)
+		if early := time.Until(put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
+			continue // a peer may still bring back what was removed here
+		}
 		if todo == (step{}) {
 			return nil
 		}
