@@ -12,14 +12,15 @@ import (
 const (
 	pictureWidth = 1440
 	margin       = 40
-	headHeight   = 150
-	wayHeight    = 46 // the heading of each way
+	headHeight   = 158
+	wayHeight    = 52 // the heading of each way
 	labelWidth   = 62
 	rowHeight    = 22
 	barHeight    = 16
 	lossHeight   = 36
 	panelGap     = 60
-	axisHeight   = 40
+	axisHeight   = 20
+	wayGap       = 30
 )
 
 // bin is the width of a column of the little histograms, in seconds.
@@ -30,7 +31,7 @@ const loadFull = 2 * callers * callerRate * bin / replicas
 
 const style = `
 text { font-family: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", "DejaVu Sans", sans-serif; fill: #1f2933; font-size: 13px }
-.title { font-size: 27px; font-weight: 700 } .sub { font-size: 15px; fill: #52606d } .way { font-size: 20px; font-weight: 700 }
+.title { font-size: 27px; font-weight: 700 } .sub { font-size: 15px; font-weight: 400; fill: #52606d } .way { font-size: 20px; font-weight: 700 }
 .service { font-size: 14px; font-weight: 700 } .bad { font-size: 14px; font-weight: 700; fill: #c81e1e } .good { font-size: 14px; font-weight: 700; fill: #1d7a46 }
 .small { font-size: 12px; fill: #7b8794 } .grid { stroke: #e4e7eb } .nobody { stroke: #cbd2d9; stroke-dasharray: 2 4 }
 .starting { fill: #dde1e6 } .serving { fill: #c3e6cf } .serving-load { fill: #3f9c63 } .hook { fill: #fbe3a9 } .hook-load { fill: #d69a1c }
@@ -61,9 +62,9 @@ func writeSVG(w io.Writer, panels []panel) error {
 	}
 	span := math.Ceil(longest)
 	width := float64(pictureWidth-2*margin-panelGap) / 2
-	height := float64(headHeight + axisHeight/2)
+	height := float64(headHeight)
 	for k := 0; k < len(panels); k += 2 {
-		height += wayHeight + panelHeight(panels[k]) + 26
+		height += wayHeight + panelHeight(panels[k]) + wayGap
 	}
 	d := &picture{}
 	d.add(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%s" viewBox="0 0 %d %s">`, pictureWidth, px(height), pictureWidth, px(height))
@@ -72,12 +73,12 @@ func writeSVG(w io.Writer, panels []panel) error {
 	head(d)
 	y := float64(headHeight)
 	for k := 0; k < len(panels); k += 2 {
-		d.text(margin, y+20, "way", "start", panels[k].Title)
+		d.add(`<text x="%d" y="%s" class="way">%s<tspan dx="14" class="sub">%s</tspan></text>`, margin, px(y+20), escape(panels[k].Title), escape(panels[k].What))
 		y += wayHeight
 		for column, p := range panels[k:min(k+2, len(panels))] {
 			drawPanel(d, p, margin+float64(column)*(width+panelGap), y, width, span)
 		}
-		y += panelHeight(panels[k]) + 26
+		y += panelHeight(panels[k]) + wayGap
 	}
 	d.add(`</svg>`)
 	_, err := io.WriteString(w, d.String())
@@ -107,12 +108,12 @@ func head(d *picture) {
 }
 
 func panelHeight(p panel) float64 {
-	return 26 + float64(len(p.Rows))*rowHeight + lossHeight + axisHeight
+	return 12 + float64(len(p.Rows))*rowHeight + lossHeight + axisHeight
 }
 
 func drawPanel(d *picture, p panel, left, top, width, span float64) {
 	d.text(left, top, "service", "start", p.Service+" on "+p.Registry)
-	d.text(left+140, top, "small", "start", p.stop())
+	d.text(left+150, top, "small", "start", p.stop())
 	class := "good"
 	if p.lost() > 0 {
 		class = "bad"

@@ -21,9 +21,9 @@ import (
 )
 
 var ways = []way{
-	{"without", "Without a hook: SIGTERM at once", noHook},
-	{"sleep", "preStop: sleep 35 (here 3.5 s)", sleeps},
-	{"prestop", "preStop: prestop", callsPrestop},
+	{"without", "No preStop hook", "SIGTERM at once: the application deregisters and exits, but the callers' caches live on.", noHook},
+	{"sleep", "sleep 35", "What many do today, here 3.5 s. Nobody is told to go elsewhere while it sleeps, so it only puts the losses off.", sleeps},
+	{"prestop", "prestop", "Leaves the registry first; returns when callers have forgotten the instance and nothing is in flight.", callsPrestop},
 }
 
 var shops = []shop{
@@ -66,6 +66,9 @@ func demonstrate(ctx context.Context, out string) error {
 	if err != nil {
 		return err
 	}
+	for _, shop := range shops {
+		fmt.Printf("On %s prestop runs with --grace-period %s %s\n", shop.label, shop.grace, strings.Join(shop.scaled(), " "))
+	}
 	show := newScreen(os.Stdout)
 	fmt.Println(legend)
 	var (
@@ -73,7 +76,7 @@ func demonstrate(ctx context.Context, out string) error {
 		failed error
 	)
 	for k, w := range ways {
-		fmt.Printf("\n%d of %d  %s\n", k+1, len(ways), w.title)
+		fmt.Printf("\n%d of %d  %s: %s\n", k+1, len(ways), w.title, w.what)
 		done, err := rollOut(ctx, s, w, show)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -137,13 +140,13 @@ func draw(name string, panels []panel) error {
 // summary is a table of all panels.
 func summary(panels []panel) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-34s %-18s %9s %6s   %s\n", "", "", "requests", "lost", "seconds to stop each instance")
+	fmt.Fprintf(&b, "%-16s %-18s %9s %6s   %s\n", "", "", "requests", "lost", "seconds to stop each instance")
 	for _, p := range panels {
 		var stops []string
 		for _, s := range p.Stops {
 			stops = append(stops, fmt.Sprintf("%.1f", s))
 		}
-		fmt.Fprintf(&b, "%-34s %-18s %9s %6s   %s\n", p.Title, p.Service+" on "+p.Registry, thousands(p.Requests), thousands(p.lost()), strings.Join(stops, "  "))
+		fmt.Fprintf(&b, "%-16s %-18s %9s %6s   %s\n", p.Title, p.Service+" on "+p.Registry, thousands(p.Requests), thousands(p.lost()), strings.Join(stops, "  "))
 	}
 	return strings.TrimRight(b.String(), "\n")
 }

@@ -10,6 +10,7 @@ import (
 // panel is what is drawn of one rollout: all times are seconds since the load began.
 type panel struct {
 	Title    string // of the way
+	What     string // of the way
 	Service  string
 	Registry string
 	Requests int
@@ -17,6 +18,7 @@ type panel struct {
 	Odd      error // the first failure of the kind other
 	Rows     []row
 	Seconds  float64 // how long the load has lasted
+	Over     bool    // the load has ended
 	// Stops is how many seconds each stopped instance took from the kubelet's decision until it was gone.
 	Stops []float64
 }
@@ -84,10 +86,11 @@ func (r *rollout) panel(now time.Time) panel {
 	r.mu.Lock()
 	began, ended, instances := r.began, r.ended, slices.Clone(r.instances)
 	r.mu.Unlock()
-	if !ended.IsZero() {
+	over := !ended.IsZero()
+	if over {
 		now = ended
 	}
-	p := panel{Title: r.way.title, Service: r.shop.name, Registry: r.shop.label, Failed: map[failure]int{}}
+	p := panel{Title: r.way.title, What: r.way.what, Service: r.shop.name, Registry: r.shop.label, Failed: map[failure]int{}, Over: over}
 	if began.IsZero() {
 		began = now
 	}

@@ -20,8 +20,9 @@ const (
 
 // way is how an instance is stopped: what its preStop hook does.
 type way struct {
-	name  string
+	name  string // in file names
 	title string
+	what  string // a line about it for people
 	hook  hook
 }
 
@@ -42,6 +43,11 @@ type shop struct {
 	outdated time.Duration // how long a caller can go on calling an instance that has left
 	linger   time.Duration // prestop --linger; where it is given it runs from the read-back
 	grace    time.Duration // terminationGracePeriodSeconds
+}
+
+// scaled are the flags that make prestop's clocks as fast as the demo's.
+func (s shop) scaled() []string {
+	return []string{"--linger", s.linger.String(), "--reserve", reserve.String(), "--idle-after", idleAfter.String(), "--request-timeout", requestTimeout.String()}
 }
 
 // rollout is the rolling restart of one shop in one way, under load.
@@ -170,12 +176,10 @@ func (r *rollout) launch(ctx context.Context, s *site, children *sync.WaitGroup,
 	patience, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errors.New("20 s have passed"))
 	defer cancel()
 	if r.way.hook == callsPrestop {
-		i.sidecar, err = start("prestop", s.prestop,
+		i.sidecar, err = start("prestop", s.prestop, append(r.shop.scaled(),
 			"--listen", address.sidecar.String(), "--"+r.shop.product+"-url", r.url,
 			"--instance-ip", address.app.Addr().String(), "--port", fmt.Sprint(address.app.Port()),
-			"--grace-period", r.shop.grace.String(), "--reserve", reserve.String(),
-			"--linger", r.shop.linger.String(), "--idle-after", idleAfter.String(), "--request-timeout", requestTimeout.String(),
-			"--termination-log", "")
+			"--grace-period", r.shop.grace.String(), "--termination-log", "")...)
 		if err != nil {
 			return nil, err
 		}
@@ -278,10 +282,10 @@ func (r *rollout) load(ctx context.Context) (finish func(), err error) {
 	var running sync.WaitGroup
 	finish = sync.OnceFunc(func() {
 		cancel()
-		running.Wait()
 		r.mu.Lock()
-		defer r.mu.Unlock()
 		r.ended = time.Now()
+		r.mu.Unlock()
+		running.Wait()
 	})
 	lookup := newLookup(r.shop.product, r.url, r.shop.name)
 	var all []*caller

@@ -40,6 +40,9 @@ func (s *screen) progress(panels []panel, now time.Time) {
 	}
 	s.last = now
 	for _, p := range panels {
+		if p.Over {
+			continue
+		}
 		if p.Requests == 0 {
 			fmt.Fprintf(s.out, "  %s: starting the instances\n", p.Service)
 			continue
