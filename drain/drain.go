@@ -138,7 +138,16 @@ var errEnded = fmt.Errorf("prestop has ended")
 func (d *Drain) Resume() { d.tell(message{event: event{kind: sawResume}}) }
 
 // Terminate is SIGTERM: Run returns once nothing is left to do for the app.
-func (d *Drain) Terminate() { d.tell(message{event: event{kind: sawTerm}}) }
+func (d *Drain) Terminate() {
+	// An app that was restarted a moment ago may not have been seen yet, and a live one must not be taken for dead.
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	defer cancel()
+	d.lookout.lookNow(ctx)
+	d.tell(message{event: event{kind: sawTerm}})
+}
+
+// lookTimeout bounds the look that comes before a decision; a look takes milliseconds.
+const lookTimeout = 500 * time.Millisecond
 
 // Alive returns nil once the owner has taken a message, or why it has not.
 func (d *Drain) Alive(ctx context.Context) error {
@@ -229,7 +238,7 @@ func (o *owner) effects(was state, e event, now time.Time) {
 	if s.app != was.app || e.kind == sawListen {
 		o.appChanged(was)
 	}
-	if s.phase != was.phase {
+	if s.phase != was.phase || s.began != was.began { // a drain with nothing to wait for begins and ends in one step
 		o.phaseChanged(was, e, now)
 	}
 	again := s.phase == serving && (e.kind == sawListen || e.kind == sawResume)

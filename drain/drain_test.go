@@ -338,6 +338,20 @@ func TestTermWithoutAHookExitsAtTheDeadlineThoughTheAppStays(t *testing.T) {
 	})
 }
 
+func TestTermSeesAnAppThatWasRestartedAMomentAgo(t *testing.T) {
+	in(t, 1, nil, func(t *testing.T, w *world) {
+		w.crash()
+		wait(t.Context(), time.Second)
+		w.start()
+		wait(t.Context(), time.Millisecond)
+		w.drain.Terminate()
+		wait(t.Context(), time.Second)
+		if got := w.drain.Status(t.Context()).State; got != "draining" || w.regs[0].deleted > 0 {
+			t.Errorf("a live app was taken for dead: %s", got)
+		}
+	})
+}
+
 func TestReadyWhenRegistered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(1, nil)

@@ -61,18 +61,24 @@ type lookout struct {
 	tally     conns.Tally
 	err       error // why the last count failed
 
-	asked   chan chan struct{} // /status wants a fresh tally
-	failing time.Time          // since when the counter fails
-	took    time.Duration      // of the last look
-	began   time.Time          // of the last count
-	next    time.Duration      // from then until a connection may become idle
-	waits   time.Time          // since when the app is waited for
+	asked   chan question
+	failing time.Time     // since when the counter fails
+	took    time.Duration // of the last look
+	began   time.Time     // of the last count
+	next    time.Duration // from then until a connection may become idle
+	waits   time.Time     // since when the app is waited for
+}
+
+// question asks for a look now. With tally it is the count that matters, which may be a little old if it is costly.
+type question struct {
+	tally bool
+	done  chan struct{}
 }
 
 func newLookout(o Options, heard func(event)) *lookout {
 	return &lookout{
 		counter: o.Counter, fixed: o.Ports, log: o.Log, heard: heard, ever: slices.Sorted(slices.Values(o.Ports)),
-		poked: make(chan struct{}, 1), asked: make(chan chan struct{}),
+		poked: make(chan struct{}, 1), asked: make(chan question),
 	}
 }
 
@@ -125,12 +131,17 @@ func (l *lookout) listening() []uint16 {
 }
 
 // refresh makes the tally that last returns a new one, unless it is fresh enough for what it costs.
-func (l *lookout) refresh(ctx context.Context) {
-	done := make(chan struct{})
+func (l *lookout) refresh(ctx context.Context) { l.ask(ctx, true) }
+
+// lookNow looks for the app's listening sockets; what it saw has been told when it returns.
+func (l *lookout) lookNow(ctx context.Context) { l.ask(ctx, false) }
+
+func (l *lookout) ask(ctx context.Context, tally bool) {
+	q := question{tally, make(chan struct{})}
 	select {
-	case l.asked <- done:
+	case l.asked <- q:
 		select {
-		case <-done:
+		case <-q.done:
 		case <-ctx.Done():
 		}
 	case <-ctx.Done():
@@ -146,8 +157,8 @@ func (l *lookout) run(ctx context.Context) {
 				return
 			case <-l.poked:
 				l.heard(event{kind: sawCount, tally: tally{began: time.Now(), none: true}})
-			case done := <-l.asked:
-				close(done)
+			case q := <-l.asked:
+				close(q.done)
 			}
 		}
 	}
@@ -161,7 +172,6 @@ func (l *lookout) run(ctx context.Context) {
 		}
 		ended := time.Now()
 		timer := time.NewTimer(l.patience())
-		var answer chan struct{}
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -171,13 +181,19 @@ func (l *lookout) run(ctx context.Context) {
 			wait(ctx, l.took-time.Since(ended))
 		case <-l.counter.Ended():
 			wait(ctx, l.spare()-time.Since(ended))
-		case answer = <-l.asked:
-			if pace(l.pace.Load()) < paceLinger && time.Since(l.tally.Began) > max(200*time.Millisecond, eager*l.took) {
-				l.count(ctx)
-			}
-			close(answer)
+		case q := <-l.asked:
+			l.answer(ctx, q)
 		}
 		timer.Stop()
+	}
+}
+
+func (l *lookout) answer(ctx context.Context, q question) {
+	defer close(q.done)
+	if !q.tally {
+		l.look(ctx)
+	} else if pace(l.pace.Load()) < paceLinger && time.Since(l.tally.Began) > max(200*time.Millisecond, eager*l.took) {
+		_ = l.count(ctx) // last tells of it
 	}
 }
 
