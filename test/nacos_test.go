@@ -1,0 +1,125 @@
+package test
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"prestop/registry"
+	"prestop/registry/nacos"
+	"prestop/registry/registrytest"
+	"prestop/test/servers"
+)
+
+// nacosClientVersion is the official Java client's.
+const nacosClientVersion = "2.5.1"
+
+// twoNacos is how many servers of Nacos run at the same time: each takes 600 MB and, at its start, a processor.
+var twoNacos = make(chan struct{}, 2)
+
+// runNacos starts a server when there is room for it.
+func runNacos(t testing.TB, version string, settings ...string) *servers.Nacos {
+	t.Helper()
+	twoNacos <- struct{}{}
+	t.Cleanup(func() { <-twoNacos })
+	return servers.RunNacos(t, version, settings...)
+}
+
+// nacosClient makes a Registry with the administrator's login where the URL has none.
+func nacosClient(t testing.TB, urls []*url.URL) registry.Registry {
+	h := registry.NewHTTP(nil, "prestop/test")
+	t.Cleanup(h.Close)
+	o := nacos.Options{Servers: urls, HTTP: h}
+	if urls[0].User == nil {
+		o.Username, o.Password = "nacos", func() (string, error) { return "nacos", nil }
+	}
+	return nacos.New(o)
+}
+
+// nacosWorld is the contract suite's world of a running server.
+func nacosWorld(n *servers.Nacos) *registrytest.NacosWorld {
+	return &registrytest.NacosWorld{
+		Servers: []string{n.URL}, Client: nacosClient, Heartbeat: time.Second, Major: n.Major, User: n.User, Password: n.Password,
+		StartAgain: func(t testing.TB) {
+			t.Helper()
+			if err := n.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Wipe(); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Again(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+}
+
+// overGRPC makes the apps of w register by the official Java client.
+func overGRPC(w *registrytest.NacosWorld, clients *servers.NacosClients) *registrytest.NacosWorld {
+	v := *w
+	v.Connect = func(t testing.TB, app registrytest.App) registrytest.NacosConnection {
+		t.Helper()
+		c, err := connect(clients, w.Servers[0], app, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	return &v
+}
+
+// nacosConnection is an app of the Java client.
+type nacosConnection struct {
+	clients *servers.NacosClients
+	id      url.Values
+}
+
+var connections atomic.Int64
+
+// connect registers app with more parameters of Client.java.
+func connect(clients *servers.NacosClients, server string, app registrytest.App, more url.Values) (nacosConnection, error) {
+	id := url.Values{"id": {fmt.Sprint(connections.Add(1))}}
+	var metadata []string
+	for k, v := range app.Metadata {
+		metadata = append(metadata, k+"="+v)
+	}
+	weight := app.Weight
+	if weight == 0 {
+		weight = 1
+	}
+	q := url.Values{"id": id["id"], "server": {host(server)}, "service": {app.Service}, "ip": {app.Address.Addr().String()},
+		"port": {fmt.Sprint(app.Address.Port())}, "weight": {fmt.Sprint(weight)}, "metadata": {strings.Join(metadata, ",")}}
+	for k, v := range more {
+		q[k] = v
+	}
+	_, err := clients.Do("register", q)
+	return nacosConnection{clients, id}, err
+}
+
+// host is the address as the Java client wants it.
+func host(server string) string {
+	u, err := url.Parse(server)
+	if err != nil {
+		return server
+	}
+	return u.Host
+}
+
+func (c nacosConnection) Close() error      { _, err := c.clients.Do("close", c.id); return err }
+func (c nacosConnection) Deregister() error { _, err := c.clients.Do("deregister", c.id); return err }
+
+func TestNacosContract(t *testing.T) {
+	clients := servers.RunNacosClients(t, nacosClientVersion)
+	for _, version := range []string{"2.3.2", "3.1.0"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			w := nacosWorld(runNacos(t, version))
+			t.Run("registered over gRPC", func(t *testing.T) { registrytest.Run(t, overGRPC(w, clients)) })
+			t.Run("registered over HTTP", func(t *testing.T) { registrytest.Run(t, w) })
+		})
+	}
+}
