@@ -107,7 +107,8 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 		}
 	}
 	if len(r.held) == 0 {
-		return nil, nil
+		// A wrong path answers 404 as well. Each Eureka has a list of changes or refuses it.
+		return nil, r.everywhere(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, nil) })
 	}
 	seen, err := r.look(ctx, false)
 	if err != nil {

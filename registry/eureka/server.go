@@ -320,7 +320,7 @@ func (s *server) prime(ctx context.Context, held []held) error {
 	s.mu.Lock()
 	probed, noDelta := s.probed, s.noDelta
 	s.mu.Unlock()
-	if !probed && len(held) > 0 {
+	if !probed {
 		var err error
 		if noDelta, err = s.delta(ctx, func(record) {}); err != nil {
 			return err

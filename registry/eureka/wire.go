@@ -113,7 +113,8 @@ func readList(r io.Reader, each func(record)) error {
 	l := list{Decoder: json.NewDecoder(w), each: each}
 	w.consumed = l.InputOffset
 	err := l.document()
-	if s := (*json.SyntaxError)(nil); errors.As(err, &s) || errors.Is(err, io.ErrUnexpectedEOF) {
+	syntax, kind := (*json.SyntaxError)(nil), (*json.UnmarshalTypeError)(nil)
+	if errors.As(err, &syntax) || errors.As(err, &kind) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = fmt.Errorf("%w: %w", errShape, err)
 	}
 	return err
@@ -126,32 +127,34 @@ type list struct {
 
 // document is {"applications": {"application": …}} or {"application": …}.
 func (l list) document() error {
-	if err := l.open(); err != nil {
-		return err
-	}
 	known := false
-	err := l.fields(func(key string) error {
-		switch key {
-		case "applications":
-			known = true
-			return l.oneOrMany(func() error {
-				return l.fields(func(key string) error {
-					if key == "application" {
-						return l.oneOrMany(l.application)
-					}
-					return l.skip()
-				})
-			})
-		case "application":
-			known = true
-			return l.oneOrMany(l.application)
-		}
-		return l.skip()
-	})
+	err := l.object(func() error {
+		return l.fields(func(key string) error {
+			switch key {
+			case "applications":
+				known = true
+				return l.oneOrMany(l.applications, l.skip)
+			case "application":
+				known = true
+				return l.oneOrMany(l.application, l.skip)
+			}
+			return l.skip()
+		})
+	})()
 	if err == nil && !known {
 		return errShape
 	}
 	return err
+}
+
+// applications is the inside of the whole list.
+func (l list) applications() error {
+	return l.fields(func(key string) error {
+		if key != "application" {
+			return l.skip()
+		}
+		return l.oneOrMany(l.application, l.object(l.application))
+	})
 }
 
 // application is the inside of one.
@@ -160,55 +163,60 @@ func (l list) application() error {
 		if key != "instance" {
 			return l.skip()
 		}
-		return l.oneOrMany(func() error {
+		return l.oneOrMany(l.single, func() error {
 			var r record
-			if err := l.fields(func(key string) error {
-				var to any
-				switch strings.ToLower(key) {
-				case "instanceid":
-					to = &r.ID
-				case "app":
-					to = &r.App
-				case "hostname":
-					to = &r.Host
-				case "ipaddr":
-					to = &r.IP
-				case "status":
-					to = &r.Status
-				case "overriddenstatus":
-					to = &r.Override
-				case "port":
-					to = &r.Port
-				case "secureport":
-					to = &r.SecurePort
-				case "actiontype":
-					to = &r.Action
-				default:
-					return l.skip()
-				}
-				return l.Decode(to)
-			}); err != nil {
-				return err
-			}
-			if r.id() != "" && r.App != "" {
-				l.each(r)
-			}
-			return nil
+			err := l.Decode(&r)
+			l.found(r)
+			return err
 		})
 	})
 }
 
-// open takes the beginning of an object.
-func (l list) open() error {
-	t, err := l.next()
-	if err == nil && t != json.Delim('{') {
-		err = errShape
+// single is the inside of an instance that is no element of a list. Its beginning has been consumed, so that it is taken
+// field by field, which is slower.
+func (l list) single() error {
+	raw := map[string]json.RawMessage{}
+	err := l.fields(func(key string) error {
+		var v json.RawMessage
+		err := l.Decode(&v)
+		raw[key] = v
+		return err
+	})
+	if err != nil {
+		return err
 	}
+	whole, err := json.Marshal(raw)
+	if err != nil {
+		return err
+	}
+	var r record
+	err = json.Unmarshal(whole, &r)
+	l.found(r)
 	return err
 }
 
-// oneOrMany takes an object, of which f takes the inside, or a list of such, or null.
-func (l list) oneOrMany(f func() error) error {
+func (l list) found(r record) {
+	if r.id() != "" && r.App != "" {
+		l.each(r)
+	}
+}
+
+// object takes an object, of which inside takes the inside.
+func (l list) object(inside func() error) func() error {
+	return func() error {
+		t, err := l.next()
+		if err != nil {
+			return err
+		}
+		if t != json.Delim('{') {
+			return errShape
+		}
+		return inside()
+	}
+}
+
+// oneOrMany takes an object, of which inside takes the inside, or a list, of which element takes each one, or null.
+func (l list) oneOrMany(inside, element func() error) error {
 	t, err := l.next()
 	switch {
 	case err != nil:
@@ -216,15 +224,12 @@ func (l list) oneOrMany(f func() error) error {
 	case t == nil || t == "": // an empty list, as some XML-born JSON has it
 		return nil
 	case t == json.Delim('{'):
-		return f()
+		return inside()
 	case t != json.Delim('['):
 		return errShape
 	}
 	for l.More() {
-		if err := l.open(); err != nil {
-			return err
-		}
-		if err := f(); err != nil {
+		if err := element(); err != nil {
 			return err
 		}
 	}
