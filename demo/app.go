@@ -47,8 +47,11 @@ func runApp(args []string) error {
 	go func() { failed <- http.Serve(listener, http.HandlerFunc(work)) }()
 
 	registration := newRegistration(*product, *url, *service, self)
-	if err := registration.register(ctx); err != nil {
-		return err
+	for err := registration.register(ctx); err != nil; err = registration.register(ctx) {
+		fmt.Fprintln(os.Stderr, err)
+		if wait(ctx, registration.every()) != nil {
+			return nil
+		}
 	}
 	fmt.Println(registered)
 	beat := time.NewTicker(registration.every())

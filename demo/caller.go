@@ -19,7 +19,7 @@ const (
 	callerRate    = 20 // requests a second of each caller, whether the last ones were answered or not
 	shortest      = 5 * time.Millisecond
 	longest       = time.Second
-	callerTimeout = 5 * time.Second
+	callerTimeout = 10 * time.Second
 )
 
 // instanceList is what a caller believes about a service, through the two caches of a Spring Cloud application: the

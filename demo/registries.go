@@ -171,7 +171,7 @@ func (c nacosClient) lookup(ctx context.Context) ([]string, error) {
 
 // call makes one request to a registry and decodes a JSON answer into answer unless that is nil.
 func call(ctx context.Context, method, address, contentType string, body []byte, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
