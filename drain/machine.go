@@ -198,9 +198,9 @@ func (p policy) take(s state, e event, now time.Time) state {
 		if !e.tally.began.Before(s.counted.began) {
 			s.counted = e.tally
 		}
+	case sawTime:
 	default:
 		s.regs[e.reg] = s.regs[e.reg].hear(e.kind, now)
-	case sawTime:
 	}
 	return s
 }

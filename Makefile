@@ -1,0 +1,50 @@
+# prestop: everything that is built, tested and measured. `make demo` and `make test` need nothing set up before.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# nethttpomithttp2: the kubelet, Eureka and Nacos speak HTTP/1.1 to us, and the tag saves half a megabyte in every Pod.
+BUILD       := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomithttp2 -ldflags "-s -w -buildid= -X main.version=$(VERSION)"
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+
+.PHONY: build cross demo test soak fuzz bench lint vulncheck image clean
+
+build: ## the binary, ./prestop
+	$(BUILD) -o prestop .
+
+cross: ## it builds for every platform that it runs on, and for those of its developers
+	for p in linux/amd64 linux/arm64 darwin/arm64 windows/amd64; do \
+	  echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(BUILD) -o /dev/null .; \
+	  GOOS=$${p%/*} GOARCH=$${p#*/} go vet . ./drain/... ./registry/...; done
+
+demo: ## a rolling restart on this machine, with and without prestop; no cluster, no Java
+	go run ./demo
+
+test: cross ## every test, also against real Eureka and Nacos servers; installs what they need
+	test/all.sh
+
+soak: ## a million random histories of the drain
+	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -timeout 3h
+
+fuzz: ## every parser of what comes from outside, FUZZTIME each
+	test/fuzz.sh $${FUZZTIME:-30s}
+
+bench: ## the figures of the design
+	go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
+	cd test && go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
+
+lint: ## gofmt, vet, staticcheck
+	test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go vet ./... && (cd test && go vet ./...)
+	go run $(STATICCHECK) ./... && (cd test && go run $(STATICCHECK) ./...)
+
+vulncheck: ## needs the vulnerability database from the network
+	go run $(GOVULNCHECK) ./...
+
+image: ## the container image, prestop:VERSION; GO_IMAGE names another build image
+	docker build $${GO_IMAGE:+--build-arg GO_IMAGE=$$GO_IMAGE} --build-arg VERSION=$(VERSION) -t prestop:$(VERSION) .
+
+clean:
+	rm -rf prestop bin dist demo/out

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Runs every test of both modules. Fails if one fails, is skipped or finds something missing. Installs by Debian's package
+# manager what the real servers need, or says which package is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+need() { # COMMAND PACKAGE
+  command -v "$1" >/dev/null && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing $2, for $1"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
+  else
+    echo "$1 is missing: install the package $2" >&2
+    exit 1
+  fi
+}
+need java openjdk-17-jdk-headless
+need mvn maven
+need ip iproute2
+
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+failed=0
+
+run() { # NAME FOLDER ARGUMENTS: go test there, showing the packages' results and whatever failed
+  local name=$1 folder=$2
+  shift 2
+  echo "== $name"
+  (cd "$folder" && go test -v "$@") >"$log/out" 2>&1 || failed=1
+  grep -E '^(ok|FAIL|\?)\b' "$log/out" || true
+  if grep -qE '^(FAIL|panic:)' "$log/out"; then
+    grep -vE '^\s*(=== |--- PASS)' "$log/out" | tail -n 400
+  fi
+  if grep -E '^\s*--- SKIP' "$log/out"; then
+    echo "skipped tests are failures here" >&2
+    failed=1
+  fi
+  ran=$((${ran:-0} + $(grep -cE '^\s*--- PASS' "$log/out" || true)))
+  bad=$((${bad:-0} + $(grep -cE '^\s*--- (FAIL|SKIP)' "$log/out" || true)))
+}
+
+run "the product" . -timeout 20m ./...
+run "real servers" test -timeout 40m ./...
+
+echo "$ran passed, $bad failed"
+exit $failed
