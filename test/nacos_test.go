@@ -29,10 +29,10 @@ func runNacos(t testing.TB, version string, settings ...string) *servers.Nacos {
 }
 
 // nacosClient makes a Registry with the administrator's login where the URL has none.
-func nacosClient(t testing.TB, urls []*url.URL) registry.Registry {
+func nacosClient(t testing.TB, urls []*url.URL, namespace, group string) registry.Registry {
 	h := registry.NewHTTP(nil, "prestop/test")
 	t.Cleanup(h.Close)
-	o := nacos.Options{Servers: urls, HTTP: h}
+	o := nacos.Options{Servers: urls, Namespace: namespace, Group: group, HTTP: h}
 	if urls[0].User == nil {
 		o.Username, o.Password = "nacos", func() (string, error) { return "nacos", nil }
 	}
@@ -61,9 +61,9 @@ func nacosWorld(n *servers.Nacos) *registrytest.NacosWorld {
 // overGRPC makes the apps of w register by the official Java client.
 func overGRPC(w *registrytest.NacosWorld, clients *servers.NacosClients) *registrytest.NacosWorld {
 	v := *w
-	v.Connect = func(t testing.TB, app registrytest.App) registrytest.NacosConnection {
+	v.Connect = func(t testing.TB, i registrytest.NacosInstance) registrytest.NacosConnection {
 		t.Helper()
-		c, err := connect(clients, w.Servers[0], app, nil)
+		c, err := connect(clients, w.Servers[0], i)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,21 +80,19 @@ type nacosConnection struct {
 
 var connections atomic.Int64
 
-// connect registers app with more parameters of Client.java.
-func connect(clients *servers.NacosClients, server string, app registrytest.App, more url.Values) (nacosConnection, error) {
+// connect registers i by the Java client.
+func connect(clients *servers.NacosClients, server string, i registrytest.NacosInstance) (nacosConnection, error) {
 	id := url.Values{"id": {fmt.Sprint(connections.Add(1))}}
 	var metadata []string
-	for k, v := range app.Metadata {
+	for k, v := range i.Metadata {
 		metadata = append(metadata, k+"="+v)
 	}
-	weight := app.Weight
-	if weight == 0 {
-		weight = 1
-	}
-	q := url.Values{"id": id["id"], "server": {host(server)}, "service": {app.Service}, "ip": {app.Address.Addr().String()},
-		"port": {fmt.Sprint(app.Address.Port())}, "weight": {fmt.Sprint(weight)}, "metadata": {strings.Join(metadata, ",")}}
-	for k, v := range more {
-		q[k] = v
+	q := url.Values{"id": id["id"], "server": {host(server)}, "service": {i.Service}, "ip": {i.IP}, "port": {fmt.Sprint(i.Port)},
+		"weight": {fmt.Sprint(i.Weight)}, "metadata": {strings.Join(metadata, ",")}}
+	for k, v := range map[string]string{"namespace": i.Namespace, "group": i.Group, "cluster": i.Cluster} {
+		if v != "" {
+			q.Set(k, v)
+		}
 	}
 	_, err := clients.Do("register", q)
 	return nacosConnection{clients, id}, err
@@ -118,8 +116,15 @@ func TestNacosContract(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			w := nacosWorld(runNacos(t, version))
-			t.Run("registered over gRPC", func(t *testing.T) { registrytest.Run(t, overGRPC(w, clients)) })
-			t.Run("registered over HTTP", func(t *testing.T) { registrytest.Run(t, w) })
+			t.Run("registered over gRPC", func(t *testing.T) {
+				registrytest.Run(t, overGRPC(w, clients))
+				registrytest.RunNacos(t, overGRPC(w, clients))
+			})
+			w.StartAgain = nil // once for each version is enough
+			t.Run("registered over HTTP", func(t *testing.T) {
+				registrytest.Run(t, w)
+				registrytest.RunNacos(t, w)
+			})
 		})
 	}
 }

@@ -12,10 +12,10 @@ import (
 )
 
 // client makes a Registry for servers that want nacos/nacos for a login where they want one.
-func client(t testing.TB, urls []*url.URL) registry.Registry {
+func client(t testing.TB, urls []*url.URL, namespace, group string) registry.Registry {
 	h := registry.NewHTTP(nil, "prestop/test")
 	t.Cleanup(h.Close)
-	o := nacos.Options{Servers: urls, HTTP: h}
+	o := nacos.Options{Servers: urls, Namespace: namespace, Group: group, HTTP: h}
 	if urls[0].User == nil {
 		o.Username, o.Password = "nacos", func() (string, error) { return "nacos", nil }
 	}
@@ -32,16 +32,11 @@ func world(t *testing.T, version string, major int, grpc bool) *registrytest.Nac
 		StartAgain: func(testing.TB) { memory.Restart() },
 	}
 	if grpc {
-		w.Connect = func(_ testing.TB, app registrytest.App) registrytest.NacosConnection {
-			return connection{memory.Register(published(app))}
+		w.Connect = func(_ testing.TB, i registrytest.NacosInstance) registrytest.NacosConnection {
+			return connection{memory.Register(i)}
 		}
 	}
 	return w
-}
-
-func published(app registrytest.App) registrytest.NacosInstance {
-	return registrytest.NacosInstance{Service: app.Service, IP: app.Address.Addr().String(), Port: int(app.Address.Port()),
-		Weight: app.Weight, Metadata: app.Metadata}
 }
 
 type connection struct{ *registrytest.NacosClient }
@@ -60,6 +55,7 @@ func TestContract(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			registrytest.Run(t, w)
+			registrytest.RunNacos(t, w)
 		})
 	}
 }

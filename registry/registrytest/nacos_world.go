@@ -21,15 +21,15 @@ import (
 type NacosWorld struct {
 	// Servers are the addresses with their context path.
 	Servers []string
-	// Client makes the Registry to judge.
-	Client func(t testing.TB, urls []*url.URL) registry.Registry
-	// StartAgain restarts every server without its data.
+	// Client makes the Registry to judge, in a namespace and a group; "" are the product's own defaults.
+	Client func(t testing.TB, urls []*url.URL, namespace, group string) registry.Registry
+	// StartAgain restarts every server without its data; nil does without the cases that need it.
 	StartAgain func(t testing.TB)
 	// Heartbeat is the pace of apps that register over HTTP.
 	Heartbeat time.Duration
 	// Connect registers an app over gRPC, and registers it again when the connection is lost, until closed; nil: the apps
 	// register over HTTP.
-	Connect func(t testing.TB, app App) NacosConnection
+	Connect func(t testing.TB, i NacosInstance) NacosConnection
 	// Major is the servers' version's: 1, 2 or 3.
 	Major int
 	// User and Password are for the tests' own look at instances; "" needs no login.
@@ -46,7 +46,7 @@ type NacosConnection interface {
 
 // Traits are those of Nacos.
 func (w *NacosWorld) Traits() Traits {
-	return Traits{Weights: true, UndoneByRestart: true, StickyOut: w.Major >= 2} // on 1.x the flag dies with the instance
+	return Traits{Weights: true, UndoneByRestart: w.StartAgain != nil, StickyOut: w.Major >= 2} // on 1.x the flag dies with the instance
 }
 
 // URLs are the addresses.
@@ -54,6 +54,11 @@ func (w *NacosWorld) URLs() []string { return w.Servers }
 
 // New returns the Registry to judge.
 func (w *NacosWorld) New(t testing.TB, urls []string) registry.Registry {
+	t.Helper()
+	return w.client(t, urls, "", "")
+}
+
+func (w *NacosWorld) client(t testing.TB, urls []string, namespace, group string) registry.Registry {
 	t.Helper()
 	var parsed []*url.URL
 	for _, s := range urls {
@@ -63,7 +68,7 @@ func (w *NacosWorld) New(t testing.TB, urls []string) registry.Registry {
 		}
 		parsed = append(parsed, u)
 	}
-	return w.Client(t, parsed)
+	return w.Client(t, parsed, namespace, group)
 }
 
 // Restart restarts every server.
@@ -72,14 +77,29 @@ func (w *NacosWorld) Restart(t testing.TB) { w.StartAgain(t) }
 // Start registers the app and waits until every server holds it, disabled or not: from then on it can be changed.
 func (w *NacosWorld) Start(t testing.TB, app App) Running {
 	t.Helper()
-	a := &nacosApp{world: w, app: app}
-	if w.Connect != nil {
-		a.connection = w.Connect(t, app)
+	return w.start(t, nacosInstance(app))
+}
+
+// nacosInstance is what an app publishes with everything else at its default.
+func nacosInstance(app App) NacosInstance {
+	i := NacosInstance{Service: app.Service, IP: app.Address.Addr().String(), Port: int(app.Address.Port()), Weight: app.Weight, Metadata: app.Metadata}
+	if i.Weight == 0 {
+		i.Weight = 1
+	}
+	return i
+}
+
+// start registers i: a persistent one over HTTP in any case.
+func (w *NacosWorld) start(t testing.TB, i NacosInstance) *nacosApp {
+	t.Helper()
+	a := &nacosApp{world: w, instance: i}
+	if w.Connect != nil && !i.Persistent {
+		a.connection = w.Connect(t, i)
 	} else {
 		ctx, cancel := context.WithCancel(context.Background())
 		a.cancel, a.ended, a.beaten = cancel, make(chan struct{}), make(chan chan struct{})
 		if err := a.register(ctx); err != nil {
-			t.Fatalf("register %s: %v", app.Service, err)
+			t.Fatalf("register %s: %v", i.Service, err)
 		}
 		go a.beat(ctx)
 	}
@@ -95,7 +115,7 @@ func (w *NacosWorld) Callers(t testing.TB, service string) [][]Seen {
 	t.Helper()
 	var lists [][]Seen
 	for _, s := range w.Servers {
-		list, err := nacosList(s, service)
+		list, err := nacosList(s, NacosInstance{Service: service})
 		if err != nil {
 			t.Fatalf("list %s: %v", service, err)
 		}
@@ -104,7 +124,7 @@ func (w *NacosWorld) Callers(t testing.TB, service string) [][]Seen {
 	return lists
 }
 
-func nacosList(server, service string) ([]Seen, error) {
+func nacosList(server string, of NacosInstance) ([]Seen, error) {
 	var v struct {
 		Hosts []struct {
 			IP               string
@@ -114,7 +134,8 @@ func nacosList(server, service string) ([]Seen, error) {
 			Metadata         map[string]string
 		}
 	}
-	body, err := nacosCall(context.Background(), http.MethodGet, server, "v1/ns/instance/list", url.Values{"serviceName": {service}})
+	body, err := nacosCall(context.Background(), http.MethodGet, server, "v1/ns/instance/list", url.Values{
+		"namespaceId": {of.named().Namespace}, "groupName": {of.named().Group}, "serviceName": {of.Service}})
 	if err == nil {
 		err = json.Unmarshal(body, &v)
 	}
@@ -152,8 +173,8 @@ func nacosCall(ctx context.Context, method, server, path string, q url.Values) (
 
 // nacosApp is an app that is registered.
 type nacosApp struct {
-	world *NacosWorld
-	app   App
+	world    *NacosWorld
+	instance NacosInstance
 
 	connection NacosConnection // over gRPC
 	closed     sync.Once
@@ -164,16 +185,17 @@ type nacosApp struct {
 }
 
 func (a *nacosApp) query() url.Values {
-	weight := a.app.Weight
-	if weight == 0 {
-		weight = 1
-	}
-	metadata, _ := json.Marshal(a.app.Metadata)
+	i := a.instance.named()
+	metadata, _ := json.Marshal(i.Metadata)
 	return url.Values{
-		"serviceName": {a.app.Service},
-		"ip":          {a.app.Address.Addr().String()},
-		"port":        {strconv.Itoa(int(a.app.Address.Port()))},
-		"weight":      {strconv.FormatFloat(weight, 'f', -1, 64)},
+		"namespaceId": {i.Namespace},
+		"groupName":   {i.Group},
+		"serviceName": {i.Service},
+		"clusterName": {i.Cluster},
+		"ip":          {i.IP},
+		"port":        {strconv.Itoa(i.Port)},
+		"ephemeral":   {strconv.FormatBool(!i.Persistent)},
+		"weight":      {strconv.FormatFloat(i.Weight, 'f', -1, 64)},
 		"metadata":    {string(metadata)},
 	}
 }
@@ -195,6 +217,12 @@ func (a *nacosApp) beat(ctx context.Context) {
 			return
 		case tell = <-a.beaten:
 		case <-tick.C:
+		}
+		if a.instance.Persistent {
+			if tell != nil {
+				close(tell)
+			}
+			continue
 		}
 		q := a.query()
 		q.Del("metadata")
@@ -230,7 +258,7 @@ func (a *nacosApp) held(t testing.TB, server string) {
 		}
 		select {
 		case <-deadline.C:
-			t.Fatalf("%s at %s: not registered within %v: %v", a.app.Service, server, patience, err)
+			t.Fatalf("%s at %s: not registered within %v: %v", a.instance.Service, server, patience, err)
 		case <-tick.C:
 		}
 	}
@@ -278,7 +306,7 @@ func (a *nacosApp) Crash(t testing.TB) {
 	}
 	a.closed.Do(func() {
 		if err := a.connection.Close(); err != nil {
-			t.Errorf("close the connection of %s: %v", a.app.Service, err)
+			t.Errorf("close the connection of %s: %v", a.instance.Service, err)
 		}
 	})
 }
@@ -289,13 +317,13 @@ func (a *nacosApp) Stop(t testing.TB) {
 	if a.connection == nil {
 		a.Crash(t)
 		if _, err := nacosCall(context.Background(), http.MethodDelete, a.world.Servers[0], "v1/ns/instance", a.query()); err != nil {
-			t.Fatalf("deregister %s: %v", a.app.Service, err)
+			t.Fatalf("deregister %s: %v", a.instance.Service, err)
 		}
 		return
 	}
 	a.closed.Do(func() {
 		if err := a.connection.Deregister(); err != nil {
-			t.Errorf("deregister %s: %v", a.app.Service, err)
+			t.Errorf("deregister %s: %v", a.instance.Service, err)
 		}
 	})
 }
