@@ -22,7 +22,7 @@ type finding struct {
 func check(c Config, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*c.RegistryTimeout+5*time.Second)
 	defer cancel()
-	found := []finding{checkSidecar(c)}
+	found := []finding{checkSidecar(ctx, c)}
 	ports, f := checkApp(ctx, c, stderr)
 	found = append(found, f...)
 	registries := newRegistries(c)
@@ -51,8 +51,10 @@ func report(found []finding, w io.Writer) int {
 	return code
 }
 
-func checkSidecar(c Config) finding {
-	code, body, err := ask(c, "/healthz")
+func checkSidecar(ctx context.Context, c Config) finding {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	code, body, err := ask(ctx, c, "/healthz")
 	switch {
 	case err != nil:
 		return finding{err.Error(), "start the sidecar, or set --listen to its address"}

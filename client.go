@@ -17,9 +17,10 @@ import (
 	"prestop/drain"
 )
 
-// ask makes a call to the running sidecar and returns its code and body. It waits as long as the sidecar does.
-func ask(c Config, path string) (int, string, error) {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+// ask makes a call to the running sidecar and returns its code and body. It waits as long as the sidecar does, until ctx or
+// a signal ends it.
+func ask(ctx context.Context, c Config, path string) (int, string, error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	token, err := c.Token.Get()
 	if err != nil {
@@ -55,7 +56,7 @@ func local(listen string) string {
 }
 
 func shutdown(c Config, stdout, stderr io.Writer) int {
-	code, body, err := ask(c, "/shutdown")
+	code, body, err := ask(context.Background(), c, "/shutdown")
 	if err != nil {
 		fmt.Fprintln(stderr, "prestop:", err)
 		return exitFailed
@@ -71,7 +72,7 @@ func shutdown(c Config, stdout, stderr io.Writer) int {
 }
 
 func resume(c Config, stdout, stderr io.Writer) int {
-	code, body, err := ask(c, "/resume")
+	code, body, err := ask(context.Background(), c, "/resume")
 	if err != nil {
 		fmt.Fprintln(stderr, "prestop:", err)
 		return exitFailed
@@ -84,7 +85,7 @@ func resume(c Config, stdout, stderr io.Writer) int {
 }
 
 func status(c Config, stdout, stderr io.Writer) int {
-	code, body, err := ask(c, "/status")
+	code, body, err := ask(context.Background(), c, "/status")
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("the sidecar answered %d: %s", code, body)
 	}

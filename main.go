@@ -69,7 +69,7 @@ func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		return help(c, stdout, stderr)
-	case err != nil && name == "version":
+	case err != nil && (name == "version" || name == "help"):
 	case err != nil:
 		fmt.Fprintf(stderr, "prestop: the configuration cannot be used:\n%s\n", indent(err.Error()))
 		return exitUsage

@@ -1,0 +1,467 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// settings are an environment; args come from the case.
+type settings map[string]string
+
+func (s settings) env(name string) string { return s[name] }
+
+// load loads a configuration that must be right.
+func load(t *testing.T, env settings, args ...string) Config {
+	t.Helper()
+	c, err := LoadConfig(args, env.env)
+	if err != nil {
+		t.Fatalf("args %q, environment %v: %v", args, env, err)
+	}
+	return c
+}
+
+// refused loads a configuration that must be wrong, and returns what is said of it.
+func refused(t *testing.T, env settings, args ...string) string {
+	t.Helper()
+	_, err := LoadConfig(args, env.env)
+	if err == nil {
+		t.Fatalf("args %q, environment %v: not refused", args, env)
+	}
+	return err.Error()
+}
+
+// example is a setting as a user gives it, and what becomes of it.
+type example struct {
+	given string
+	read  func(Config) any
+	want  string // as fmt prints it
+}
+
+// examples has one of each setting.
+func examples(t *testing.T) map[string]example {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ca, cert, key := certificates(t, dir)
+	tls := func(c Config) any { return c.RegistryTLS != nil }
+	clientTLS := func(c Config) any { return len(c.RegistryTLS.Certificates) }
+	return map[string]example{
+		"listen":                {"127.0.0.1:9", func(c Config) any { return c.Listen }, "127.0.0.1:9"},
+		"eureka-url":            {"http://e1:8761/eureka,http://e2/eureka/", func(c Config) any { return c.EurekaURLs }, "[http://e1:8761/eureka http://e2/eureka/]"},
+		"eureka-instance-id":    {"orders-0:8080", func(c Config) any { return c.EurekaInstanceID }, "orders-0:8080"},
+		"nacos-url":             {"n1:8848", func(c Config) any { return c.NacosURLs }, "[http://n1:8848/nacos]"},
+		"nacos-namespace":       {"blue", func(c Config) any { return c.NacosNamespace }, "blue"},
+		"nacos-group":           {"SHOP", func(c Config) any { return c.NacosGroup }, "SHOP"},
+		"nacos-username":        {"nacos", func(c Config) any { return c.NacosUsername }, "nacos"},
+		"nacos-password":        {"xyz", func(c Config) any { return c.NacosPassword.value }, "xyz"},
+		"nacos-password-file":   {file("password", "xyz\n"), func(c Config) any { s, err := c.NacosPassword.Get(); return fmt.Sprint(s, err) }, "xyz<nil>"},
+		"registry-ca-file":      {ca, tls, "true"},
+		"registry-cert-file":    {cert, clientTLS, "1"},
+		"registry-key-file":     {key, clientTLS, "1"},
+		"registry-timeout":      {"7s", func(c Config) any { return c.RegistryTimeout }, "7s"},
+		"service":               {"orders, carts", func(c Config) any { return c.Services }, "[orders carts]"},
+		"instance-ip":           {"10.0.0.1,fd00::1", func(c Config) any { return c.Addresses }, "[10.0.0.1 fd00::1]"},
+		"port":                  {"8080,9090", func(c Config) any { return c.Ports }, "[8080 9090]"},
+		"exclude-port":          {"15090", func(c Config) any { return c.ExcludePorts }, "[15090]"},
+		"exclude-peer":          {"10.0.0.7,10.1.2.3/16,::ffff:10.0.0.8", func(c Config) any { return c.ExcludePeers }, "[10.0.0.7/32 10.1.0.0/16 10.0.0.8/32]"},
+		"grace-period":          {"1m30s", func(c Config) any { return c.GracePeriod }, "1m30s"},
+		"reserve":               {"2s", func(c Config) any { return c.Reserve }, "2s"},
+		"linger":                {"4s", func(c Config) any { return c.Linger }, "4s"},
+		"min-open-connections":  {"3", func(c Config) any { return c.MinOpen }, "3"},
+		"idle-after":            {"9s", func(c Config) any { return c.IdleAfter }, "9s"},
+		"request-timeout":       {"2m", func(c Config) any { return c.RequestTimeout }, "2m0s"},
+		"count":                 {"proc", func(c Config) any { return c.Count }, "proc"},
+		"ready-when-registered": {"true", func(c Config) any { return c.ReadyRegistered }, "true"},
+		"unready-when-draining": {"true", func(c Config) any { return c.UnreadyDraining }, "true"},
+		"ready-file":            {"/tmp/ok", func(c Config) any { return c.ReadyFile }, "/tmp/ok"},
+		"token":                 {"abc", func(c Config) any { return c.Token.value }, "abc"},
+		"token-file":            {file("token", " abc\n"), func(c Config) any { s, err := c.Token.Get(); return fmt.Sprint(s, err) }, "abc<nil>"},
+		"termination-log":       {"/tmp/log", func(c Config) any { return c.TerminationLog }, "/tmp/log"},
+		"log-format":            {"text", func(c Config) any { return c.LogFormat }, "text"},
+		"log-level":             {"warn", func(c Config) any { return c.LogLevel }, "WARN"},
+	}
+}
+
+// beside are the settings without which one alone is refused.
+func beside(flag string, all map[string]example) settings {
+	switch flag {
+	case "nacos-password", "nacos-password-file":
+		return settings{"PRESTOP_NACOS_USERNAME": "nacos"}
+	case "registry-cert-file":
+		return settings{"PRESTOP_REGISTRY_KEY_FILE": all["registry-key-file"].given}
+	case "registry-key-file":
+		return settings{"PRESTOP_REGISTRY_CERT_FILE": all["registry-cert-file"].given}
+	}
+	return settings{}
+}
+
+func TestEverySettingIsReadFromItsFlagAndFromItsVariable(t *testing.T) {
+	all := examples(t)
+	names := map[string]bool{}
+	flags().VisitAll(func(f *pflag.Flag) {
+		names[f.Name] = true
+		e, ok := all[f.Name]
+		if !ok {
+			t.Errorf("--%s has no example here: is it read at all?", f.Name)
+			return
+		}
+		t.Run(f.Name, func(t *testing.T) {
+			env := beside(f.Name, all)
+			if got := fmt.Sprint(e.read(load(t, env, "--"+f.Name+"="+e.given))); got != e.want {
+				t.Errorf("--%s=%s is read as %s; want %s", f.Name, e.given, got, e.want)
+			}
+			env[variable(f.Name)] = e.given
+			if got := fmt.Sprint(e.read(load(t, env))); got != e.want {
+				t.Errorf("%s=%s is read as %s; want %s", variable(f.Name), e.given, got, e.want)
+			}
+		})
+	})
+	for name := range all {
+		if !names[name] {
+			t.Errorf("--%s is no flag", name)
+		}
+	}
+}
+
+func TestDefaultsAreThoseOfTheContract(t *testing.T) {
+	c := load(t, nil)
+	for name, is := range map[string]struct{ got, want any }{
+		"listen":           {c.Listen, ":8090"},
+		"nacos namespace":  {c.NacosNamespace, "public"},
+		"nacos group":      {c.NacosGroup, ""},
+		"registry timeout": {c.RegistryTimeout, 10 * time.Second},
+		"grace period":     {c.GracePeriod, 30 * time.Second},
+		"reserve":          {c.Reserve, 5 * time.Second},
+		"linger":           {c.Linger, time.Duration(-1)},
+		"min open":         {c.MinOpen, 0},
+		"idle after":       {c.IdleAfter, 5 * time.Second},
+		"request timeout":  {c.RequestTimeout, time.Minute},
+		"count":            {c.Count, "auto"},
+		"ready registered": {c.ReadyRegistered, false},
+		"unready draining": {c.UnreadyDraining, false},
+		"ready file":       {c.ReadyFile, ""},
+		"termination log":  {c.TerminationLog, "/dev/termination-log"},
+		"log format":       {c.LogFormat, "json"},
+		"log level":        {c.LogLevel.String(), "INFO"},
+		"eureka":           {len(c.EurekaURLs), 0},
+		"nacos":            {len(c.NacosURLs), 0},
+		"services":         {len(c.Services), 0},
+		"ports":            {len(c.Ports), 0},
+		"token":            {c.Token.set(), false},
+		"tls":              {c.RegistryTLS == nil, true},
+		"host names":       {len(c.Names), 1},
+	} {
+		if is.got != is.want {
+			t.Errorf("%s is %v by default; want %v", name, is.got, is.want)
+		}
+	}
+}
+
+// TestSpringsVariablesAreReadInTheirOrder has the contract's table of variables again, so that none can be dropped.
+func TestSpringsVariablesAreReadInTheirOrder(t *testing.T) {
+	all := examples(t)
+	for flag, names := range map[string][]string{
+		"eureka-url":         {"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE", "EUREKA_CLIENT_SERVICE_URL_DEFAULTZONE"},
+		"eureka-instance-id": {"EUREKA_INSTANCE_INSTANCE_ID", "EUREKA_INSTANCE_INSTANCEID"},
+		"nacos-url":          {"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR", "SPRING_CLOUD_NACOS_SERVER_ADDR"},
+		"nacos-namespace":    {"SPRING_CLOUD_NACOS_DISCOVERY_NAMESPACE"},
+		"nacos-group":        {"SPRING_CLOUD_NACOS_DISCOVERY_GROUP"},
+		"nacos-username":     {"SPRING_CLOUD_NACOS_DISCOVERY_USERNAME", "SPRING_CLOUD_NACOS_USERNAME"},
+		"nacos-password":     {"SPRING_CLOUD_NACOS_DISCOVERY_PASSWORD", "SPRING_CLOUD_NACOS_PASSWORD"},
+		"service":            {"SPRING_APPLICATION_NAME"},
+		"instance-ip":        {"POD_IP", "POD_IPS"},
+		"port":               {"SERVER_PORT"},
+	} {
+		t.Run(flag, func(t *testing.T) {
+			if !slices.Equal(variables[flag], names) {
+				t.Fatalf("--%s is also read from %q; want %q", flag, variables[flag], names)
+			}
+			e := all[flag]
+			env := beside(flag, all)
+			env[names[len(names)-1]] = e.given
+			for i := len(names) - 2; i >= 0; i-- {
+				env[names[i]] = " " // nothing but a blank is not set
+			}
+			if got := fmt.Sprint(e.read(load(t, env))); got != e.want {
+				t.Errorf("%s=%s is read as %s; want %s", names[len(names)-1], e.given, got, e.want)
+			}
+			// Each earlier one beats those behind it, PRESTOP_… beats them all, and the flag beats that.
+			other := map[string]string{"eureka-url": "http://other/eureka", "nacos-url": "other:1", "instance-ip": "10.9.9.9", "port": "9"}[flag]
+			if other == "" {
+				other = "other"
+			}
+			for _, name := range names {
+				env[name] = other
+			}
+			for i := len(names) - 2; i >= 0; i-- {
+				env[names[i+1]], env[names[i]] = other, e.given
+				if got := fmt.Sprint(e.read(load(t, env))); got != e.want {
+					t.Errorf("%s does not beat %s: %s", names[i], names[i+1], got)
+				}
+			}
+			env[names[0]], env[variable(flag)] = other, e.given
+			if got := fmt.Sprint(e.read(load(t, env))); got != e.want {
+				t.Errorf("%s does not beat %s: %s", variable(flag), names[0], got)
+			}
+			env[variable(flag)] = other
+			if got := fmt.Sprint(e.read(load(t, env, "--"+flag, e.given))); got != e.want {
+				t.Errorf("--%s does not beat %s: %s", flag, variable(flag), got)
+			}
+		})
+	}
+}
+
+func TestSettingsAreReadLike(t *testing.T) {
+	lingers := func(c Config) any { return c.Linger }
+	nacos := func(c Config) any { return c.NacosURLs }
+	ports := func(c Config) any { return c.Ports }
+	for sentence, c := range map[string]struct {
+		env  settings
+		args []string
+		read func(Config) any
+		want string
+	}{
+		"an empty variable is not set":                               {settings{"PRESTOP_GRACE_PERIOD": ""}, nil, func(c Config) any { return c.GracePeriod }, "30s"},
+		"an empty flag beats a variable":                             {settings{"SPRING_APPLICATION_NAME": "orders"}, []string{"--service="}, func(c Config) any { return c.Services }, "[]"},
+		"a bare number is seconds":                                   {settings{"PRESTOP_GRACE_PERIOD": "90"}, nil, func(c Config) any { return c.GracePeriod }, "1m30s"},
+		"a bare number is seconds in a flag":                         {nil, []string{"--linger", "12"}, lingers, "12s"},
+		"a linger of 0 is none, not the registry's":                  {nil, []string{"--linger", "0"}, lingers, "0s"},
+		"milliseconds are a time":                                    {nil, []string{"--linger", "250ms"}, lingers, "250ms"},
+		"a Service named prestop sets no port":                       {settings{"PRESTOP_PORT": "tcp://10.96.0.1:8090"}, nil, ports, "[]"},
+		"a Service's variable leaves the way for the next":           {settings{"PRESTOP_PORT": "tcp://10.96.0.1:8090", "SERVER_PORT": "8080"}, nil, ports, "[8080]"},
+		"a Service named server sets no port":                        {settings{"SERVER_PORT": "udp://10.96.0.1:53"}, nil, ports, "[]"},
+		"Spring's random port is found":                              {settings{"SERVER_PORT": "0"}, nil, ports, "[]"},
+		"a Nacos host gets port and path":                            {nil, []string{"--nacos-url", "nacos"}, nacos, "[http://nacos:8848/nacos]"},
+		"a Nacos host with port gets the path":                       {nil, []string{"--nacos-url", "nacos:80"}, nacos, "[http://nacos:80/nacos]"},
+		"a Nacos URL gets port and path":                             {nil, []string{"--nacos-url", "http://nacos/"}, nacos, "[http://nacos:8848/nacos]"},
+		"a Nacos context path stays":                                 {nil, []string{"--nacos-url", "http://nacos:8848/registry"}, nacos, "[http://nacos:8848/registry]"},
+		"a Nacos by https has https' port":                           {nil, []string{"--nacos-url", "https://nacos"}, nacos, "[https://nacos/nacos]"},
+		"a Nacos by IPv6 keeps its brackets":                         {nil, []string{"--nacos-url", "[fd00::1]"}, nacos, "[http://[fd00::1]:8848/nacos]"},
+		"several Nacos servers in a list with a gap":                 {nil, []string{"--nacos-url", "n1, n2:1,,"}, nacos, "[http://n1:8848/nacos http://n2:1/nacos]"},
+		"a placeholder is looked up":                                 {settings{"SPRING_APPLICATION_NAME": "${APP}-v2", "APP": "orders"}, nil, func(c Config) any { return c.Services }, "[orders-v2]"},
+		"a placeholder is looked up as Spring's relaxed names":       {settings{"SPRING_APPLICATION_NAME": "${my.app-name}", "MY_APPNAME": "orders"}, nil, func(c Config) any { return c.Services }, "[orders]"},
+		"a placeholder has a default":                                {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${NACOS:nacos}:${PORT:8848}"}, nil, nacos, "[http://nacos:8848/nacos]"},
+		"a placeholder's variable beats its default":                 {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${NACOS:nacos}:1", "NACOS": "other"}, nil, nacos, "[http://other:1/nacos]"},
+		"a default may be another placeholder":                       {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${A:${B:nacos}}:1"}, nil, nacos, "[http://nacos:1/nacos]"},
+		"a placeholder's variable may hold another":                  {settings{"SPRING_APPLICATION_NAME": "${A}", "A": "${B}", "B": "orders"}, nil, func(c Config) any { return c.Services }, "[orders]"},
+		"what is not closed is no placeholder":                       {settings{"SPRING_APPLICATION_NAME": "or${ders"}, nil, func(c Config) any { return c.Services }, "[or${ders]"},
+		"our own variables have no placeholders":                     {settings{"PRESTOP_SERVICE": "${A}"}, nil, func(c Config) any { return c.Services }, "[${A}]"},
+		"a v4 address in v6 is the v4 one":                           {settings{"POD_IP": "::ffff:10.0.0.1"}, nil, func(c Config) any { return c.Addresses }, "[10.0.0.1]"},
+		"hostNetwork with the app's port":                            {settings{"POD_IP": "10.0.0.1", "HOST_IP": "10.0.0.1", "SERVER_PORT": "8080"}, nil, ports, "[8080]"},
+		"a node that is not the Pod's address":                       {settings{"POD_IP": "10.0.0.1", "HOST_IP": "10.0.0.2"}, nil, ports, "[]"},
+		"a switch alone is on":                                       {nil, []string{"--ready-when-registered"}, func(c Config) any { return c.ReadyRegistered }, "true"},
+		"a switch that is on by its variable is switched off":        {settings{"PRESTOP_READY_WHEN_REGISTERED": "true"}, []string{"--ready-when-registered=false"}, func(c Config) any { return c.ReadyRegistered }, "false"},
+		"a choice has no case":                                       {nil, []string{"--log-level", "WARN"}, func(c Config) any { return c.LogLevel }, "WARN"},
+		"the sidecar's password file beats the app's own variable":   {settings{"SPRING_CLOUD_NACOS_PASSWORD": "app", "SPRING_CLOUD_NACOS_USERNAME": "nacos", "PRESTOP_NACOS_PASSWORD_FILE": "go.mod"}, nil, func(c Config) any { return c.NacosPassword.value + c.NacosPassword.file }, "go.mod"},
+		"a linger that does not fit is said and no reason to refuse": {nil, []string{"--linger", "40s"}, func(c Config) any { return strings.Contains(fmt.Sprint(c.Notes), "every drain will expire") }, "true"},
+		"no idle time and no request timeout are allowed":            {nil, []string{"--idle-after=0", "--request-timeout=0"}, func(c Config) any { return c.IdleAfter + c.RequestTimeout }, "0s"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			if got := fmt.Sprint(c.read(load(t, c.env, c.args...))); got != c.want {
+				t.Errorf("got %s; want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestTheAddressesOfThePodAreFound(t *testing.T) {
+	c := load(t, nil)
+	for _, a := range c.Addresses {
+		if a.IsLoopback() || a.IsLinkLocalUnicast() {
+			t.Errorf("%v is no address by which others reach the Pod", a)
+		}
+	}
+	if got := load(t, settings{"POD_IPS": "10.0.0.1,fd00::1"}).Addresses; !slices.Equal(got, []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}) {
+		t.Errorf("POD_IPS gives %v", got)
+	}
+}
+
+func TestWhatIsWrongIsNamedWithItsRemedy(t *testing.T) {
+	for sentence, c := range map[string]struct {
+		env  settings
+		args []string
+		want []string // each in the error
+	}{
+		"an unknown flag":                            {nil, []string{"--grace", "3"}, []string{"command line", "--grace", "--help"}},
+		"a flag with one dash":                       {nil, []string{"-port=8080"}, []string{"command line", "two dashes"}},
+		"a flag without its value":                   {nil, []string{"--port"}, []string{"command line", "--port"}},
+		"something behind the flags":                 {nil, []string{"--port", "80", "shutdown"}, []string{`"shutdown"`, "before the flags"}},
+		"a time that is none":                        {nil, []string{"--grace-period", "soon"}, []string{`--grace-period="soon"`, "30s"}},
+		"a time below zero":                          {nil, []string{"--linger", "-3s"}, []string{`--linger="-3s"`, "0 or more"}},
+		"a grace period of nothing":                  {settings{"PRESTOP_GRACE_PERIOD": "0"}, nil, []string{`PRESTOP_GRACE_PERIOD="0"`, "more than 0"}},
+		"a reserve as long as the grace period":      {nil, []string{"--grace-period=5s"}, []string{`--reserve="5s"`, "terminationGracePeriodSeconds"}},
+		"an address without a port":                  {nil, []string{"--listen", "8090"}, []string{`--listen="8090"`, ":8090"}},
+		"a port that is none":                        {settings{"SERVER_PORT": "http"}, nil, []string{`SERVER_PORT="http"`, "65535"}},
+		"a port too high":                            {nil, []string{"--port", "65536"}, []string{`--port="65536"`, "65535"}},
+		"our own port as the app's":                  {settings{"SERVER_PORT": "8090"}, nil, []string{`SERVER_PORT="8090"`, "--listen"}},
+		"an app's port that is excluded":             {nil, []string{"--port=1", "--exclude-port=1"}, []string{`--port="1"`, "--exclude-port"}},
+		"an address that is none":                    {settings{"POD_IP": "orders-0"}, nil, []string{`POD_IP="orders-0"`, "status.podIP"}},
+		"a peer that is none":                        {nil, []string{"--exclude-peer", "10.0.0.0/33"}, []string{`"10.0.0.0/33"`, "fd00::/8"}},
+		"a Eureka without scheme":                    {nil, []string{"--eureka-url", "eureka:8761/eureka"}, []string{"--eureka-url", "http://host:port/path"}},
+		"a Nacos by another scheme":                  {nil, []string{"--nacos-url", "nacos://n:8848"}, []string{"--nacos-url", "http"}},
+		"a URL with a port that is none":             {nil, []string{"--nacos-url", "n:88480"}, []string{`"n:88480"`, "port"}},
+		"a count that is none":                       {nil, []string{"--count", "guess"}, []string{`"guess"`, "netlink"}},
+		"a number that is none":                      {nil, []string{"--min-open-connections=-1"}, []string{`"-1"`, "0 or more"}},
+		"a switch that is neither":                   {nil, []string{"--ready-when-registered=perhaps"}, []string{`"perhaps"`, "true"}},
+		"a log format that is none":                  {nil, []string{"--log-format", "xml"}, []string{`"xml"`, "json, text"}},
+		"a log level that is none":                   {nil, []string{"--log-level", "loud"}, []string{`"loud"`, "debug, info, warn, error"}},
+		"a password without a user":                  {settings{"SPRING_CLOUD_NACOS_PASSWORD": "xyz"}, nil, []string{"nacos-username", "drop the password"}},
+		"a token and its file":                       {nil, []string{"--token=x", "--token-file=go.mod"}, []string{"--token-file", "beside --token", "one of the two"}},
+		"a token file that is not there":             {nil, []string{"--token-file=/none"}, []string{`--token-file="/none"`, "no such file", "mount"}},
+		"a token file with nothing in it":            {nil, []string{"--token-file=/dev/null"}, []string{`"/dev/null"`, "empty"}},
+		"a CA file that holds none":                  {nil, []string{"--registry-ca-file=/dev/null"}, []string{`"/dev/null"`, "PEM"}},
+		"a certificate without its key":              {nil, []string{"--registry-cert-file=/x"}, []string{"--registry-key-file", "give both"}},
+		"a key without its certificate":              {nil, []string{"--registry-key-file=/x"}, []string{"--registry-cert-file", "give both"}},
+		"a certificate that does not load":           {nil, []string{"--registry-cert-file=/dev/null", "--registry-key-file=/dev/null"}, []string{"--registry-cert-file", "belong together"}},
+		"hostNetwork without the app's port":         {settings{"POD_IP": "10.0.0.1", "HOST_IP": "10.0.0.1"}, nil, []string{"--port", "hostNetwork"}},
+		"a placeholder that is set nowhere":          {settings{"SPRING_APPLICATION_NAME": "${APP}"}, nil, []string{`SPRING_APPLICATION_NAME="${APP}"`, "--service", "PRESTOP_SERVICE"}},
+		"placeholders in a circle":                   {settings{"SPRING_APPLICATION_NAME": "${A}", "A": "${A}"}, nil, []string{"${A}"}},
+		"a setting of a later version is not half a": {nil, []string{"--quiet-period", "3s"}, []string{"unknown flag: --quiet-period"}},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			got := refused(t, c.env, c.args...)
+			for _, want := range c.want {
+				if !strings.Contains(got, want) {
+					t.Errorf("%q is not in:\n%s", want, got)
+				}
+			}
+		})
+	}
+}
+
+func TestAllProblemsComeTogether(t *testing.T) {
+	got := refused(t, settings{"PRESTOP_RESERVE": "x", "POD_IP": "y", "SERVER_PORT": "z"},
+		"--grace-period=never", "--count=guess", "--min-open-connections=some", "--unready-when-draining=perhaps")
+	for _, want := range []string{"--grace-period", "PRESTOP_RESERVE", "POD_IP", "SERVER_PORT", "--count", "--min-open-connections", "--unready-when-draining"} {
+		if !strings.Contains(got, want+"=") {
+			t.Errorf("%s is not among the problems:\n%s", want, got)
+		}
+	}
+	if lines := strings.Count(got, "\n") + 1; lines != 7 {
+		t.Errorf("%d lines for 7 problems:\n%s", lines, got)
+	}
+}
+
+func TestAProblemIsTyped(t *testing.T) {
+	_, err := LoadConfig([]string{"--count=guess"}, settings{}.env)
+	if p := (Problem{}); !errors.As(err, &p) || p.Setting != "--count" || p.Value != "guess" || p.Wrong == "" || p.Remedy == "" {
+		t.Errorf("the error is %#v", p)
+	}
+}
+
+const hush = "hunter2"
+
+func TestNoErrorHoldsASecret(t *testing.T) {
+	for sentence, c := range map[string]struct {
+		env  settings
+		args []string
+	}{
+		"a token beside its file":                  {nil, []string{"--token=" + hush, "--token-file=/none"}},
+		"a password without a user":                {nil, []string{"--nacos-password=" + hush}},
+		"a flag with one dash":                     {nil, []string{"-token=" + hush}},
+		"a flag that is spelled wrong":             {nil, []string{"--tokn=" + hush}},
+		"a shorthand":                              {nil, []string{"-p" + hush}},
+		"bad syntax":                               {nil, []string{"--=" + hush}},
+		"userinfo before a bad scheme":             {nil, []string{"--eureka-url=ftp://me:" + hush + "@host/eureka"}},
+		"userinfo without a scheme":                {nil, []string{"--eureka-url=me:" + hush + "@host/eureka"}},
+		"a slash in a password":                    {nil, []string{"--eureka-url=http://me:" + hush + "/x@host/eureka"}},
+		"a comma in a password":                    {nil, []string{"--eureka-url=http://me:" + hush + ",x@host/eureka"}},
+		"a comma before the password's end":        {nil, []string{"--eureka-url=http://me:x," + hush + "@host/eureka"}},
+		"a percent in a password":                  {nil, []string{"--eureka-url=http://me:%" + hush + "@host/eureka"}},
+		"a space in a password":                    {nil, []string{"--nacos-url=http://me:" + hush + " x@host"}},
+		"the second of two":                        {nil, []string{"--nacos-url=http://n:1,nacos://me:" + hush + "@host"}},
+		"the first of two":                         {nil, []string{"--nacos-url=nacos://me:" + hush + "@host,http://n:1"}},
+		"a placeholder in a password":              {settings{"SPRING_CLOUD_NACOS_PASSWORD": hush + "${NONE}"}, nil},
+		"a placeholder in a URL with a password":   {settings{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE": "http://me:" + hush + "@${NONE}/eureka"}, nil},
+		"a secret by the variable beside its file": {settings{"PRESTOP_TOKEN": hush, "PRESTOP_TOKEN_FILE": "/none"}, nil},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			if got := refused(t, c.env, c.args...); strings.Contains(got, hush) || strings.Contains(got, hush[:3]) {
+				t.Errorf("the secret is in:\n%s", got)
+			}
+		})
+	}
+}
+
+func TestASecretFileIsReadAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	write := func(s string) {
+		if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("one\n")
+	c := load(t, nil, "--token-file", path)
+	write("two\n")
+	if got, err := c.Token.Get(); got != "two" || err != nil {
+		t.Errorf("got %q, %v after the file was rotated", got, err)
+	}
+	write("")
+	if got, err := c.Token.Get(); err == nil {
+		t.Errorf("an empty file gives %q: everybody would be let in", got)
+	}
+}
+
+func TestHelpListsEverySetting(t *testing.T) {
+	var out, errs bytes.Buffer
+	if code := run([]string{"--help"}, settings{"PRESTOP_GRACE_PERIOD": "bad"}.env, &out, &errs); code != exitOK || errs.Len() > 0 {
+		t.Fatalf("exit %d, standard error %q", code, errs.String())
+	}
+	lines := map[string]string{}
+	for line := range strings.Lines(out.String()) {
+		if name, _, found := strings.Cut(strings.TrimSpace(line), " "); found && strings.HasPrefix(name, "--") {
+			lines[name] = line
+		}
+	}
+	flags().VisitAll(func(f *pflag.Flag) {
+		line := lines["--"+f.Name]
+		if line == "" {
+			t.Errorf("--%s is not listed", f.Name)
+			return
+		}
+		switch f.DefValue {
+		case "":
+			if !strings.Contains(line, "empty") && !strings.Contains(f.Name, "-file") && f.Name != "nacos-password" {
+				t.Errorf("what --%s does when it is not given is not said: %s", f.Name, line)
+			}
+		case "0", "false":
+			if !strings.Contains(line, "default") {
+				t.Errorf("the default of --%s is not told: %s", f.Name, line)
+			}
+		default:
+			if !strings.Contains(line, fmt.Sprintf("(default %q)", f.DefValue)) {
+				t.Errorf("the default of --%s is not told: %s", f.Name, line)
+			}
+		}
+		for _, name := range variables[f.Name] {
+			if !strings.Contains(line, name) {
+				t.Errorf("--%s is also read from %s, which is not told", f.Name, name)
+			}
+		}
+	})
+	for name, line := range lines {
+		if strings.Contains(line, "time") && !strings.Contains(line, "0") {
+			t.Errorf("what zero means for %s is not told: %s", name, line)
+		}
+	}
+	for _, unit := range []string{"seconds", "30s", "PRESTOP_"} {
+		if !strings.Contains(out.String(), unit) {
+			t.Errorf("%q is not in the help", unit)
+		}
+	}
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"io"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// variables are the environment variables that a Spring application already has, by flag; the first that is set wins.
+var variables = map[string][]string{
+	"eureka-url":         {"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE", "EUREKA_CLIENT_SERVICE_URL_DEFAULTZONE"},
+	"eureka-instance-id": {"EUREKA_INSTANCE_INSTANCE_ID", "EUREKA_INSTANCE_INSTANCEID"},
+	"nacos-url":          {"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR", "SPRING_CLOUD_NACOS_SERVER_ADDR"},
+	"nacos-namespace":    {"SPRING_CLOUD_NACOS_DISCOVERY_NAMESPACE"},
+	"nacos-group":        {"SPRING_CLOUD_NACOS_DISCOVERY_GROUP"},
+	"nacos-username":     {"SPRING_CLOUD_NACOS_DISCOVERY_USERNAME", "SPRING_CLOUD_NACOS_USERNAME"},
+	"nacos-password":     {"SPRING_CLOUD_NACOS_DISCOVERY_PASSWORD", "SPRING_CLOUD_NACOS_PASSWORD"},
+	"service":            {"SPRING_APPLICATION_NAME"},
+	"instance-ip":        {"POD_IP", "POD_IPS"},
+	"port":               {"SERVER_PORT"},
+}
+
+// secrets are the flags whose values are never shown.
+var secrets = []string{"nacos-password", "token"}
+
+// flags returns the flag set of the contract, each with its default, unit and the meaning of zero.
+func flags() *pflag.FlagSet {
+	f := pflag.NewFlagSet("prestop", pflag.ContinueOnError)
+	f.SortFlags = false
+	f.SetOutput(io.Discard) // errors are reported with the other problems
+	f.String("listen", ":8090", "`address` for the hook, probes and metrics; the kubelet calls from the node, so all addresses")
+	f.String("eureka-url", "", "comma list of Eureka service `URLs` as the app has them; user:password@ is basic auth; empty: no Eureka")
+	f.String("eureka-instance-id", "", "the app's instance `ID`; empty: found by the Pod's address and port")
+	f.String("nacos-url", "", "comma list of Nacos servers, `host:port` or URL; context path /nacos unless given; empty: no Nacos")
+	f.String("nacos-namespace", "public", "`ID` of the namespace, not its name")
+	f.String("nacos-group", "", "`group` of the instances; empty: every group")
+	f.String("nacos-username", "", "`name` to log in with; empty: no login")
+	f.String("nacos-password", "", "`password` of that user; better by the variable or the file")
+	f.String("nacos-password-file", "", "`file` with the password, read at each login")
+	f.String("registry-ca-file", "", "PEM `file` of the CAs that the registries' certificates come from; empty: the system's")
+	f.String("registry-cert-file", "", "PEM `file` of the client certificate for the registries; empty: none")
+	f.String("registry-key-file", "", "PEM `file` of its key")
+	f.String("registry-timeout", "10s", "longest `time` to try to leave or rejoin a registry before going on without; more than 0")
+	f.String("service", "", "comma list of `names`; empty: every service in which the Pod's address is registered")
+	f.String("instance-ip", "", "comma list of `addresses` of the instances; empty: the addresses of this Pod")
+	f.String("port", "", "comma list of the app's `ports`; empty or 0: every port that the Pod listens on but ours and the excluded")
+	f.String("exclude-port", "", "comma list of `ports` that do not count, e.g. those of other sidecars; empty: none")
+	f.String("exclude-peer", "", "comma list of client addresses or `CIDRs` that do not count, e.g. scrapers; empty: none")
+	f.String("grace-period", "30s", "the Pod's terminationGracePeriodSeconds, a `time`; more than 0")
+	f.String("reserve", "5s", "`time` kept back for the app's own stop: deadline = grace period - reserve; 0: none")
+	f.String("linger", "", "`time` that callers may go on after the registries were read back; 0: none; empty: by registry (none 3s, Nacos 40s, Eureka until its cache shows it, then 65s)")
+	f.Var(&late{"0", "int"}, "min-open-connections", "the drain is over at this `number` of connections in use; 0, the default: at none")
+	f.String("idle-after", "5s", "a connection answered and then quiet for this `time` is not in use; 0: every open connection is in use")
+	f.String("request-timeout", "60s", "a request without a byte either way for this `time` is not believed in flight any more; 0: it is believed for ever")
+	f.String("count", "auto", "`source` of the connection count: auto (netlink, else proc), netlink, proc")
+	f.Var(&late{"false", "bool"}, "ready-when-registered", "/readyz is 503 until the instance is up in every registry; default off")
+	f.Lookup("ready-when-registered").NoOptDefVal = "true"
+	f.Var(&late{"false", "bool"}, "unready-when-draining", "/readyz is 503 from the hook on; default off")
+	f.Lookup("unready-when-draining").NoOptDefVal = "true"
+	f.String("ready-file", "", "`file` that exists while drained; empty: none")
+	f.String("token", "", "`secret` that /shutdown and /resume require as a bearer token; better by the variable or the file; empty: none")
+	f.String("token-file", "", "`file` with that secret, read at each call")
+	f.String("termination-log", "/dev/termination-log", "`file` that gets the outcome in a line if it can be written; empty: none")
+	f.String("log-format", "json", "`format` on standard error: json, text")
+	f.String("log-level", "info", "`level`: debug, info, warn, error")
+	return f
+}
+
+// late is a number or a switch whose text is judged together with every other setting: pflag stops at the first value that
+// is not of its type, and says nothing of the rest.
+type late struct{ text, kind string }
+
+func (l *late) String() string     { return l.text }
+func (l *late) Set(s string) error { l.text = s; return nil }
+func (l *late) Type() string       { return l.kind }
+
+// variable is the environment variable of a flag.
+func variable(flag string) string {
+	return "PRESTOP_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}

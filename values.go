@@ -1,0 +1,228 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+func (r *reader) bool(flag string) bool {
+	b, err := strconv.ParseBool(r.string(flag))
+	if err != nil {
+		r.problem(flag, "is neither true nor false", "give one of the two")
+	}
+	return b
+}
+
+func (r *reader) number(flag string) int {
+	n, err := strconv.ParseUint(r.string(flag), 10, 31)
+	if err != nil {
+		r.problem(flag, "is not a number of 0 or more", "give e.g. 0 or 2")
+	}
+	return int(n)
+}
+
+func portOf(address string) (uint16, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return uint16(n), err
+}
+
+func (r *reader) urls(flag string, parse func(string) (*url.URL, error)) []*url.URL {
+	var urls []*url.URL
+	for _, s := range r.list(flag) {
+		u, err := parse(s)
+		if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
+			err = errors.New("is not an http or https URL with a host")
+		} else if err == nil && u.Port() != "" {
+			if _, perr := portOf(u.Host); perr != nil {
+				err = errors.New("has a port that is none")
+			}
+		}
+		if err != nil {
+			r.problem(flag, plainURLError(r.string(flag), err), "give http://host:port/path, several separated by commas; special characters of a password as %XX")
+			return nil
+		}
+		urls = append(urls, u)
+	}
+	return urls
+}
+
+// plainURLError leaves out the URL, and, where that may hold a password, the part that url.Parse stumbled over.
+func plainURLError(list string, err error) string {
+	u := (*url.Error)(nil)
+	switch {
+	case !errors.As(err, &u):
+		return err.Error()
+	case strings.Contains(list, "@"):
+		return "is not a URL"
+	}
+	return "is not a URL: " + u.Err.Error()
+}
+
+func eurekaURL(s string) (*url.URL, error) { return url.Parse(s) }
+
+// nacosURL completes a Nacos address as Nacos' own clients do.
+func nacosURL(s string) (*url.URL, error) {
+	if !strings.Contains(s, "://") {
+		s = "http://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, err
+	}
+	if u.Port() == "" && u.Scheme == "http" && u.Hostname() != "" {
+		u.Host = net.JoinHostPort(u.Hostname(), "8848")
+	}
+	if strings.Trim(u.Path, "/") == "" {
+		u.Path = "/nacos"
+	}
+	return u, nil
+}
+
+func (r *reader) secret(flag string) secret {
+	s := secret{value: r.string(flag), file: r.string(flag + "-file")}
+	if s.value != "" && s.file != "" {
+		if slices.Contains(variables[flag], r.from[flag]) {
+			s.value = "" // the app's own, which the sidecar's settings beat
+		} else {
+			r.problem(flag+"-file", "is given beside "+r.from[flag], "give one of the two")
+		}
+	}
+	if s.file != "" {
+		if _, err := s.Get(); err != nil {
+			r.problem(flag+"-file", "cannot be used: "+plainFileError(err), "mount the Secret there, readable for this user")
+		}
+	}
+	return s
+}
+
+// plainFileError leaves out the operation and the path.
+func plainFileError(err error) string {
+	if p := (*os.PathError)(nil); errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return "it is empty"
+}
+
+func (r *reader) tls() *tls.Config {
+	ca, cert, key := r.string("registry-ca-file"), r.string("registry-cert-file"), r.string("registry-key-file")
+	if ca == "" && cert == "" && key == "" {
+		return nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
+		c.RootCAs = x509.NewCertPool()
+		if err != nil || !c.RootCAs.AppendCertsFromPEM(pem) {
+			r.problem("registry-ca-file", "holds no certificate that can be read", "give a PEM file of the CA")
+		}
+	}
+	switch {
+	case cert != "" && key == "":
+		r.problem("registry-key-file", "is missing beside --registry-cert-file", "give both")
+	case cert == "" && key != "":
+		r.problem("registry-cert-file", "is missing beside --registry-key-file", "give both")
+	case cert != "":
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			r.problem("registry-cert-file", "does not load together with --registry-key-file: "+err.Error(), "give PEM files that belong together")
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c
+}
+
+// duration reads a time: Go's form, or a bare number of seconds as in terminationGracePeriodSeconds.
+func (r *reader) duration(flag string, positive bool) time.Duration {
+	s := r.string(flag)
+	d, err := time.ParseDuration(s)
+	if n, nerr := strconv.ParseUint(s, 10, 31); nerr == nil {
+		d, err = time.Duration(n)*time.Second, nil
+	}
+	switch {
+	case err != nil:
+		r.problem(flag, "is not a time", "give e.g. 30s, 1m30s or a number of seconds")
+	case d < 0 || positive && d == 0:
+		r.problem(flag, "is too short", map[bool]string{true: "give more than 0", false: "give 0 or more"}[positive])
+	}
+	return d
+}
+
+func (r *reader) choice(flag string, values ...string) string {
+	s := strings.ToLower(r.string(flag))
+	if !slices.Contains(values, s) {
+		r.problem(flag, "is not one of its values", "give "+strings.Join(values, ", "))
+		return values[0]
+	}
+	return s
+}
+
+// ports reads a comma list of ports. 0 stands for "found": Spring's SERVER_PORT=0 is a random port.
+func (r *reader) ports(flag string) []uint16 {
+	var ports []uint16
+	for _, s := range r.list(flag) {
+		n, err := strconv.ParseUint(s, 10, 16)
+		if err != nil {
+			r.problem(flag, "is not a comma list of ports", "give numbers from 1 to 65535")
+			return nil
+		}
+		if n != 0 {
+			ports = append(ports, uint16(n))
+		}
+	}
+	return ports
+}
+
+func (r *reader) prefixes(flag string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, s := range r.list(flag) {
+		p, err := netip.ParsePrefix(s)
+		if a, aerr := netip.ParseAddr(s); aerr == nil {
+			p, err = netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
+		}
+		if err != nil {
+			r.problem(flag, "is not a comma list of addresses or CIDRs", "give e.g. 10.0.0.7, 10.1.0.0/16, fd00::/8")
+			return nil
+		}
+		all = append(all, p.Masked())
+	}
+	return all
+}
+
+// addresses are the Pod's: as given, else those of its interfaces.
+func (r *reader) addresses() []netip.Addr {
+	var all []netip.Addr
+	for _, s := range r.list("instance-ip") {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			r.problem("instance-ip", "is not a comma list of IP addresses", "give the Pod's, by the downward API's status.podIP")
+			return nil
+		}
+		all = append(all, a.Unmap())
+	}
+	if len(all) > 0 {
+		return all
+	}
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		r.problem("instance-ip", "the Pod's addresses cannot be found: "+err.Error(), "set POD_IP by the downward API's status.podIP")
+	}
+	for _, f := range found {
+		if p, err := netip.ParsePrefix(f.String()); err == nil && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast() {
+			all = append(all, p.Addr().Unmap())
+		}
+	}
+	return all
+}
