@@ -14,13 +14,14 @@ import (
 // Everything is in the host's byte order, but ports and addresses.
 const (
 	headerLen  = 16 // struct nlmsghdr
-	requestLen = 56 // struct inet_diag_req_v2
+	sockidLen  = 48 // struct inet_diag_sockid
 	messageLen = 72 // struct inet_diag_msg
 	socketAt   = 4  // struct inet_diag_sockid in inet_diag_msg
 	sportAt    = headerLen + socketAt
 	dportAt    = sportAt + 2
 
-	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY
+	tcpDiagGetSock   = 18 // TCPDIAG_GETSOCK: struct inet_diag_req, of 60 bytes
+	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY: struct inet_diag_req_v2, of 56
 	attrInfo         = 2  // INET_DIAG_INFO
 	attrBytecode     = 1  // INET_DIAG_REQ_BYTECODE
 
@@ -39,21 +40,33 @@ var (
 )
 
 // appendDump appends the request for all TCP sockets of a family in states, with tcp_info if info, and with ports only
-// those that have one as their own.
+// those that have one as their own. AF_UNSPEC asks for both families in the manner of Linux before 3.3, which takes one
+// walk over the sockets where the present manner takes two.
 func appendDump(b []byte, family uint8, states uint32, info bool, ports []uint16) []byte {
-	start := len(b)
-	b = native.AppendUint32(b, 0) // the length, below
-	b = native.AppendUint16(b, sockDiagByFamily)
-	b = native.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	b = native.AppendUint32(b, 0) // sequence: one request for each socket
-	b = native.AppendUint32(b, 0) // to the kernel
 	var extensions uint8
 	if info {
 		extensions = 1 << (attrInfo - 1)
 	}
-	b = append(b, family, unix.IPPROTO_TCP, extensions, 0)
-	b = native.AppendUint32(b, states)
-	b = append(b, make([]byte, requestLen-8)...) // any socket
+	start := len(b)
+	b = native.AppendUint32(b, 0) // the length, below
+	kind := uint16(sockDiagByFamily)
+	if family == unix.AF_UNSPEC {
+		kind = tcpDiagGetSock
+	}
+	b = native.AppendUint16(b, kind)
+	b = native.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	b = native.AppendUint32(b, 0) // sequence: one request for each socket
+	b = native.AppendUint32(b, 0) // to the kernel
+	if family == unix.AF_UNSPEC {
+		b = append(b, family, 0, 0, extensions)
+		b = append(b, make([]byte, sockidLen)...) // any socket
+		b = native.AppendUint32(b, states)
+		b = native.AppendUint32(b, 0)
+	} else {
+		b = append(b, family, unix.IPPROTO_TCP, extensions, 0)
+		b = native.AppendUint32(b, states)
+		b = append(b, make([]byte, sockidLen)...)
+	}
 	if len(ports) > 0 && len(ports) <= filteredPorts {
 		code := appendPortFilter(nil, ports)
 		b = native.AppendUint16(b, uint16(4+len(code)))
@@ -117,7 +130,7 @@ func parseDump(b []byte, m *message, each func(*message)) (done bool, err error)
 			return false, parseErrno(body, false)
 		case unix.NLMSG_OVERRUN:
 			return false, errInterrupted
-		case sockDiagByFamily:
+		case sockDiagByFamily, tcpDiagGetSock:
 			if !parseMessage(body, m) {
 				return false, fmt.Errorf("%w: a socket of %d bytes", errMalformed, len(body))
 			}

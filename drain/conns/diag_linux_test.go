@@ -156,10 +156,10 @@ func FuzzParseDump(f *testing.F) {
 		sockets := 0
 		_, _ = parseDump(b, &m, func(m *message) {
 			sockets++
-			if v := rule.judge(m.sample); v.next < 0 || v.silent < 0 || v.use != active && v.next != 0 {
+			if v := rule.judge(m.sample, nil); v.next < 0 || v.silent < 0 || v.use != active && v.next != 0 {
 				t.Errorf("judged %+v as %+v", m.sample, v)
 			}
-			if m.state == stateEstablished && !m.hasClocks && rule.judge(m.sample).use != active {
+			if m.state == stateEstablished && !m.hasClocks && rule.judge(m.sample, nil).use != active {
 				t.Errorf("idle without a clock: %+v", m.sample)
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,8 @@ type netlinkCounter struct {
 	buf  []byte
 	look look
 	msg  message
+	// separately is set once the kernel has refused to tell both families at once.
+	separately bool
 
 	ends *ends // nil without events
 }
@@ -93,7 +96,7 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	info := l.rule.IdleAfter > 0
 	err := n.dump(ctx, openStates, info, wanted, l.restart, func(m *message) {
 		if l.counts(m.connection) {
-			l.add(m.connection, l.rule.judge(m.sample))
+			l.add(m.connection, m.sample, m.cookie)
 		}
 	})
 	if err != nil {
@@ -125,27 +128,38 @@ func (n *netlinkCounter) Close() error {
 // dump calls each for the TCP sockets of both families: an IPv4 client of a dual-stack listener is an IPv6 socket.
 // Before it begins anew because the kernel called an answer inconsistent, it calls restart.
 func (n *netlinkCounter) dump(ctx context.Context, states uint32, info bool, ports []uint16, restart func(), each func(*message)) error {
-	var err error
 	for range dumpRetries {
-		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			err = n.dumpFamily(ctx, appendDump(nil, family, states, info, ports), each)
-			if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
-				err = nil // a kernel without IPv6
-			}
-			if err != nil {
-				break
-			}
-		}
+		err := n.dumpOnce(ctx, states, info, ports, restart, each)
 		if !errors.Is(err, errInterrupted) {
 			return err
 		}
 		restart()
 	}
+	return errInterrupted
+}
+
+// dumpOnce asks in the manner that spares the kernel one of two walks over the sockets of the whole machine, if it can.
+func (n *netlinkCounter) dumpOnce(ctx context.Context, states uint32, info bool, ports []uint16, restart func(), each func(*message)) error {
+	if !n.separately {
+		err := n.ask(ctx, appendDump(nil, unix.AF_UNSPEC, states, info, ports), each)
+		if errno := syscall.Errno(0); !errors.As(err, &errno) {
+			return err
+		}
+		n.separately = true
+		restart()
+	}
+	if err := n.ask(ctx, appendDump(nil, unix.AF_INET, states, info, ports), each); err != nil {
+		return err
+	}
+	err := n.ask(ctx, appendDump(nil, unix.AF_INET6, states, info, ports), each)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // a kernel without IPv6
+	}
 	return err
 }
 
-// dumpFamily makes one request on a socket of its own, so that nothing of an earlier one, given up half-way, is left in it.
-func (n *netlinkCounter) dumpFamily(ctx context.Context, request []byte, each func(*message)) error {
+// ask makes one request on a socket of its own, so that nothing of an earlier one, given up half-way, is left in it.
+func (n *netlinkCounter) ask(ctx context.Context, request []byte, each func(*message)) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return fmt.Errorf("open a socket: %w", err)

@@ -71,7 +71,7 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	}
 	err := p.read(ctx, func(r *procRow) {
 		if l.counts(r.connection) {
-			l.add(r.connection, l.rule.judge(r.sample))
+			l.add(r.connection, r.sample, 0)
 		}
 	})
 	if err != nil {

@@ -27,8 +27,11 @@ const (
 	// (TCP_DELACK_MIN and _MAX, include/net/tcp.h), and a jiffy is up to 10 ms. What comes later is the answer to a
 	// keep-alive probe, which says nothing of requests.
 	delayedAck = 220 * time.Millisecond
-	// handshakeSurplus is by how many data segments a TLS handshake leaves the client ahead of the server.
-	handshakeSurplus = 1
+	// handshakeSurplus is by how many data segments a TLS handshake leaves the client ahead of the server, and
+	// leastHandshake is less than the bytes that one takes each way.
+	handshakeSurplus, leastHandshake = 1, 300
+	// seenWaiting is for how long a request waits before a look remembers that: most are answered before.
+	seenWaiting = 20 * time.Millisecond
 )
 
 // sample is what the kernel tells of one connection at one moment. Figures that this kernel does not have are marked so.
@@ -66,11 +69,14 @@ type verdict struct {
 	next time.Duration
 	// silent is since when there was no byte either way; 0 when the source cannot tell.
 	silent time.Duration
+	// waiting: a request was received and nothing sent since, for a while.
+	waiting bool
 }
 
-// judge says whether a connection is in use. RULE.md explains it. Where the sample does not tell, the connection is in
-// use, for as long as a request may take: to call it idle would cost the request, to call it in use costs waiting.
-func (r Rule) judge(s sample) verdict {
+// judge says whether a connection is in use; past is what is remembered of it, nil if nothing.
+// RULE.md explains it. Where the figures do not tell, the connection is in use, for as long as a request may take: to
+// call it idle would cost the request, to call it in use costs waiting.
+func (r Rule) judge(s sample, past *mark) verdict {
 	switch s.state {
 	case stateSynRecv, stateNewSynRecv:
 		// A client that is just connecting. One that lets the SYN-ACK be repeated is not there: a scan, a spoofed
@@ -86,13 +92,13 @@ func (r Rule) judge(s sample) verdict {
 		}
 		return verdict{use: active, next: deliveryLook, silent: s.silent()}
 	case stateEstablished, stateCloseWait:
-		return r.judgeOpen(s)
+		return r.judgeOpen(s, past)
 	}
 	return verdict{}
 }
 
 // judgeOpen is judge for a connection on which the app can still answer.
-func (r Rule) judgeOpen(s sample) verdict {
+func (r Rule) judgeOpen(s sample, past *mark) verdict {
 	if r.IdleAfter == 0 || !s.hasClocks {
 		return verdict{use: active, silent: s.silent()}
 	}
@@ -107,10 +113,11 @@ func (r Rule) judgeOpen(s sample) verdict {
 		inUse.next = max(r.IdleAfter-silent, deliveryLook)
 		return inUse
 	case r.expired(s, silent):
-	case s.unread > 0 || s.unanswered():
+	case s.unread > 0 || s.unanswered(past):
 		if r.RequestTimeout > 0 {
 			inUse.next = min(r.IdleAfter, r.RequestTimeout-silent+time.Millisecond)
 		}
+		inUse.waiting = s.waiting(past)
 		return inUse
 	case silent < r.IdleAfter:
 		inUse.next = r.IdleAfter - silent
@@ -120,32 +127,84 @@ func (r Rule) judgeOpen(s sample) verdict {
 }
 
 // unanswered reports whether a request may be in flight on a connection whose queues are empty.
-func (s sample) unanswered() bool {
-	if s.hasBytes && s.bytesReceived == 0 {
-		return false // a client that said nothing asked nothing; what was sent is a greeting
-	}
-	if s.hasBytes && s.bytesSent == 0 {
-		return true
-	}
+func (s sample) unanswered(past *mark) bool {
 	switch {
+	case s.hasBytes && s.bytesReceived == 0:
+		return false // a client that said nothing asked nothing; what was sent is a greeting
+	case s.hasBytes && s.bytesSent == 0:
+		return true
+	case s.hasSegments && past != nil && *past == markOf(s, false):
+		return false // at rest before, and unchanged; probes of a keep-alive move the clocks
 	case s.sinceReceived < s.sinceSent:
 		return true
 	case s.sinceReceived > s.sinceSent:
-		return false
+		return s.owed(past)
 	}
 	// The last data went both ways within one jiffy, as it does in a LAN with fast handlers: an answer followed by the
 	// next request, or a request followed by its answer.
 	if !s.hasSegments {
 		return true
 	}
-	surplus := int32(s.segmentsReceived - s.segmentsSent)
 	if late := s.sinceSent - s.sinceAcked; late > 0 && late <= delayedAck {
-		// The client acknowledged alone, so it had nothing to say: the answer was the last. On a multiplexed
-		// connection another stream may be unanswered, hence the balance.
-		return surplus > handshakeSurplus
+		return s.owed(past) // acknowledged alone, and not by the next request: the answer was the last
 	}
-	// One segment each way is one request and its answer. Beyond, an answer of two segments hides a second request.
-	return s.segmentsReceived != 1 || s.segmentsSent != 1
+	// One segment received, since it was opened or at rest, is one request, and what was sent its answer. Beyond, an
+	// answer of two segments hides a second request.
+	if past == nil {
+		past = new(mark)
+	}
+	in, out := s.since(past)
+	return past.waiting || in != 1 || out == 0
+}
+
+// owed reports whether another request may be unanswered though the server spoke last, as on a multiplexed connection.
+// Only the balance of segments tells, so it takes a request for one segment and an answer for one or more.
+func (s sample) owed(past *mark) bool {
+	if !s.hasSegments {
+		return false
+	}
+	if past != nil {
+		in, out := s.since(past)
+		if past.waiting {
+			return out < in+1 // that one, and what came since
+		}
+		if in <= out {
+			return false
+		}
+	}
+	in, out := s.segmentsReceived, s.segmentsSent
+	surplus := int32(in - out)
+	switch {
+	case surplus <= 0:
+		return false
+	case s.bytesReceived < leastHandshake || s.bytesSent < leastHandshake:
+		return true // no TLS, so nothing but a request can be ahead
+	case surplus <= handshakeSurplus:
+		// With HTTP/2 over TLS the server's SETTINGS may be its last word while the first request is in flight.
+		return in >= 5 && out <= 4
+	}
+	// A client that sends each request in two, the head and the body, is ahead by one for each.
+	return out < 8 || uint64(in)+3 < 2*uint64(out)
+}
+
+// waiting reports whether an unanswered request has been waiting for long enough to be remembered.
+func (s sample) waiting(past *mark) bool {
+	if s.silent() < seenWaiting || s.sinceReceived > s.sinceSent {
+		return false
+	}
+	if s.sinceReceived < s.sinceSent {
+		return true
+	}
+	if past == nil || past.waiting {
+		return false
+	}
+	in, out := s.since(past)
+	return in > out
+}
+
+// since is how many data segments were received and sent since the mark.
+func (s sample) since(past *mark) (in, out uint32) {
+	return s.segmentsReceived - past.segmentsReceived, s.segmentsSent - past.segmentsSent
 }
 
 // silent is the time since the last byte either way.

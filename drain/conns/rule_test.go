@@ -58,11 +58,24 @@ func TestJudge(t *testing.T) {
 		"HTTP/2 over TLS, 4 answered, the 5th in flight": {
 			half, seen(760, 760, 760, 1000, 4000, 10, 8), verdict{use: active, next: half.IdleAfter, silent: millisOf(760)}},
 		"HTTP/2, two streams in flight, another answered meanwhile": {
-			half, seen(708, 708, 664, 400, 300, 8, 6), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
+			half, seen(708, 708, 664, 220, 240, 8, 6), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
+
+		"TLS, two requests answered": { // or HTTP/2's first in flight, the next row
+			half, seen(708, 720, 664, 1800, 2700, 5, 4), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
+		"HTTP/2 over TLS, the first request in flight, the server's SETTINGS after it": {
+			half, seen(708, 720, 664, 1751, 2608, 5, 4), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
+		"HTTP/2, a stream in flight, another answered meanwhile": {
+			half, seen(708, 708, 664, 152, 136, 4, 3), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
+		"the first request, a large answer": {
+			half, seen(1400, 1400, 1400, 101, 300139, 1, 7), verdict{use: idle, silent: millisOf(1400)}},
+		"five large answers": { // or a request after four
+			half, seen(1400, 1400, 1400, 505, 1618914, 5, 36), verdict{use: active, next: half.IdleAfter, silent: millisOf(1400)}},
+		"ten requests of two segments answered": {
+			half, seen(3084, 3084, 3040, 2459, 3160, 24, 13), verdict{use: idle, silent: millisOf(3084)}},
 
 		// Made up from here on.
 		"received later than sent": {
-			half, seen(9000, 700, 700, 500, 900, 9, 9), verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},
+			half, seen(9000, 700, 700, 500, 900, 9, 9), verdict{use: active, next: half.IdleAfter, silent: millisOf(700), waiting: true}},
 		"sent later than received, not quiet yet": {
 			half, seen(300, 700, 300, 500, 900, 9, 9), verdict{use: active, next: millisOf(200), silent: millisOf(300)}},
 		"sent later than received, quiet for exactly as long as it takes": {
@@ -73,11 +86,11 @@ func TestJudge(t *testing.T) {
 		"in one jiffy, acknowledged by a keep-alive probe, balanced by answers of two segments": {
 			half, seen(20000, 20000, 5000, 3131, 11800, 100, 100), verdict{use: active, next: half.IdleAfter, silent: millisOf(20000)}},
 		"in flight for as long as a request may take": {
-			half, seen(70000, 60000, 60000, 500, 900, 9, 9), verdict{use: active, next: time.Millisecond, silent: time.Minute}},
+			half, seen(70000, 60000, 60000, 500, 900, 9, 9), verdict{use: active, next: time.Millisecond, silent: time.Minute, waiting: true}},
 		"in flight for longer than a request may take": {
 			half, seen(70000, 60001, 60001, 500, 900, 9, 9), verdict{use: idle, silent: millisOf(60001)}},
 		"in flight for ever, no bound": {
-			Rule{IdleAfter: time.Second}, seen(1e9, 1e8, 1e8, 500, 900, 9, 9), verdict{use: active, next: time.Second, silent: millisOf(1e8)}},
+			Rule{IdleAfter: time.Second}, seen(1e9, 1e8, 1e8, 500, 900, 9, 9), verdict{use: active, next: time.Second, silent: millisOf(1e8), waiting: true}},
 		"unread bytes": {
 			half, seen(700, 704, 660, 500, 900, 9, 9).with(func(s *sample) { s.unread = 1 }),
 			verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},
@@ -92,7 +105,7 @@ func TestJudge(t *testing.T) {
 			verdict{use: idle, silent: millisOf(60500)}},
 		"the client half closed, unanswered": {
 			half, seen(900, 700, 700, 500, 0, 1, 0).with(func(s *sample) { s.state = stateCloseWait }),
-			verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},
+			verdict{use: active, next: half.IdleAfter, silent: millisOf(700), waiting: true}},
 		"the client closed, the app never does": {
 			half, seen(900, 904, 700, 500, 400, 1, 1).with(func(s *sample) { s.state = stateCloseWait }),
 			verdict{use: idle, silent: millisOf(900)}},
@@ -121,13 +134,46 @@ func TestJudge(t *testing.T) {
 		"an old kernel without counters, within one jiffy": {
 			half, seen(700, 700, 700, 0, 0, 0, 0).with(old), verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},
 		"segment counters that wrapped": {
-			half, seen(756, 756, 712, 3000, 3000, 1, ^uint32(0)), verdict{use: active, next: half.IdleAfter, silent: millisOf(756)}},
+			half, seen(756, 756, 712, 3000, 3000, 2, ^uint32(0)), verdict{use: active, next: half.IdleAfter, silent: millisOf(756)}},
 		"segment counters of which one wrapped": {
 			half, seen(756, 756, 712, 3000, 3000, ^uint32(0), 1), verdict{use: idle, silent: millisOf(756)}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := c.rule.judge(c.sample); got != c.want {
+			if got := c.rule.judge(c.sample, nil); got != c.want {
 				t.Errorf("judge(%+v) =\n%+v, want\n%+v", c.sample, got, c.want)
+			}
+		})
+	}
+}
+
+// What an earlier look saw of the same socket decides where the figures alone do not.
+func TestJudgeRemembers(t *testing.T) {
+	half := Rule{IdleAfter: 500 * time.Millisecond, RequestTimeout: time.Minute}
+	rest := mark{3000, 3000, 60, 60, false}
+	waiting := mark{3000, 3000, 60, 59, true}
+	for name, c := range map[string]struct {
+		past mark
+		sample
+		want use
+	}{
+		"unchanged since it was idle, acknowledged by a probe": {rest, seen(9000, 9000, 700, 3000, 3000, 60, 60), idle},
+		"one request and its answer within a jiffy since":      {rest, seen(700, 700, 700, 3030, 3100, 61, 61), idle},
+		"two requests and two segments within a jiffy since":   {rest, seen(700, 700, 700, 3060, 3100, 62, 62), active},
+		"a request within a jiffy since":                       {rest, seen(700, 700, 700, 3060, 3100, 62, 61), active},
+		"large answers since, the server spoke last":           {rest, seen(700, 704, 700, 3060, 9000, 62, 90), idle},
+		"requests of two segments at rest, one more": {
+			mark{3000, 3000, 60, 30, false}, seen(700, 704, 700, 3060, 9000, 62, 31), idle},
+		"the one that waited is answered":                  {waiting, seen(700, 9000, 700, 3000, 3100, 60, 60), idle},
+		"another is answered, the one that waited not":     {waiting, seen(700, 704, 700, 3030, 3100, 61, 60), active},
+		"the same, acknowledged alone":                     {waiting, seen(700, 700, 660, 3030, 3100, 61, 60), active},
+		"another and the one that waited are answered":     {waiting, seen(700, 704, 700, 3030, 3200, 61, 61), idle},
+		"ten others are answered, the one that waited not": {waiting, seen(700, 704, 700, 3300, 4000, 70, 69), active},
+		"it waits on":                 {waiting, seen(9000, 700, 700, 3000, 3000, 60, 59), active},
+		"it is not believed any more": {waiting, seen(70000, 70000, 70000, 3030, 3100, 61, 60), idle},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := half.judge(c.sample, &c.past); got.use != c.want {
+				t.Errorf("judge(%+v, %+v) = %+v", c.sample, c.past, got)
 			}
 		})
 	}

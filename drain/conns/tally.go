@@ -18,6 +18,7 @@ type look struct {
 	ports portSet
 	tally Tally
 	peers map[[16]byte]peer
+	past  history
 }
 
 // peer is a client address's part of a look.
@@ -36,6 +37,7 @@ type connection struct {
 func (l *look) begin(source string, ports []uint16) {
 	l.tally = Tally{Source: source, Began: time.Now()}
 	l.ports.set(ports, l.rule.ExcludePorts)
+	l.past.begin()
 	if l.peers == nil {
 		l.peers = make(map[[16]byte]peer)
 	}
@@ -64,10 +66,18 @@ func (l *look) counts(c connection) bool {
 	return !slices.ContainsFunc(l.rule.ExcludePeers, func(p netip.Prefix) bool { return p.Contains(remote) })
 }
 
-// add counts one connection.
-func (l *look) add(c connection, v verdict) {
+// add judges and counts one connection; cookie is its socket's, 0 if the source has none.
+func (l *look) add(c connection, s sample, cookie uint64) {
+	past := l.past.find(cookie)
+	v := l.rule.judge(s, past)
 	if v.use == gone {
 		return
+	}
+	switch {
+	case v.use == idle && (past == nil || *past != markOf(s, false)):
+		l.past.note(cookie, markOf(s, false))
+	case v.waiting && (past == nil || !past.waiting || !s.owed(past)):
+		l.past.note(cookie, markOf(s, true)) // the first that waits, until it is answered
 	}
 	t := &l.tally
 	t.Open++
@@ -104,16 +114,27 @@ func (l *look) forgetPeers() {
 // end returns the tally.
 func (l *look) end() Tally {
 	t := l.tally
-	t.Peers = make([]Peer, 0, len(l.peers))
-	for a, p := range l.peers {
-		t.Peers = append(t.Peers, Peer{Address: netip.AddrFrom16(a).Unmap(), Active: p.active, Open: p.open, Since: p.silent})
-	}
-	slices.SortFunc(t.Peers, func(a, b Peer) int {
-		return cmp.Or(cmp.Compare(b.Active, a.Active), cmp.Compare(b.Open, a.Open), a.Address.Compare(b.Address))
-	})
-	t.Peers = slices.Clone(t.Peers[:min(len(t.Peers), MaxPeers)])
+	t.Peers = l.foremost()
 	t.Took = time.Since(t.Began)
 	return t
+}
+
+// foremost returns the peers to tell.
+func (l *look) foremost() []Peer {
+	foremost := make([]Peer, 0, MaxPeers+1)
+	order := func(a, b Peer) int {
+		return cmp.Or(cmp.Compare(b.Active, a.Active), cmp.Compare(b.Open, a.Open), a.Address.Compare(b.Address))
+	}
+	for a, p := range l.peers {
+		if n := len(foremost); n == MaxPeers && p.active < foremost[n-1].Active {
+			continue
+		}
+		told := Peer{Address: netip.AddrFrom16(a).Unmap(), Active: p.active, Open: p.open, Since: p.silent}
+		at, _ := slices.BinarySearchFunc(foremost, told, order)
+		foremost = slices.Insert(foremost, at, told)
+		foremost = foremost[:min(len(foremost), MaxPeers)]
+	}
+	return foremost
 }
 
 // turn is held by whoever looks. A wait for it ends with the context.
