@@ -112,3 +112,18 @@ func RunEurekaApp(t testing.TB, service, id string, port int, urls []string, fla
 		"--eureka.client.registry-fetch-interval-seconds=1", "--spring.cloud.loadbalancer.cache.ttl=1s")
 	return Run(t, Spec{Name: service, Args: append(args, flags...), Ready: fmt.Sprintf("http://127.0.0.1:%d/", port)})
 }
+
+// RunEurekaConsumer starts a Spring Cloud LoadBalancer caller with caches of one second, ends it with the test, and returns
+// its address: /call?s=SERVICE calls a service, /seen?s=SERVICE lists what its client knows.
+func RunEurekaConsumer(t testing.TB, port int, urls []string) string {
+	t.Helper()
+	java, err := BuildSpring(t.Context(), "servers/eureka/consumer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := fmt.Sprintf("http://127.0.0.1:%d", port)
+	Run(t, Spec{Name: "consumer", Ready: at + "/seen?s=none", Args: append(slices.Clone(java), fmt.Sprintf("--server.port=%d", port),
+		"--eureka.client.service-url.defaultZone="+strings.Join(urls, ","), "--eureka.client.register-with-eureka=false",
+		"--eureka.client.registry-fetch-interval-seconds=1", "--spring.cloud.loadbalancer.cache.ttl=1s")})
+	return at
+}
