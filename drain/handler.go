@@ -88,7 +88,9 @@ func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	// The read deadline too: before the answer of a POST goes out, what is left of its body is read.
+	end := time.Now().Add(writeTimeout)
+	if err := errors.Join(c.SetWriteDeadline(end), c.SetReadDeadline(end)); err != nil {
 		h.Log.Debug("cannot bound the answer of a hook", "error", err)
 	}
 	answer(w, map[Result]int{Drained: http.StatusOK, Expired: http.StatusGatewayTimeout, Cancelled: http.StatusServiceUnavailable}[out.Result], out.String())
@@ -120,13 +122,26 @@ func (h *handler) healthz(w http.ResponseWriter, r *http.Request) {
 func (h *handler) status(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), writeTimeout/2)
 	defer cancel()
-	body, err := json.MarshalIndent(h.drain.Status(ctx), "", "  ")
+	body, err := small(h.drain.Status(ctx))
 	if err != nil {
 		answer(w, http.StatusInternalServerError, err.Error())
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(append(body, '\n')) // the reader went away
+}
+
+// answerLimit bounds an answer: the kubelet reads no more than 10 KiB, and others shall not have to.
+const answerLimit = 10 << 10
+
+// small is s as JSON of less than answerLimit: as many instances of each registry are listed as fit.
+func small(s Status) ([]byte, error) {
+	for {
+		body, err := json.MarshalIndent(s, "", "  ")
+		if err != nil || len(body) < answerLimit || !s.shorten() {
+			return body, err
+		}
+	}
 }
 
 func (h *handler) metrics(w http.ResponseWriter, _ *http.Request) {

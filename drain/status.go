@@ -63,7 +63,7 @@ func (o Outcome) String() string {
 		b.WriteString("; " + t)
 	}
 	line := strings.ReplaceAll(b.String(), "\n", " ")
-	return line[:min(len(line), outcomeLimit)]
+	return strings.ToValidUTF8(line[:min(len(line), outcomeLimit)], "") // cut inside no character
 }
 
 // peers lists who has connections in use, as address×count.
@@ -200,8 +200,27 @@ type InstanceStatus struct {
 	Status  string `json:"status"`
 }
 
+// errorLimit bounds a registry's error in a Status: it has a part for each server.
+const errorLimit = 1 << 10
+
 // shownInstances bounds what a Status lists of one registry, so that the answer stays small with hundreds of services.
 const shownInstances = 30
+
+// shorten halves the longest list of instances; false if there is nothing left to halve.
+func (s *Status) shorten() bool {
+	longest := 0
+	for i, r := range s.Registries {
+		if len(r.Instances) > len(s.Registries[longest].Instances) {
+			longest = i
+		}
+	}
+	if len(s.Registries) == 0 || len(s.Registries[longest].Instances) == 0 {
+		return false
+	}
+	r := &s.Registries[longest]
+	r.Instances = r.Instances[:len(r.Instances)/2]
+	return true
+}
 
 // Status returns what is true now, with a fresh count.
 func (d *Drain) Status(ctx context.Context) Status {
@@ -252,6 +271,7 @@ func (k *keeper) status() RegistryStatus {
 	}
 	if err := *k.err.Load(); err != nil {
 		r.Error = err.Error()
+		r.Error = strings.ToValidUTF8(r.Error[:min(len(r.Error), errorLimit)], "")
 	}
 	return r
 }
