@@ -73,7 +73,6 @@ func TestThePathsAnswer(t *testing.T) {
 		"healthy while serving":                                   {nil, none, "GET", "/healthz", nil, 200, "OK"},
 		"healthy while draining":                                  {hooked, none, "GET", "/healthz", nil, 200, "OK"},
 		"healthy when drained":                                    {over, none, "GET", "/healthz", nil, 200, "OK"},
-		"not healthy when the drain's owner is gone":              {func(_ *testing.T, w *world) { w.end() }, none, "GET", "/healthz", nil, 503, "ended"},
 		"ready while serving":                                     {nil, none, "GET", "/readyz", nil, 200, "serving"},
 		"ready while draining":                                    {hooked, none, "GET", "/readyz", nil, 200, "draining"},
 		"ready when drained":                                      {over, none, "GET", "/readyz", nil, 200, "drained"},
