@@ -30,6 +30,9 @@ const (
 	// handshakeSurplus is by how many data segments a TLS handshake leaves the client ahead of the server, and
 	// leastHandshake is less than the bytes that one takes each way.
 	handshakeSurplus, leastHandshake = 1, 300
+	// leastAnswer is more than what an HTTP/2 server says before its first answer: SETTINGS and their acknowledgement,
+	// WINDOW_UPDATE. Go's says 61 bytes.
+	leastAnswer = 100
 	// seenWaiting is for how long a request waits before a look remembers that: most are answered before.
 	seenWaiting = 20 * time.Millisecond
 )
@@ -175,6 +178,8 @@ func (s sample) owed(past *mark) bool {
 	in, out := s.segmentsReceived, s.segmentsSent
 	surplus := int32(in - out)
 	switch {
+	case in >= 2 && s.hasBytes && s.bytesSent < leastAnswer:
+		return true // an HTTP/2 server's SETTINGS, and no answer yet
 	case surplus <= 0:
 		return false
 	case s.bytesReceived < leastHandshake || s.bytesSent < leastHandshake:

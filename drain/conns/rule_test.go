@@ -66,6 +66,9 @@ func TestJudge(t *testing.T) {
 			half, seen(708, 720, 664, 1751, 2608, 5, 4), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
 		"HTTP/2, a stream in flight, another answered meanwhile": {
 			half, seen(708, 708, 664, 152, 136, 4, 3), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
+		"HTTP/2, the first stream in flight, the server's SETTINGS after it": {
+			half, seen(452, 464, 408, 129, 61, 3, 3).with(func(s *sample) { s.sinceSent += time.Second; s.sinceReceived += time.Second }),
+			verdict{use: active, next: half.IdleAfter, silent: millisOf(1452)}},
 		"the first request, a large answer": {
 			half, seen(1400, 1400, 1400, 101, 300139, 1, 7), verdict{use: idle, silent: millisOf(1400)}},
 		"five large answers": { // or a request after four
