@@ -192,9 +192,10 @@ func (s sample) owed(past *mark) bool {
 	return out < 8 || uint64(in)+3 < 2*uint64(out)
 }
 
-// waiting reports whether an unanswered request has been waiting for long enough to be remembered.
+// waiting reports whether an unanswered request has been waiting for long enough to be remembered. What waits in a TLS
+// handshake is none: not all of that is answered.
 func (s sample) waiting(past *mark) bool {
-	if s.silent() < seenWaiting || s.sinceReceived > s.sinceSent {
+	if s.silent() < seenWaiting || s.sinceReceived > s.sinceSent || s.segmentsSent < 2 {
 		return false
 	}
 	if s.sinceReceived < s.sinceSent {

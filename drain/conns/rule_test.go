@@ -108,7 +108,7 @@ func TestJudge(t *testing.T) {
 			verdict{use: idle, silent: millisOf(60500)}},
 		"the client half closed, unanswered": {
 			half, seen(900, 700, 700, 500, 0, 1, 0).with(func(s *sample) { s.state = stateCloseWait }),
-			verdict{use: active, next: half.IdleAfter, silent: millisOf(700), waiting: true}},
+			verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},
 		"the client closed, the app never does": {
 			half, seen(900, 904, 700, 500, 400, 1, 1).with(func(s *sample) { s.state = stateCloseWait }),
 			verdict{use: idle, silent: millisOf(900)}},
