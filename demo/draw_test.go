@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // never is a moment that has not come.
@@ -18,12 +19,12 @@ func TestCellsShowWhatAnInstanceWasAndWhatWasLost(t *testing.T) {
 		seconds float64
 		want    string
 	}{
-		"still serving":                {row{Started: -2, Registered: -1, Stopping: never, Terminated: never, Gone: never}, 1.9, "█████"},
-		"starts later":                 {row{Started: 0.4, Registered: 1.2, Stopping: never, Terminated: never, Gone: never}, 1.9, " ░░██"},
-		"hook, then gone":              {row{Started: -2, Registered: -1, Stopping: 0.8, Terminated: 1.6, Gone: 1.6}, 2.3, "██▒▒  "},
-		"a request lost after the end": {row{Started: -2, Registered: -1, Stopping: 0.4, Terminated: 0.8, Gone: 0.8, Lost: []float64{1.3}}, 1.9, "█▒ × "},
-		"a moment beyond the end":      {row{Started: -2, Registered: -1, Stopping: never, Terminated: never, Gone: never, Lost: []float64{50}}, 1.1, "███"},
-		"longer than the line":         {row{Started: -2, Registered: -1, Stopping: never, Terminated: never, Gone: never}, 80, strings.Repeat("█", columns)},
+		"still serving":                {row{Started: -2, Registered: -1, Stopping: never, Gone: never}, 1.9, "█████"},
+		"starts later":                 {row{Started: 0.4, Registered: 1.2, Stopping: never, Gone: never}, 1.9, " ░░██"},
+		"hook, then gone":              {row{Started: -2, Registered: -1, Stopping: 0.8, Gone: 1.6}, 2.3, "██▒▒  "},
+		"a request lost after the end": {row{Started: -2, Registered: -1, Stopping: 0.4, Gone: 0.8, Lost: []float64{1.3}}, 1.9, "█▒ × "},
+		"a moment beyond the end":      {row{Started: -2, Registered: -1, Stopping: never, Gone: never, Lost: []float64{50}}, 1.1, "███"},
+		"longer than the line":         {row{Started: -2, Registered: -1, Stopping: never, Gone: never}, 80, strings.Repeat("█", columns)},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -38,7 +39,7 @@ func TestCellsShowWhatAnInstanceWasAndWhatWasLost(t *testing.T) {
 func example() panel {
 	p := panel{Title: "Stop & <go>", Service: "orders", Registry: "Eureka", Requests: 1234, Failed: map[failure]int{refused: 4, cut: 1}, Seconds: 10, Stops: []float64{1, 2}}
 	for _, name := range rowNames() {
-		p.Rows = append(p.Rows, row{Name: name, Started: -2, Registered: -1, Stopping: 3, Terminated: 4, Gone: 4, Answered: []float64{0.1, 3.5}})
+		p.Rows = append(p.Rows, row{Name: name, Started: -2, Registered: -1, Stopping: 3, Gone: 4, Answered: []float64{0.1, 3.5}})
 	}
 	p.Rows[0].Lost = []float64{4.1, 4.2, 4.3, 5.5}
 	p.Rows[1].Lost = []float64{6}
@@ -53,9 +54,19 @@ func TestTimelineKeepsItsHeightWhileItGrows(t *testing.T) {
 	}
 }
 
+func TestTimelineFitsIntoANarrowTerminal(t *testing.T) {
+	p := example()
+	p.Requests, p.Failed, p.Seconds = 2500, map[failure]int{refused: 999, cut: 999, other: 500}, 100
+	for _, line := range timeline(p, false) {
+		if n := utf8.RuneCountInString(line); n > lineWidth {
+			t.Errorf("%d columns, want at most %d: %q", n, lineWidth, line)
+		}
+	}
+}
+
 func TestVerdictSaysHowManyAndWhy(t *testing.T) {
 	p := example()
-	if got, want := p.verdict(), "5 of 1,234 requests lost (4 refused, 1 cut off)"; got != want {
+	if got, want := p.verdict(), "5 of 1,234 lost (4 refused, 1 cut off)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	p.Failed = nil

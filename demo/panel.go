@@ -25,9 +25,9 @@ type panel struct {
 
 // row is one instance of a panel. A moment that has not come is later than the panel's end.
 type row struct {
-	Name                                            string
-	Started, Registered, Stopping, Terminated, Gone float64
-	Answered, Lost                                  []float64 // when its requests were sent, and those that failed
+	Name                                string
+	Started, Registered, Stopping, Gone float64
+	Answered, Lost                      []float64 // when its requests were sent, and those that failed
 }
 
 // lost is how many requests failed.
@@ -58,7 +58,7 @@ func (p panel) verdict() string {
 			kinds = append(kinds, fmt.Sprintf("%s %s", thousands(p.Failed[f]), f))
 		}
 	}
-	return fmt.Sprintf("%s (%s)", p.result(), strings.Join(kinds, ", "))
+	return fmt.Sprintf("%s of %s lost (%s)", thousands(p.lost()), thousands(p.Requests), strings.Join(kinds, ", "))
 }
 
 // stop is how long one instance took to stop, in words.
@@ -105,7 +105,7 @@ func (r *rollout) panel(now time.Time) panel {
 	for k, i := range instances {
 		l := i.lived()
 		p.Rows = append(p.Rows, row{Name: strings.TrimPrefix(i.name, r.shop.name+"-"),
-			Started: at(l.started), Registered: at(l.registered), Stopping: at(l.stopping), Terminated: at(l.terminated), Gone: at(l.gone)})
+			Started: at(l.started), Registered: at(l.registered), Stopping: at(l.stopping), Gone: at(l.gone)})
 		if !l.gone.IsZero() {
 			p.Stops = append(p.Stops, l.gone.Sub(l.stopping).Seconds())
 		}

@@ -80,7 +80,6 @@ type life struct {
 	started    time.Time
 	registered time.Time // and so ready
 	stopping   time.Time // the kubelet was told to stop it: the hook begins
-	terminated time.Time // the hook is over: SIGTERM
 	gone       time.Time
 }
 
@@ -231,7 +230,6 @@ func (r *rollout) stop(ctx context.Context, i *instance) error {
 	if failed != nil {
 		failed = fmt.Errorf("%s: preStop: %w", i.name, failed)
 	}
-	i.reach(func(l *life) *time.Time { return &l.terminated })
 	if err := i.app.stop(ctx, max(time.Until(end), 2*time.Second)); err != nil {
 		failed = errors.Join(failed, err)
 	}

@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	columns   = 72  // of a timeline in the terminal
+	lineWidth = 79  // no line that is drawn over may wrap
+	columns   = 66  // of a timeline
 	perColumn = 0.4 // seconds
 )
 
@@ -92,8 +93,6 @@ func timeline(p panel, colour bool) []string {
 	}
 	if p.Requests == 0 {
 		verdict = "starting"
-	} else if s := p.stop(); s != "" {
-		verdict += ", " + s
 	}
 	lines := []string{fmt.Sprintf("  %s on %s: %s", p.Service, p.Registry, verdict)}
 	codes := map[rune]string{'░': "90", '█': "32", '▒': "33", '×': "31;1"}
