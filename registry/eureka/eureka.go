@@ -108,7 +108,7 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	if len(r.held) == 0 {
 		// A wrong path answers 404 as well. Each Eureka has a list of changes or refuses it.
-		return nil, r.everywhere(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, nil) })
+		return nil, r.ask(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, nil) })
 	}
 	seen, err := r.look(ctx, false)
 	if err != nil {
@@ -116,7 +116,7 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	r.held = slices.DeleteFunc(r.held, func(h held) bool { return seen.goneFor(h) })
 	// What fails here fails again, and is told, in Published.
-	_ = r.everywhere(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, r.held) })
+	_ = r.ask(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, r.held) })
 	return r.instances(seen), nil
 }
 
@@ -137,18 +137,28 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 // app said last, and the app is not called; should it come up during the drain, the caller's next look says In.
 func (r *Registry) Leave(ctx context.Context) error {
 	r.left = true
-	return r.onEach(ctx, (*server).leave)
+	return r.change(ctx, (*server).leave)
 }
 
 // Rejoin removes what keeps an instance out, by the softest means that helps; see remedy.
 func (r *Registry) Rejoin(ctx context.Context) error {
 	r.left = false
-	return r.onEach(ctx, (*server).rejoin)
+	return r.change(ctx, (*server).rejoin)
 }
 
 // Forget deletes the instances where they are held and are still this Pod's. It never sends a DELETE on a guess: even
 // where Eureka answers it with 404 it drops the override that another instance with that ID may live under.
-func (r *Registry) Forget(ctx context.Context) error { return r.onEach(ctx, (*server).forget) }
+func (r *Registry) Forget(ctx context.Context) error {
+	return r.change(ctx, (*server).forget)
+}
+
+// change changes every remembered instance.
+func (r *Registry) change(ctx context.Context, f func(*server, context.Context, held) error) error {
+	if len(r.held) == 0 {
+		return nil
+	}
+	return r.tell(ctx, r.each(f))
+}
 
 // Published looks at the list of recent changes that every Java client polls, and reports whether it shows no instance
 // as UP any more: then this server's read cache has been turned over. Where the list is switched off it looks at the
@@ -160,7 +170,7 @@ func (r *Registry) Published(ctx context.Context) (bool, error) {
 	}
 	all := true
 	results := make([]bool, len(r.servers))
-	err := r.everywhere(ctx, func(ctx context.Context, s *server) error {
+	err := r.ask(ctx, func(ctx context.Context, s *server) error {
 		ok, err := s.published(ctx, r.held)
 		results[s.index(r.servers)] = !ok && err == nil
 		return err
@@ -184,7 +194,7 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 	}
 	switch {
 	case r.id != "":
-		err := r.everywhere(ctx, func(ctx context.Context, s *server) error {
+		err := r.ask(ctx, func(ctx context.Context, s *server) error {
 			rec, err := s.instance(ctx, "instances/"+url.PathEscape(r.id), "find the instance "+r.id, false)
 			if err == nil && rec != nil {
 				found.add(heldByID(*rec, pod))
@@ -195,7 +205,7 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 	case len(pod.Ports) == 0:
 		return nil, nil
 	case len(pod.Services) > 0:
-		err := r.everywhere(ctx, func(ctx context.Context, s *server) error {
+		err := r.ask(ctx, func(ctx context.Context, s *server) error {
 			for _, service := range pod.Services {
 				if err := s.application(ctx, strings.ToUpper(service), false, take); err != nil {
 					return err
@@ -263,13 +273,13 @@ func newHeld(rec record, port uint16) held {
 // look asks every server for every instance.
 func (r *Registry) look(ctx context.Context, once bool) (*sightings, error) {
 	seen := &sightings{servers: len(r.servers), of: map[string][]record{}}
-	err := r.onEach(ctx, func(s *server, ctx context.Context, h held) error {
+	err := r.ask(ctx, r.each(func(s *server, ctx context.Context, h held) error {
 		rec, err := s.current(ctx, h, once)
 		if err == nil {
 			seen.add(h, rec)
 		}
 		return err
-	})
+	}))
 	return seen, err
 }
 

@@ -1,6 +1,7 @@
 package eureka_test
 
 import (
+	"flag"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil { // the contract's cases wait, they do not work
+		panic(err)
+	}
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections() // of the apps and callers that the tests play
 	if err := goleak.Find(); err != nil && code == 0 {

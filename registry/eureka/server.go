@@ -85,9 +85,21 @@ func (c *collection) add(h held) {
 	}
 }
 
-// everywhere runs f with every server at the same time. It returns nil when f succeeded with all servers but those that
-// gave no answer of any kind until two seconds after another one was done; with no server done, what every one failed by.
-func (r *Registry) everywhere(ctx context.Context, f func(context.Context, *server) error) error {
+// tell runs f, which changes something, with every server at the same time. A server is done without if it has given no
+// answer of any kind until two seconds after another one was done; one that answers has to confirm.
+func (r *Registry) tell(ctx context.Context, f func(context.Context, *server) error) error {
+	return r.everywhere(ctx, f, func(s *server) bool { return !s.answered.Load() })
+}
+
+// ask runs f, which only reads, with every server at the same time. Any that has failed, or is not done two seconds
+// after another one, is done without.
+func (r *Registry) ask(ctx context.Context, f func(context.Context, *server) error) error {
+	return r.everywhere(ctx, f, func(*server) bool { return true })
+}
+
+// everywhere returns nil when f succeeded with every server but those that can be done without once another one is done;
+// else what it failed by.
+func (r *Registry) everywhere(ctx context.Context, f func(context.Context, *server) error, without func(*server) bool) error {
 	type result struct {
 		s   *server
 		err error
@@ -121,14 +133,14 @@ func (r *Registry) everywhere(ctx context.Context, f func(context.Context, *serv
 			}
 		case <-over:
 			for s, cancel := range cancels {
-				if !s.answered.Load() {
+				if without(s) {
 					cancel()
 				}
 			}
 		}
 	}
 	if done > 0 {
-		errs = slices.DeleteFunc(errs, func(err error) bool { return !err.(failure).s.answered.Load() })
+		errs = slices.DeleteFunc(errs, func(err error) bool { return without(err.(failure).s) })
 	}
 	for i, err := range errs {
 		errs[i] = err.(failure).error
@@ -142,12 +154,9 @@ type failure struct {
 	error
 }
 
-// onEach runs f with every remembered instance on every server.
-func (r *Registry) onEach(ctx context.Context, f func(*server, context.Context, held) error) error {
-	if len(r.held) == 0 {
-		return nil
-	}
-	return r.everywhere(ctx, func(ctx context.Context, s *server) error {
+// each runs f with every remembered instance on one server, some at the same time.
+func (r *Registry) each(f func(*server, context.Context, held) error) func(context.Context, *server) error {
+	return func(ctx context.Context, s *server) error {
 		var wg sync.WaitGroup
 		errs := make([]error, len(r.held))
 		slots := make(chan struct{}, parallel)
@@ -160,7 +169,7 @@ func (r *Registry) onEach(ctx context.Context, f func(*server, context.Context, 
 		}
 		wg.Wait()
 		return errors.Join(errs...)
-	})
+	}
 }
 
 // leave makes the instance Out on this server and reads that back.

@@ -2,6 +2,7 @@ package registrytest
 
 import (
 	"encoding/json"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,8 @@ type EurekaConfig struct {
 	CSRF bool
 	// ReadOnly refuses what writes by 403.
 	ReadOnly bool
+	// Open, if not nil, exempts requests from User, CSRF and ReadOnly.
+	Open func(*http.Request) bool
 	// NoDelta answers 403 to GET apps/delta.
 	NoDelta bool
 	// Now is the clock; nil is time.Now.

@@ -93,6 +93,9 @@ func (e *Eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (e *Eureka) allowed(w http.ResponseWriter, r *http.Request) bool {
+	if e.config.Open != nil && e.config.Open(r) {
+		return true
+	}
 	writes := r.Method != http.MethodGet
 	if e.config.User != "" {
 		user, password, _ := r.BasicAuth()

@@ -69,8 +69,11 @@ func (w *EurekaWorld) Start(t testing.TB, app App) Running {
 	return a
 }
 
-// EurekaID is the instance ID of an app, as Spring Cloud makes it where the host has no name.
+// EurekaID is the instance ID of an app, if it has not chosen one as Spring Cloud makes it where the host has no name.
 func EurekaID(app App) string {
+	if app.ID != "" {
+		return app.ID
+	}
 	return fmt.Sprintf("%v:%s:%d", app.Address.Addr(), app.Service, app.Address.Port())
 }
 

@@ -57,6 +57,7 @@ type App struct {
 	Address  netip.AddrPort
 	Metadata map[string]string
 	Weight   float64 // 0 is the registry's default
+	ID       string  // "" is the registry's default; only where an app may choose one
 }
 
 // Running is an app that is registered.

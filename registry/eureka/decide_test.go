@@ -1,0 +1,94 @@
+package eureka
+
+import (
+	"testing"
+	"time"
+
+	"net/netip"
+
+	"prestop/registry"
+)
+
+func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
+	put := time.UnixMilli(1_790_000_000_000)
+	for name, c := range map[string]struct {
+		rec  record
+		soft bool
+		put  time.Time
+		want step
+	}{
+		"absent":               {record{}, false, time.Time{}, step{}},
+		"up":                   {record{Status: "UP", Override: "UNKNOWN"}, false, time.Time{}, step{}},
+		"up, no override told": {record{Status: "UP"}, false, time.Time{}, step{}},
+		"down":                 {record{Status: "DOWN", Override: "UNKNOWN"}, false, time.Time{}, step{}},
+		"out by an override":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, false, time.Time{}, step{override: "UP"}},
+		"out, and the override is told to be gone": {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, false, time.Time{}, step{override: "UP"}},
+		"still out without an override":            {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, true, time.Time{}, step{deregister: true}},
+		"still out with one":                       {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, true, time.Time{}, step{deregister: true}},
+		"down shows through the override":          {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, false, time.Time{}, step{override: "DOWN"}},
+		"starting shows through the override":      {record{Status: "STARTING", Override: "OUT_OF_SERVICE"}, false, time.Time{}, step{override: "STARTING"}},
+		"down, and a trace of the override stays":  {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, true, time.Time{}, step{}},
+		"up by an override":                        {record{Status: "UP", Override: "UP"}, false, time.Time{}, step{override: "UP"}},
+		"up, and a trace of the override stays":    {record{Status: "UP", Override: "UP"}, true, time.Time{}, step{}},
+		"out, the app spoke before the put":        {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1789999999999"}, false, put, step{override: "UP"}},
+		"out, the app spoke just after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000000300"}, false, put, step{override: "UNKNOWN"}},
+		"out, the app spoke long after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000060000"}, false, put, step{override: "UP"}},
+		"out, it is not told when the app spoke":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, false, put, step{override: "UP"}},
+	} {
+		if got := remedy(c.rec, c.soft, c.put); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
+
+func TestWhereServersDisagreeItIsWhatWasNotAskedFor(t *testing.T) {
+	const in, out, down, absent = registry.In, registry.Out, registry.Down, registry.Absent
+	for name, c := range map[string]struct {
+		states        []registry.State
+		serving, left registry.State
+	}{
+		"nothing said":            {nil, absent, absent},
+		"absent everywhere":       {[]registry.State{absent, absent}, absent, absent},
+		"in everywhere":           {[]registry.State{in, in}, in, in},
+		"out everywhere":          {[]registry.State{out, out}, out, out},
+		"in here, out there":      {[]registry.State{in, out}, out, in},
+		"out here, in there":      {[]registry.State{out, in}, out, in},
+		"one was restarted empty": {[]registry.State{absent, out}, out, out},
+		"one does not know it":    {[]registry.State{in, absent}, in, in},
+		"down here, out there":    {[]registry.State{down, out}, out, out},
+		"down here, in there":     {[]registry.State{down, in}, in, in},
+		"down here, absent there": {[]registry.State{absent, down}, down, down},
+	} {
+		if got := merge(c.states, false); got != c.serving {
+			t.Errorf("%s, serving: %v, want %v", name, got, c.serving)
+		}
+		if got := merge(c.states, true); got != c.left {
+			t.Errorf("%s, left: %v, want %v", name, got, c.left)
+		}
+	}
+}
+
+func TestAnInstanceIsOursByAddressAndEnabledPort(t *testing.T) {
+	pod := registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::7")}, Names: []string{"orders-0"}, Ports: []uint16{8080, 8443}}
+	for name, c := range map[string]struct {
+		rec  record
+		port uint16 // 0: not ours
+	}{
+		"by its address":                   {record{IP: "10.1.2.3", Host: "somewhere", Port: 8080}, 8080},
+		"by an address of another family":  {record{IP: "fd00:0:0::7", Port: 8080}, 8080},
+		"by its host name":                 {record{IP: "172.17.0.1", Host: "ORDERS-0", Port: 8080}, 8080},
+		"by its address as host name":      {record{Host: "10.1.2.3", Port: 8080}, 8080},
+		"by its secure port alone":         {record{IP: "10.1.2.3", SecurePort: 8443}, 8443},
+		"both ports, the secure one ours":  {record{IP: "10.1.2.3", Port: 9, SecurePort: 8443}, 8443},
+		"another Pod on the same port":     {record{IP: "10.1.2.4", Host: "orders-1", Port: 8080}, 0},
+		"another port of the same address": {record{IP: "10.1.2.3", Host: "orders-0", Port: 9090}, 0},
+		"no port at all":                   {record{IP: "10.1.2.3"}, 0},
+		"neither address nor name":         {record{Port: 8080}, 0},
+	} {
+		c.rec.ID, c.rec.App = "id", "A"
+		h, ok := mine(c.rec, pod)
+		if ok != (c.port != 0) || h.port != c.port {
+			t.Errorf("%s: %+v, %v", name, h, ok)
+		}
+	}
+}
