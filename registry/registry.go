@@ -37,14 +37,15 @@ type Registry interface {
 	// the servers now, or the remembered ones and an error if no server could be asked.
 	Find(ctx context.Context, pod Pod) ([]Instance, error)
 	// Leave disables every remembered instance on every server and returns nil when each has been read back from every
-	// server that answers as Out or Absent. The error names the servers and instances that could not be confirmed.
+	// server that answers as Out, Down or Absent. The error names the servers and instances that could not be confirmed.
 	Leave(ctx context.Context) error
 	// Published looks once at what callers read from every server that answers (its cached list, not the registry behind
 	// it) and reports whether that shows that the remembered instances left. The caller repeats it every second or two
 	// after a Leave; an error means that it cannot be told now, a Final one that it never can.
 	Published(ctx context.Context) (bool, error)
-	// Check looks at every remembered instance on every server, once, cheaply and past the server's caches. An instance
-	// is Out only if it is so on every server that answered.
+	// Check looks at every remembered instance on every server, once, cheaply and past the server's caches. Where servers
+	// that answered disagree between In and Out it says what was not asked for last: In after a Leave, Out otherwise; so
+	// that the caller repeats what it asked for.
 	Check(ctx context.Context) ([]Instance, error)
 	// Rejoin undoes Leave, and whatever an earlier incarnation of this Pod left behind, for every remembered instance that
 	// is Out; returns nil when each has been read back as In, Down or Absent. It never turns the app's own Down into In.
