@@ -1,6 +1,7 @@
 package nacos
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -181,7 +182,7 @@ func (r *Registry) sweep(ctx context.Context, addrs []*url.URL) (map[key]record,
 	if n := len(r.pod.Services); n > 0 && n <= fewNames {
 		for _, name := range r.pod.Services {
 			if err := r.catalog(ctx, addrs, name, found); err != nil {
-				return nil, err
+				return r.byName(ctx, addrs, err)
 			}
 		}
 		if len(found) > 0 {
@@ -189,7 +190,33 @@ func (r *Registry) sweep(ctx context.Context, addrs []*url.URL) (map[key]record,
 		}
 		// The server compares names with case, and we do not.
 	}
-	return found, r.catalog(ctx, addrs, "", found)
+	if err := r.catalog(ctx, addrs, "", found); err != nil {
+		return r.byName(ctx, addrs, err)
+	}
+	return found, nil
+}
+
+// byName looks into each service that was named by itself, where the user may read those and not the catalog, which was
+// refused with err. It sees the cluster DEFAULT alone, and
+// without a group DEFAULT_GROUP alone.
+func (r *Registry) byName(ctx context.Context, addrs []*url.URL, err error) (map[key]record, error) {
+	if e := (*registry.Error)(nil); !errors.As(err, &e) || e.Code != http.StatusForbidden || len(r.pod.Services) == 0 {
+		return nil, err
+	}
+	var places []record
+	for _, name := range r.pod.Services {
+		of := service{cmp.Or(r.group, "DEFAULT_GROUP"), name}
+		places = append(places, record{key: key{place: place{of, "DEFAULT"}}})
+	}
+	var last error
+	for _, a := range r.lastFirst(addrs) {
+		found, err := r.hosts(ctx, a, places, "look at", dialect.instances)
+		if err == nil {
+			return found, nil
+		}
+		last = err
+	}
+	return nil, last
 }
 
 // catalog adds the Pod's instances in services whose name contains name to found.

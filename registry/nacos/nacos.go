@@ -256,6 +256,7 @@ func (r *Registry) Forget(ctx context.Context) error {
 // settle makes a change and returns when every server that answers shows it of every remembered record, as good tells
 // (nil: not held). It makes the change again every now and then until ctx ends.
 func (r *Registry) settle(ctx context.Context, what string, change func(context.Context) error, good func(*record) bool) error {
+	pending := r.remembered()
 	for {
 		if err := change(ctx); err != nil {
 			return err
@@ -270,16 +271,13 @@ func (r *Registry) settle(ctx context.Context, what string, change func(context.
 		}
 		for time.Now().Before(again) {
 			if err := wait(ctx, pause); err != nil {
-				return r.unsettled(what, err, nil)
+				return r.unsettled(what, err, pending)
 			}
 			pause = poll
 			views := r.everywhere(ctx, r.look)
 			err := failed(views)
-			var pending []record
-			for _, rec := range r.remembered() {
-				if !settled(views, rec.key, good) {
-					pending = append(pending, rec)
-				}
+			if err == nil {
+				pending = slices.DeleteFunc(r.remembered(), func(rec record) bool { return settled(views, rec.key, good) })
 			}
 			switch {
 			case err == nil && len(pending) == 0:
