@@ -52,14 +52,14 @@ Times are 30s, 1m30s or a bare number of seconds.
 
 func main() { os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) }
 
-// command is a subcommand: it gets a valid configuration and returns the exit code.
-type command func(c Config, stdout, stderr io.Writer) int
+// subcommand is one: it gets a valid configuration and returns the exit code.
+type subcommand func(c Config, stdout, stderr io.Writer) int
 
 func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
-	name, do := "", command(sidecar)
+	name, do := "", subcommand(sidecar)
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
-		do = map[string]command{"shutdown": shutdown, "resume": resume, "status": status, "check": check, "version": showVersion, "help": help}[name]
+		do = map[string]subcommand{"shutdown": shutdown, "resume": resume, "status": status, "check": check, "version": showVersion, "help": help}[name]
 		if do == nil {
 			fmt.Fprintf(stderr, "prestop: unknown command %q; see prestop --help\n", name)
 			return exitUsage
@@ -184,7 +184,7 @@ func introduce(c Config, registries []registry.Registry, counter conns.Counter, 
 	if counter != nil {
 		source = counter.Source()
 	}
-	var urls []string
+	urls := []string{}
 	for _, r := range registries {
 		urls = append(urls, r.Kind()+" "+r.URL())
 	}

@@ -29,12 +29,13 @@ type HandlerOptions struct {
 type handler struct {
 	drain *Drain
 	HandlerOptions
+	crowd crowd
 }
 
 // NewServer returns the HTTP server in front of d: the public paths and nothing else, every other one 404, another method
 // 405. Headers and bodies are bounded and timed, but for the answer of /shutdown, which comes when the drain ends.
 func NewServer(d *Drain, o HandlerOptions) *http.Server {
-	h := &handler{d, o}
+	h := &handler{drain: d, HandlerOptions: o}
 	mux := http.NewServeMux()
 	for path, f := range map[string]http.HandlerFunc{
 		"GET /ok": h.ok, "GET /healthz": h.healthz, "GET /readyz": h.readyz, "GET /status": h.status, "GET /metrics": h.metrics,
@@ -71,6 +72,11 @@ const writeTimeout = 10 * time.Second
 
 // shutdown is the hook: it blocks until the drain is over.
 func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
+	if h.crowd.enter() {
+		defer h.crowd.leave()
+	} else if h.crowd.park(w, h.drain, h.Log) {
+		return
+	}
 	c := http.NewResponseController(w)
 	// The drain has its own deadline; a caller that goes away ends r's context, and cancels nothing.
 	err := errors.Join(c.SetWriteDeadline(time.Time{}), c.SetReadDeadline(time.Time{}))
@@ -80,12 +86,8 @@ func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
 	h.Log.Info("hook called", "from", r.RemoteAddr, "agent", r.UserAgent())
 	began := time.Now()
 	out, err := h.drain.Shutdown(r.Context())
-	if err != nil {
-		if r.Context().Err() != nil {
-			h.Log.Warn("a caller of the hook went away; the drain goes on", "from", r.RemoteAddr, "after", short(time.Since(began)))
-			return
-		}
-		answer(w, http.StatusServiceUnavailable, err.Error())
+	if err != nil && r.Context().Err() != nil {
+		h.Log.Warn("a caller of the hook went away; the drain goes on", "from", r.RemoteAddr, "after", short(time.Since(began)))
 		return
 	}
 	// The read deadline too: before the answer of a POST goes out, what is left of its body is read.
@@ -93,7 +95,8 @@ func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
 	if err := errors.Join(c.SetWriteDeadline(end), c.SetReadDeadline(end)); err != nil {
 		h.Log.Debug("cannot bound the answer of a hook", "error", err)
 	}
-	answer(w, map[Result]int{Drained: http.StatusOK, Expired: http.StatusGatewayTimeout, Cancelled: http.StatusServiceUnavailable}[out.Result], out.String())
+	code, line := verdict(out, err)
+	answer(w, code, line)
 }
 
 func (h *handler) resume(w http.ResponseWriter, r *http.Request) {
@@ -157,8 +160,8 @@ func (h *handler) guarded(next http.HandlerFunc) http.HandlerFunc {
 			if err != nil {
 				h.Log.Error("--token-file cannot be read; refusing", "error", err)
 			}
-			got, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-			if err != nil || want != "" && !same(got, want) {
+			got, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+			if err != nil || want != "" && !(bearer && same(got, want)) {
 				h.Log.Warn("refused a call without the token", "path", r.URL.Path, "from", host(r.RemoteAddr))
 				w.Header().Set("WWW-Authenticate", "Bearer")
 				answer(w, http.StatusUnauthorized, "the token is missing or wrong: send it as Authorization: Bearer …")

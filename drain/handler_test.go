@@ -61,6 +61,7 @@ func TestThePathsAnswer(t *testing.T) {
 		"the hook is refused without the token":                   {nil, token, "GET", "/shutdown", nil, 401, "token"},
 		"the hook is refused with another token":                  {nil, token, "GET", "/shutdown", []string{"Authorization", "Bearer open"}, 401, "token"},
 		"the hook is refused with a token of another scheme":      {nil, token, "GET", "/shutdown", []string{"Authorization", "Basic open sesame"}, 401, "token"},
+		"the hook is refused with a token of no scheme":           {nil, token, "GET", "/shutdown", []string{"Authorization", "open sesame"}, 401, "token"},
 		"the hook is let in with the token":                       {nil, token, "GET", "/shutdown", []string{"Authorization", "Bearer open sesame"}, 200, "OK"},
 		"the hook is refused while the token cannot be read":      {nil, HandlerOptions{Token: func() (string, error) { return "", errors.New("gone") }}, "GET", "/shutdown", []string{"Authorization", "Bearer "}, 401, "token"},
 		"no token is asked for where none is set":                 {nil, HandlerOptions{Token: func() (string, error) { return "", nil }}, "GET", "/shutdown", nil, 200, "OK"},
@@ -222,10 +223,10 @@ func keysOf(at string, v any, keys map[string][]string) {
 	}
 }
 
-// crowd is a count with as many peers as there can be.
-type crowd struct{ conns.Counter }
+// throng is a count with as many peers as there can be.
+type throng struct{ conns.Counter }
 
-func (c crowd) Count(ctx context.Context, ports []uint16) (conns.Tally, error) {
+func (c throng) Count(ctx context.Context, ports []uint16) (conns.Tally, error) {
 	t, err := c.Counter.Count(ctx, ports)
 	t.Peers = nil
 	for i := range conns.MaxPeers {
@@ -268,7 +269,7 @@ func (m mesh) Rejoin(context.Context) error { return nil }
 
 func TestAnswersAreSmall(t *testing.T) {
 	in(t, 2, func(o *Options) {
-		o.Counter = crowd{o.Counter}
+		o.Counter = throng{o.Counter}
 		for i, r := range o.Registries {
 			o.Registries[i] = mesh{r.(*fakeRegistry), i == 0}
 		}

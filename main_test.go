@@ -1,0 +1,518 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestExitCodes(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { taken.Close() })
+	bad := []string{"PRESTOP_GRACE_PERIOD=soon"}
+	for sentence, c := range map[string]struct {
+		env  []string
+		args []string
+		code int
+		out  string // on standard output
+		errs string // on standard error
+	}{
+		"help":                                  {bad, []string{"--help"}, 0, "--grace-period", ""},
+		"help as a command":                     {bad, []string{"help"}, 0, "--grace-period", ""},
+		"help on a command":                     {bad, []string{"shutdown", "--help"}, 0, "--grace-period", ""},
+		"version":                               {bad, []string{"version"}, 0, "prestop 1.2.3\n", ""},
+		"an unknown flag":                       {nil, []string{"--grace", "3"}, 64, "", "--grace"},
+		"an unknown flag of a command":          {nil, []string{"shutdown", "--grace", "3"}, 64, "", "--grace"},
+		"an unknown command":                    {nil, []string{"stop"}, 64, "", `unknown command "stop"`},
+		"a command behind the flags":            {nil, []string{"--port=80", "shutdown"}, 64, "", "before the flags"},
+		"a bad configuration":                   {bad, nil, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
+		"a bad configuration of a command":      {bad, []string{"shutdown"}, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
+		"two problems":                          {bad, []string{"--count=guess"}, 64, "", `--count="guess"`},
+		"hostNetwork without --port":            {[]string{"HOST_IP=10.0.0.1", "POD_IP=10.0.0.1"}, nil, 64, "", "hostNetwork"},
+		"a port that is taken":                  {nil, []string{"--listen", taken.Addr().String()}, 1, "", "--listen"},
+		"a hook without a sidecar":              {nil, []string{"shutdown", "--listen", freeAddress(t)}, 1, "", "not reached"},
+		"resume without a sidecar":              {nil, []string{"resume", "--listen", freeAddress(t)}, 1, "", "not reached"},
+		"status without a sidecar":              {nil, []string{"status", "--listen", freeAddress(t)}, 1, "", "not reached"},
+		"a token file that is gone is no start": {nil, []string{"shutdown", "--token-file", "/none"}, 64, "", "/none"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			t.Parallel()
+			r := command(t, c.env, c.args...)
+			if r.code != c.code || !strings.Contains(r.out, c.out) || !strings.Contains(r.errOut, c.errs) {
+				t.Errorf("exit %d, out %q, err %q; want exit %d, out %q, err %q", r.code, r.out, r.errOut, c.code, c.out, c.errs)
+			}
+			if r.code == 0 && r.errOut != "" || r.code == 64 && r.out != "" {
+				t.Errorf("the wrong stream: exit %d, out %q, err %q", r.code, r.out, r.errOut)
+			}
+		})
+	}
+}
+
+func TestABadConfigurationStartsNothing(t *testing.T) {
+	address := freeAddress(t)
+	ready := filepath.Join(t.TempDir(), "ready")
+	r := command(t, nil, "--listen", address, "--ready-file", ready, "--reserve=60")
+	if r.code != exitUsage || strings.Contains(r.errOut, "started") {
+		t.Errorf("exit %d: %s", r.code, r.errOut)
+	}
+	if l, err := net.Listen("tcp", address); err != nil {
+		t.Error(err)
+	} else {
+		l.Close()
+	}
+}
+
+func TestASidecarServesAndStopsInOrderWhenTheAppIsGone(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := sidecarOf(t, a, nil)
+	p.must("/healthz", 200, "OK")
+	p.must("/readyz", 200, "")
+	p.must("/ok", 503, "serving")
+	p.must("/nothing", 404, "")
+	p.must("/metrics", 200, `prestop_build_info{version="1.2.3"} 1`)
+	p.says("the app listens")
+	a.die()
+	p.says("the app does not listen any more")
+	p.must("/readyz", 503, "does not listen")
+	p.signal(syscall.SIGTERM)
+	p.exits(exitOK)
+	p.says("stopped")
+}
+
+func TestAnAppThatNeverListensHasNothingToWaitFor(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	a.die()
+	p := sidecarOf(t, a, nil)
+	p.is(p.hook(), 200, "0 connections in use")
+	p.signal(syscall.SIGTERM)
+	p.exits(exitOK)
+}
+
+func TestTheHookWaitsForTheLastConnection(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := sidecarOf(t, a, nil)
+	answered := a.call(t)
+	p.says("the app listens")
+	h := p.hook()
+	p.inUse(1)
+	p.must("/ok", 503, "1 connections in use")
+	p.must("/healthz", 200, "")
+	select {
+	case got := <-h:
+		t.Fatalf("the hook returned while a request was in flight: %+v", got)
+	default:
+	}
+	a.release()
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	p.is(h, 200, "OK drained in ")
+	p.reaches("drained")
+	p.must("/ok", 200, "OK")
+	a.die()
+	p.signal(syscall.SIGTERM)
+	p.exits(exitOK)
+}
+
+func TestTheHookReturnsAtTheDeadlineAndNamesWhoIsLeft(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	log := filepath.Join(t.TempDir(), "termination-log")
+	p := sidecarOf(t, a, nil, "--grace-period=3", "--reserve=1", "--termination-log="+log)
+	a.call(t)
+	p.says("the app listens")
+	p.is(p.hook(), 504, "127.0.0.1×1")
+	p.reaches("expired")
+	p.must("/ok", 503, "deadline")
+	line := p.says("the drain is over")
+	if line["level"] != "ERROR" || line["in_use"] != 1.0 || fmt.Sprint(line["peers"]) != "[127.0.0.1×1]" {
+		t.Errorf("the last line is %v", line)
+	}
+	eventually(t, "the termination log", func() error {
+		b, err := os.ReadFile(log)
+		if err == nil && !bytes.HasPrefix(b, []byte("EXPIRED after ")) {
+			err = fmt.Errorf("it says %q", b)
+		}
+		return err
+	})
+}
+
+// In an old-style Pod both containers get SIGTERM at once, or the sidecar even before the hook arrives.
+func TestSIGTERMBeforeTheHookKeepsServingItAndExitsAfterTheApp(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := sidecarOf(t, a, nil)
+	answered := a.call(t)
+	p.says("the app listens")
+	p.signal(syscall.SIGTERM)
+	p.reaches("draining")
+	h := p.hook()
+	p.inUse(1)
+	a.release()
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	p.is(h, 200, "OK drained in ")
+	p.reaches("drained")
+	p.must("/healthz", 200, "") // still there: the app is
+	p.is(p.hook(), 200, "OK")
+	a.die()
+	p.exits(exitOK)
+	if line := p.says("draining"); line["cause"] != "SIGTERM" {
+		t.Errorf("the drain began by %v", line["cause"])
+	}
+}
+
+func TestASecondSignalEndsItNow(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			a := newApp(t)
+			p := sidecarOf(t, a, nil)
+			a.call(t)
+			p.says("the app listens")
+			p.signal(syscall.SIGTERM)
+			p.says("draining")
+			p.signal(s)
+			p.exits(exitFailed)
+			p.says("stopped before the end")
+		})
+	}
+}
+
+func TestACallerThatGoesAwayCancelsNothing(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := sidecarOf(t, a, nil)
+	answered := a.call(t)
+	p.says("the app listens")
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan answer)
+	go func() { gone <- p.get(ctx, "/shutdown") }()
+	p.reaches("draining")
+	cancel()
+	if got := <-gone; got.err == nil {
+		t.Errorf("answered %+v", got)
+	}
+	p.says("a caller of the hook went away; the drain goes on")
+	p.reaches("draining")
+	again := p.hook() // the kubelet was restarted
+	p.inUse(1)
+	a.release()
+	<-answered
+	p.is(again, 200, "OK drained in ")
+	if n := strings.Count(p.logs.String(), `"msg":"draining"`); n != 1 {
+		t.Errorf("%d drains", n)
+	}
+}
+
+func TestResumeCancelsAndTheAppThatComesBackIsServedAgain(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := sidecarOf(t, a, nil)
+	a.call(t)
+	p.says("the app listens")
+	h := p.hook()
+	p.reaches("draining")
+	p.must("/resume", 200, "OK")
+	p.is(h, 503, "CANCELLED after ")
+	p.reaches("serving")
+	if line := p.says("serving"); line["cause"] != "resume" {
+		t.Errorf("serving again by %v", line["cause"])
+	}
+}
+
+// TestTenThousandCallersJoinOneDrain also measures what a caller that waits costs.
+func TestTenThousandCallersJoinOneDrain(t *testing.T) {
+	const callers = 10_000
+	raiseFiles(t, callers+500)
+	a := newApp(t)
+	p := sidecarOf(t, a, nil)
+	answered := a.call(t)
+	p.says("the app listens")
+	h := p.hook()
+	p.inUse(1)
+	before := p.memory("VmRSS")
+	conns := make([]net.Conn, 0, callers)
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	for range callers {
+		c, err := net.Dial("tcp", p.listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+		if _, err := io.WriteString(c, "GET /shutdown HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.says("many callers of the hook; the others wait unattended")
+	p.must("/healthz", 200, "OK")
+	waiting := p.memory("VmRSS")
+	a.release()
+	<-answered
+	p.is(h, 200, "OK drained in ")
+	var wg sync.WaitGroup
+	wrong := make(chan string, callers)
+	for i := range 8 {
+		wg.Go(func() {
+			for j := i; j < callers; j += 8 {
+				_ = conns[j].SetReadDeadline(time.Now().Add(patience))
+				if b, err := io.ReadAll(conns[j]); err != nil || !bytes.HasPrefix(b, []byte("HTTP/1.1 200 OK\r\n")) || !bytes.Contains(b, []byte("OK drained in ")) {
+					wrong <- fmt.Sprintf("%q, %v", b, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(wrong)
+	if len(wrong) > 0 {
+		t.Errorf("%d of %d callers were not told, the first: %s", len(wrong), callers, <-wrong)
+	}
+	if n := strings.Count(p.logs.String(), `"msg":"draining"`); n != 1 {
+		t.Errorf("%d drains", n)
+	}
+	most := p.memory("VmHWM")
+	t.Logf("%d callers wait: %d KiB resident before, %d while (%d bytes for each), %d at most", callers, before, waiting, (waiting-before)*1024/callers, most)
+	if most > 48<<10 { // 264 MiB where each has a goroutine
+		t.Errorf("%d KiB resident for %d callers", most, callers)
+	}
+}
+
+func raiseFiles(t *testing.T, n uint64) {
+	t.Helper()
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		t.Fatal(err)
+	}
+	if l.Cur >= n {
+		return
+	}
+	l.Cur, l.Max = n, max(l.Max, n)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		t.Fatalf("%d open files are needed: %v; raise ulimit -n", n, err)
+	}
+}
+
+func TestASlowClientHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := sidecarOf(t, a, nil)
+	p.says("the app listens")
+	for _, begun := range []string{
+		"",                             // nothing but a connection
+		"GET /shutdown HTTP/1.1\r\nHo", // no end of the header
+		"POST /shutdown HTTP/1.1\r\nHost: pod\r\nContent-Length: 1000\r\n\r\nx", // no end of the body
+		"GET /status HTTP/1.1\r\nHost: pod\r\n\r\n",                             // does not read
+	} {
+		for range 20 {
+			c, err := net.Dial("tcp", p.listen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := io.WriteString(c, begun); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p.must("/healthz", 200, "OK")
+	p.is(p.hook(), 200, "OK drained in ")
+	a.die()
+	p.signal(syscall.SIGTERM)
+	p.exits(exitOK)
+}
+
+func TestALargeHeaderIsRefused(t *testing.T) {
+	t.Parallel()
+	p := sidecarOf(t, newApp(t), nil)
+	if got := p.get(t.Context(), "/shutdown", "X-Padding", strings.Repeat("a", 64<<10)); got.code != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("answered %d %q, %v", got.code, got.body, got.err)
+	}
+	p.reaches("serving")
+}
+
+func TestTheTokenIsAskedFor(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(s string) {
+		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("from-the-file\n")
+	for sentence, c := range map[string]struct {
+		args []string
+		env  []string
+		good string
+	}{
+		"by the flag":     {[]string{"--token=by-flag"}, nil, "by-flag"},
+		"by the variable": {nil, []string{"PRESTOP_TOKEN=by-variable"}, "by-variable"},
+		"by the file":     {[]string{"--token-file=" + file}, nil, "from-the-file"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			p := sidecarOf(t, newApp(t), c.env, c.args...)
+			for _, path := range []string{"/shutdown", "/resume"} {
+				for _, token := range []string{"", "Bearer ", "Bearer wrong", c.good} {
+					if got := p.get(t.Context(), path, "Authorization", token); got.code != 401 {
+						t.Errorf("%s with %q is answered %d", path, token, got.code)
+					}
+				}
+			}
+			p.must("/status", 200, `"serving"`)
+			p.must("/healthz", 200, "")
+			if got := p.get(t.Context(), "/shutdown", "Authorization", "Bearer "+c.good); got.code != 200 {
+				t.Errorf("with the token: %+v", got)
+			}
+			if strings.Contains(p.logs.String(), c.good) {
+				t.Error("the token is in the log")
+			}
+		})
+	}
+	t.Run("by a file that is rotated", func(t *testing.T) {
+		p := sidecarOf(t, newApp(t), nil, "--token-file="+file)
+		for _, c := range []struct {
+			text, token string
+			code        int
+		}{{"new", "new", 200}, {"new", "from-the-file", 401}, {"", "", 401}, {"", "new", 401}, {"newer", "newer", 200}} {
+			write(c.text)
+			if got := p.get(t.Context(), "/resume", "Authorization", "Bearer "+c.token); got.code != c.code {
+				t.Errorf("the file holds %q, the call %q: answered %d; want %d", c.text, c.token, got.code, c.code)
+			}
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.get(t.Context(), "/shutdown", "Authorization", "Bearer newer"); got.code != 401 {
+			t.Errorf("without the file: answered %d", got.code)
+		}
+	})
+}
+
+func TestTheLogIsJSONAndItsLastLineTellsWhereTheTimeWent(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := sidecarOf(t, a, nil, "--linger=300ms")
+	p.says("the app listens")
+	p.is(p.hook(), 200, "OK")
+	p.says("the drain is over")
+	a.die()
+	p.signal(syscall.SIGTERM)
+	p.exits(exitOK)
+	messages := map[string]int{}
+	for line := range strings.Lines(p.logs.String()) {
+		var v map[string]any
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			t.Errorf("%v in %q", err, line)
+			continue
+		}
+		if v["time"] == nil || v["level"] == nil || v["msg"] == "" {
+			t.Errorf("no time, level or message in %q", line)
+		}
+		messages[fmt.Sprint(v["msg"])]++
+	}
+	for _, once := range []string{"prestop started", "the app listens", "hook called", "draining", "the drain is over", "told to stop", "stopped"} {
+		if messages[once] != 1 {
+			t.Errorf("%q is said %d times", once, messages[once])
+		}
+	}
+	last := p.says("the drain is over")
+	var sum, took time.Duration
+	for _, part := range []string{"leave", "linger", "count", "took"} {
+		d, err := seconds(last[part])
+		if err != nil {
+			t.Errorf("%s is %v", part, last[part])
+		}
+		if part == "took" {
+			took = d
+		} else {
+			sum += d
+		}
+	}
+	if off := took - sum; off.Abs() > 3*time.Millisecond || took < 300*time.Millisecond { // each is rounded
+		t.Errorf("the parts are %v, the whole %v: %v", sum, took, last)
+	}
+	for _, key := range []string{"result", "in_use", "idle", "source"} {
+		if last[key] == nil {
+			t.Errorf("%s is not told: %v", key, last)
+		}
+	}
+}
+
+func TestTextLogs(t *testing.T) {
+	t.Parallel()
+	c := exec.Command(binary, "--listen=127.0.0.1:0", "--log-format=text", "--instance-ip=127.0.0.1", "--port=1")
+	c.Env = []string{}
+	out, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Process.Kill(); _ = c.Wait() }() // it is done with
+	first := make([]byte, 5)
+	if _, err := io.ReadFull(out, first); err != nil || string(first) != "time=" {
+		t.Errorf("the log begins with %q, %v", first, err)
+	}
+}
+
+func TestTheReadyFileIsThereWhileDrained(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "ok")
+	p := sidecarOf(t, newApp(t), nil, "--ready-file="+file)
+	p.says("the app listens")
+	there := func() bool { _, err := os.Stat(file); return err == nil }
+	if there() {
+		t.Error("it is there before the drain")
+	}
+	p.is(p.hook(), 200, "OK")
+	eventually(t, "the file", func() error { _, err := os.Stat(file); return err })
+	p.must("/resume", 200, "OK")
+	eventually(t, "no file", func() error {
+		if there() {
+			return os.ErrExist
+		}
+		return nil
+	})
+}
+
+func TestStatusOfTheProcessHasTheKeysOfTheContract(t *testing.T) {
+	t.Parallel()
+	p := sidecarOf(t, newApp(t), nil)
+	var got map[string]any
+	if err := json.Unmarshal([]byte(p.must("/status", 200, "{")), &got); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for k := range got {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	if want := []string{"connections", "deadline", "lingerUntil", "registries", "result", "since", "state"}; !slices.Equal(keys, want) {
+		t.Errorf("the keys are %q; want %q", keys, want)
+	}
+}
