@@ -43,8 +43,9 @@ lint: ## gofmt, vet, staticcheck
 vulncheck: ## needs the vulnerability database from the network
 	go run $(GOVULNCHECK) ./...
 
-image: ## the container image, prestop:VERSION; GO_IMAGE names another build image
-	docker build $${GO_IMAGE:+--build-arg GO_IMAGE=$$GO_IMAGE} --build-arg VERSION=$(VERSION) -t prestop:$(VERSION) .
+image: ## the container image, prestop:VERSION, by BuildKit; GO_IMAGE names another build image
+	DOCKER_BUILDKIT=1 docker build $${GO_IMAGE:+--build-arg GO_IMAGE=$$GO_IMAGE} --build-arg VERSION=$(VERSION) \
+	  --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) -t prestop:$(VERSION) .
 
 clean:
 	rm -rf prestop bin dist demo/out

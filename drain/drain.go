@@ -347,9 +347,7 @@ func (o *owner) release(r Result) {
 
 // answer closes the current drain with its outcome, once.
 func (o *owner) answer(out Outcome) {
-	select {
-	case <-o.drain.done:
-	default:
+	if !o.drain.over() {
 		o.drain.outcome = out
 		o.history.add(out)
 		close(o.drain.done)

@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	// A look that took t is followed by another one after an event no sooner than eager*t, and without one no sooner
-	// than lazy*t: at 100,000 connections (60 ms) that is a tenth and a fiftieth of a core.
-	eager, lazy = 10, 50
+	// Looks that follow from events take a tenth of a core in the long run; so much is saved up, at most, that those after
+	// a quiet time follow at once.
+	eager, saved = 10, 100 * time.Millisecond
+	// A look that took t is followed by another one without an event no sooner than lazy*t: a fiftieth of a core.
+	lazy = 50
 	// While the app serves, a new port is noticed within servingLook; one that vanishes is an event.
 	servingLook = 15 * time.Second
 	// While it does not listen, its coming back is noticed within awaitLook, since there is no event for a new socket; after
@@ -64,6 +66,8 @@ type lookout struct {
 	asked   chan question
 	failing time.Time     // since when the counter fails
 	took    time.Duration // of the last look
+	looked  time.Time     // when it ended
+	credit  time.Duration // that looks after events have saved up as of looked; negative: overdrawn
 	began   time.Time     // of the last count
 	next    time.Duration // from then until a connection may become idle
 	waits   time.Time     // since when the app is waited for
@@ -118,13 +122,15 @@ func (l *lookout) last() (conns.Tally, error) {
 	return l.tally, l.err
 }
 
-// listening returns the ports that the app listens on now, sorted.
+// listening returns the app's ports that are listened on now, sorted.
 func (l *lookout) listening() []uint16 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var p []uint16
 	for _, s := range l.listeners {
-		p = append(p, s.Port)
+		if _, ours := slices.BinarySearch(l.ever, s.Port); ours {
+			p = append(p, s.Port)
+		}
 	}
 	slices.Sort(p)
 	return slices.Compact(p)
@@ -170,7 +176,6 @@ func (l *lookout) run(ctx context.Context) {
 			watched = counting
 			l.watch(counting)
 		}
-		ended := time.Now()
 		timer := time.NewTimer(l.patience())
 		select {
 		case <-ctx.Done():
@@ -178,9 +183,9 @@ func (l *lookout) run(ctx context.Context) {
 			return
 		case <-timer.C:
 		case <-l.poked:
-			wait(ctx, l.took-time.Since(ended))
+			wait(ctx, l.took-time.Since(l.looked))
 		case <-l.counter.Ended():
-			wait(ctx, l.spare()-time.Since(ended))
+			wait(ctx, l.spare(time.Now()))
 		case q := <-l.asked:
 			l.answer(ctx, q)
 		}
@@ -206,12 +211,12 @@ func (l *lookout) watch(counting bool) {
 	}
 }
 
-// spare is the least time between a look and one that follows from an event.
-func (l *lookout) spare() time.Duration {
-	if pace(l.pace.Load()) == paceLinger {
-		return max(lastLook, lazy*l.took) // connections end all the time; nothing hangs on them yet
+// spare is how long a look that follows from an event must wait.
+func (l *lookout) spare(now time.Time) time.Duration {
+	if pace(l.pace.Load()) == paceLinger { // connections end all the time; nothing hangs on them yet
+		return max(lastLook, lazy*l.took) - now.Sub(l.looked)
 	}
-	return eager * l.took
+	return -eager * (l.credit + now.Sub(l.looked)/eager)
 }
 
 // patience is how long to wait for an event before looking anyway.
@@ -252,7 +257,10 @@ func (l *lookout) look(ctx context.Context) {
 			err = l.count(ctx)
 		}
 	}
-	l.took = time.Since(began)
+	l.credit = min(saved, l.credit+began.Sub(l.looked)/eager)
+	l.looked = time.Now()
+	l.took = l.looked.Sub(began)
+	l.credit -= l.took
 	if ctx.Err() != nil {
 		return
 	}

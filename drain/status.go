@@ -157,6 +157,21 @@ type snapshot struct {
 	drain *waitable
 }
 
+// over reports whether the outcome may be read; a nil drain is none.
+func (w *waitable) over() bool {
+	if w == nil {
+		return false
+	}
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (w *waitable) ended(r Result) bool { return w.over() && w.outcome.Result == r }
+
 func (d *Drain) publish(s state, w *waitable) { d.status.Store(&snapshot{s, w}) }
 
 // Status is a Drain seen from outside; its JSON is the answer of /status.
@@ -239,12 +254,8 @@ func (d *Drain) Status(ctx context.Context) Status {
 	for _, k := range d.keepers {
 		st.Registries = append(st.Registries, k.status())
 	}
-	if w := now.drain; w != nil {
-		select {
-		case <-w.done:
-			st.Result = w.outcome.String()
-		default:
-		}
+	if now.drain.over() {
+		st.Result = now.drain.outcome.String()
 	}
 	return st
 }
@@ -278,13 +289,15 @@ func (k *keeper) status() RegistryStatus {
 
 // Safe reports whether the Pod may be terminated, and why not.
 func (d *Drain) Safe() (bool, string) {
-	s := d.status.Load().state
-	switch s.phase {
-	case drained, forgotten:
-		return true, "OK"
-	case expired:
+	now := d.status.Load()
+	s := now.state
+	late := s.phase == expired || s.phase == forgotten && now.drain.ended(Expired)
+	switch {
+	case late:
 		return false, "the deadline came before the drain was over"
-	case draining:
+	case s.phase == drained || s.phase == forgotten:
+		return true, "OK"
+	case s.phase == draining:
 		return false, "draining: " + d.policy.waitsFor(s, time.Now())
 	}
 	return false, "serving; call /shutdown first"

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The bars of the design that the sidecar alone must meet, measured on the binary as it is shipped. Each benchmark makes
+// its own number of rounds in its first run, whatever -benchtime says.
+
+// shipped builds the binary as `make build` does.
+func shipped(b *testing.B) string {
+	b.Helper()
+	path := filepath.Join(b.TempDir(), "prestop")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "nethttpomithttp2", "-ldflags", "-s -w -buildid=", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	return path
+}
+
+// measured is a running sidecar beside an app whose connections the benchmark holds.
+type measured struct {
+	url  string
+	cmd  *exec.Cmd
+	app  net.Listener
+	took time.Duration // from start to listening
+}
+
+func measure(b *testing.B, path string, flags ...string) *measured {
+	b.Helper()
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { app.Close() })
+	own, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	address := own.Addr().String()
+	own.Close()
+	m := &measured{url: "http://" + address, app: app}
+	m.cmd = exec.Command(path, append([]string{"--listen", address, "--port", fmt.Sprint(app.Addr().(*net.TCPAddr).Port), "--termination-log", "", "--log-level", "error"}, flags...)...)
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	began := time.Now()
+	if err := m.cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { m.cmd.Process.Kill(); m.cmd.Wait() })
+	for {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			m.took = time.Since(began)
+			c.Close()
+			return m
+		}
+		if time.Since(began) > 10*time.Second {
+			b.Fatal("it does not listen")
+		}
+	}
+}
+
+// connect opens n connections to the app, each with a request that is answered or not.
+func (m *measured) connect(b *testing.B, n int, answered bool) []net.Conn {
+	b.Helper()
+	var all []net.Conn
+	for range n {
+		c, err := net.Dial("tcp", m.app.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		s, err := m.app.Accept()
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { c.Close(); s.Close() })
+		all = append(all, c, s)
+		c.Write([]byte("?"))
+		if answered {
+			io.ReadFull(s, make([]byte, 1))
+			s.Write([]byte("!"))
+			io.ReadFull(c, make([]byte, 1))
+		}
+	}
+	return all
+}
+
+func (m *measured) call(b *testing.B, path string) string {
+	b.Helper()
+	resp, err := http.Get(m.url + path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return string(body)
+}
+
+// memory reads a field of /proc/PID/status in MiB.
+func (m *measured) memory(b *testing.B, field string) float64 { return m.proc(b, field) / 1024 }
+
+func (m *measured) proc(b *testing.B, field string) float64 {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.cmd.Process.Pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+			n, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return n
+		}
+	}
+	b.Fatalf("no %s in\n%s", field, text)
+	return 0
+}
+
+// percentiles tells them in milliseconds.
+func percentiles(b *testing.B, all []time.Duration) {
+	slices.Sort(all)
+	ms := func(q float64) float64 {
+		return float64(all[int(q*float64(len(all)-1))].Microseconds()) / 1000
+	}
+	b.ReportMetric(ms(0.5), "p50-ms")
+	b.ReportMetric(ms(0.99), "p99-ms")
+	b.ReportMetric(ms(1), "max-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkLastCloseToAnswer is from the end of the last connection in use to the hook's answer, the linger being over.
+// Bar: p99 below 5 ms.
+func BenchmarkLastCloseToAnswer(b *testing.B) {
+	for _, others := range []int{0, 1000, 9000} {
+		b.Run(fmt.Sprintf("others=%d", others), func(b *testing.B) {
+			raiseFileLimit(b)
+			m := measure(b, shipped(b), "--linger", "0", "--idle-after", "1s", "--grace-period", "1h")
+			m.connect(b, others, true)
+			time.Sleep(1500 * time.Millisecond) // they become idle
+			rounds := 1000
+			if others > 0 {
+				rounds = 200
+			}
+			var all []time.Duration
+			for range rounds {
+				busy := m.connect(b, 1, false)
+				answer := make(chan time.Time, 1)
+				go func() { m.call(b, "/shutdown"); answer <- time.Now() }()
+				for !strings.Contains(m.call(b, "/ok"), "1 connections in use") {
+				}
+				closed := time.Now()
+				busy[0].Close()
+				busy[1].Close()
+				all = append(all, (<-answer).Sub(closed))
+				m.call(b, "/resume")
+			}
+			percentiles(b, all)
+		})
+	}
+}
+
+// BenchmarkStartToListening: bar 15 ms.
+func BenchmarkStartToListening(b *testing.B) {
+	path := shipped(b)
+	var all []time.Duration
+	for range 50 {
+		m := measure(b, path)
+		all = append(all, m.took)
+		m.cmd.Process.Kill()
+	}
+	percentiles(b, all)
+}
+
+// BenchmarkMemory is the resident memory: idle (bar 10 MiB), and at most after a drain of 9,000 connections (bar 16 MiB
+// at 100,000).
+func BenchmarkMemory(b *testing.B) {
+	raiseFileLimit(b)
+	m := measure(b, shipped(b), "--linger", "3s", "--grace-period", "1h")
+	time.Sleep(2 * time.Second)
+	b.ReportMetric(m.memory(b, "VmRSS"), "idle-MiB")
+	m.connect(b, 9000, true)
+	m.call(b, "/shutdown")
+	b.ReportMetric(m.memory(b, "VmRSS"), "drained-MiB")
+	b.ReportMetric(m.memory(b, "VmHWM"), "peak-MiB")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkIdleWakeups is the context switches a second while nothing happens. Bar: below 1.
+func BenchmarkIdleWakeups(b *testing.B) {
+	m := measure(b, shipped(b))
+	time.Sleep(3 * time.Second)
+	before, began := m.proc(b, "voluntary_ctxt_switches"), time.Now()
+	time.Sleep(60 * time.Second)
+	b.ReportMetric((m.proc(b, "voluntary_ctxt_switches")-before)/time.Since(began).Seconds(), "wakeups/s")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkBinary is the size of the binary. Bar: 9 MB.
+func BenchmarkBinary(b *testing.B) {
+	info, err := os.Stat(shipped(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(info.Size())/1e6, "MB")
+	b.ReportMetric(0, "ns/op")
+}
+
+func raiseFileLimit(b *testing.B) {
+	b.Helper()
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		b.Fatal(err)
+	}
+	l.Cur = l.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		b.Fatal(err)
+	}
+}
