@@ -1,0 +1,304 @@
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"prestop/registry"
+	"prestop/registry/registrytest"
+	"prestop/test/servers"
+)
+
+// comesTrue calls f until it returns nil, at most for two minutes.
+func comesTrue(t testing.TB, what string, f func() error) {
+	t.Helper()
+	deadline := time.NewTimer(2 * time.Minute)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline.C:
+			t.Fatalf("%s: %v", what, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// eurekaRecord is an instance as a server holds it, past its caches and past the code under test.
+type eurekaRecord struct{ Status, OverriddenStatus string }
+
+func (r eurekaRecord) String() string { return r.Status + "(" + r.OverriddenStatus + ")" }
+
+func readEureka(ctx context.Context, server, app, id string) (eurekaRecord, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"apps/"+strings.ToUpper(app)+"/"+id, nil)
+	if err != nil {
+		return eurekaRecord{}, err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return eurekaRecord{}, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound {
+		return eurekaRecord{}, nil
+	}
+	var v struct{ Instance eurekaRecord }
+	return v.Instance, json.NewDecoder(resp.Body).Decode(&v)
+}
+
+// says waits until the server says want of the instance, "()" when it does not hold it.
+func says(t testing.TB, server, app, id, want string) {
+	t.Helper()
+	comesTrue(t, server+" of "+id, func() error {
+		r, err := readEureka(t.Context(), server, app, id)
+		if err == nil && r.String() != want {
+			err = fmt.Errorf("%v, want %v", r, want)
+		}
+		return err
+	})
+}
+
+// stays asserts that the server goes on saying want for d.
+func stays(t testing.TB, d time.Duration, server, app, id, want string) {
+	t.Helper()
+	end := time.NewTimer(d)
+	defer end.Stop()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if r, err := readEureka(t.Context(), server, app, id); err != nil || r.String() != want {
+			t.Fatalf("%s of %s: %v, %v, want %v to stay", server, id, r, err, want)
+		}
+		select {
+		case <-end.C:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func registryAt(t testing.TB, urls ...string) registry.Registry {
+	t.Helper()
+	return (&registrytest.EurekaWorld{Client: eurekaClient}).New(t, urls)
+}
+
+func mustFind(t testing.TB, r registry.Registry, pod registry.Pod) registry.Instance {
+	t.Helper()
+	var found []registry.Instance
+	comesTrue(t, "find the instance", func() (err error) {
+		found, err = r.Find(t.Context(), pod)
+		if err == nil && len(found) != 1 {
+			err = fmt.Errorf("found %+v", found)
+		}
+		return err
+	})
+	return found[0]
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A Spring app is drained, killed, started again with the same instance ID, put back in, and stopped in order.
+func TestEurekaSpringAppThroughItsLives(t *testing.T) {
+	t.Parallel()
+	server := servers.RunEureka(t, 1, servers.EurekaOptions{})[0].URL
+	port, err := servers.FreePort()
+	must(t, err)
+	const service, id = "orders", "orders-0:orders"
+	start := func() *servers.Process { return servers.RunEurekaApp(t, service, id, port, []string{server}) }
+	pod := registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Ports: []uint16{uint16(port)}}
+
+	app := start()
+	r := registryAt(t, server)
+	if i := mustFind(t, r, pod); i.ID != id {
+		t.Fatalf("%+v", i)
+	}
+	says(t, server, service, id, "UP(UNKNOWN)")
+	must(t, r.Leave(t.Context()))
+	stays(t, 4*time.Second, server, service, id, "OUT_OF_SERVICE(OUT_OF_SERVICE)") // through its heartbeats
+	must(t, r.Rejoin(t.Context()))
+	stays(t, 3*time.Second, server, service, id, "UP(UNKNOWN)")
+
+	must(t, r.Leave(t.Context()))
+	must(t, app.Kill())
+	app = start() // the trap: the override has outlived the process
+	stays(t, 4*time.Second, server, service, id, "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+	again := registryAt(t, server)
+	if i := mustFind(t, again, pod); i.State != registry.Out {
+		t.Fatalf("%+v", i)
+	}
+	must(t, again.Rejoin(t.Context()))
+	says(t, server, service, id, "UP(UNKNOWN)")
+
+	must(t, again.Leave(t.Context()))
+	must(t, app.Kill())
+	must(t, again.Forget(t.Context()))
+	says(t, server, service, id, "()")
+	app = start()
+	says(t, server, service, id, "UP(UNKNOWN)") // by itself
+
+	must(t, again.Leave(t.Context()))
+	must(t, app.Stop())
+	says(t, server, service, id, "()")
+	must(t, again.Forget(t.Context()))
+}
+
+// freshEurekaApp is an app that heartbeats at the first of urls alone.
+func freshEurekaApp(t testing.TB, service string, urls ...string) (registrytest.App, registrytest.Running, registry.Pod) {
+	t.Helper()
+	app := registrytest.App{Service: service, Address: netip.MustParseAddrPort("127.9.9.9:8080")}
+	w := &registrytest.EurekaWorld{Servers: urls, Heartbeat: 500 * time.Millisecond}
+	return app, w.Start(t, app), registry.Pod{Addresses: []netip.Addr{app.Address.Addr()}, Ports: []uint16{8080}}
+}
+
+func TestEurekaPeers(t *testing.T) {
+	t.Parallel()
+	peers := servers.RunEureka(t, 2, servers.EurekaOptions{})
+	a, b := peers[0], peers[1]
+	app, running, pod := freshEurekaApp(t, "peers", a.URL, b.URL)
+	id := registrytest.EurekaID(app)
+	r := registryAt(t, a.URL, b.URL)
+	mustFind(t, r, pod)
+
+	// One hangs: it is not waited for, and told when it is back.
+	must(t, b.Signal(syscall.SIGSTOP))
+	must(t, r.Leave(t.Context()))
+	says(t, a.URL, app.Service, id, "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+	must(t, b.Signal(syscall.SIGCONT))
+	must(t, r.Leave(t.Context()))
+	says(t, b.URL, app.Service, id, "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+
+	// The one where the app heartbeats is restarted empty: the app registers there anew, and is UP there alone.
+	must(t, a.Kill())
+	must(t, r.Leave(t.Context()))
+	must(t, a.Again(t.Context()))
+	running.Beat(t)
+	comesTrue(t, "see that the leave was undone or is held", func() error {
+		instances, err := r.Check(t.Context())
+		if err == nil && instances[0].State == registry.In {
+			err = r.Leave(t.Context())
+		}
+		if err != nil {
+			return err
+		}
+		for _, s := range peers {
+			if rec, err := readEureka(t.Context(), s.URL, app.Service, id); err != nil || rec.Status != "OUT_OF_SERVICE" {
+				return fmt.Errorf("%s: %v, %v", s.URL, rec, err)
+			}
+		}
+		return nil
+	})
+	for _, s := range peers {
+		stays(t, 2*time.Second, s.URL, app.Service, id, "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+	}
+
+	// Back in, on both, without an override on either.
+	comesTrue(t, "rejoin on both", func() error {
+		if err := r.Rejoin(t.Context()); err != nil {
+			return err
+		}
+		for _, s := range peers {
+			if rec, err := readEureka(t.Context(), s.URL, app.Service, id); err != nil || rec.String() != "UP(UNKNOWN)" {
+				return fmt.Errorf("%s: %v, %v", s.URL, rec, err)
+			}
+		}
+		return nil
+	})
+	for _, s := range peers {
+		stays(t, 2*time.Second, s.URL, app.Service, id, "UP(UNKNOWN)")
+	}
+
+	// Gone: forgotten on both though one is told alone.
+	must(t, r.Leave(t.Context()))
+	running.Crash(t)
+	must(t, r.Forget(t.Context()))
+	for _, s := range peers {
+		says(t, s.URL, app.Service, id, "()")
+	}
+}
+
+func TestEurekaWithoutAListOfChanges(t *testing.T) {
+	t.Parallel()
+	server := servers.RunEureka(t, 1, servers.EurekaOptions{Flags: []string{"--eureka.server.disable-delta=true"}})[0].URL
+	_, _, pod := freshEurekaApp(t, "quiet", server)
+	r := registryAt(t, server)
+	mustFind(t, r, pod)
+	must(t, r.Leave(t.Context()))
+	comesTrue(t, "see the list turned over", func() error {
+		ok, err := r.Published(t.Context())
+		if err == nil && !ok {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+}
+
+func TestEurekaBehindSpringSecurity(t *testing.T) {
+	t.Parallel()
+	const password = "p@ss/w:rd%"
+	for name, c := range map[string]struct {
+		flag, remedy string
+		code         int
+	}{
+		"open to writes": {},
+		"CSRF on":        {flag: "--sec.csrf=on", remedy: "CSRF", code: 401},
+		"read-only role": {flag: "--sec.readonly=on", remedy: "role", code: 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			flags := []string{"--spring.security.user.name=spring", "--spring.security.user.password=" + password}
+			if c.flag != "" {
+				flags = append(flags, c.flag)
+			}
+			plain := servers.RunEureka(t, 1, servers.EurekaOptions{Project: "server-sec", Flags: flags})[0].URL
+			with := func(user *url.Userinfo) string {
+				u, err := url.Parse(plain)
+				must(t, err)
+				u.User = user
+				return u.String()
+			}
+			right := with(url.UserPassword("spring", password))
+			for _, wrong := range []string{plain, with(url.UserPassword("spring", "geheim"))} {
+				_, err := registryAt(t, wrong).Find(t.Context(), registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("127.9.9.9")}, Ports: []uint16{8080}})
+				refusal(t, err, 401, "user")
+			}
+			if c.code == 0 {
+				_, _, pod := freshEurekaApp(t, "secured", right)
+				r := registryAt(t, right)
+				mustFind(t, r, pod)
+				must(t, r.Leave(t.Context()))
+				must(t, r.Rejoin(t.Context()))
+			}
+		})
+	}
+}
+
+func refusal(t testing.TB, err error, code int, remedy string) {
+	t.Helper()
+	var e *registry.Error
+	if !errors.As(err, &e) || !e.Final || e.Code != code || !strings.Contains(e.Remedy, remedy) {
+		t.Errorf("%v: want a final %d with a remedy about %s", err, code, remedy)
+	}
+	if err != nil && strings.Contains(err.Error(), "geheim") {
+		t.Errorf("the password is in %v", err)
+	}
+}
