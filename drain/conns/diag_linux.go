@@ -211,8 +211,4 @@ func parseInfo(b []byte, s *sample) {
 
 func millis(b []byte) time.Duration { return time.Duration(native.Uint32(b)) * time.Millisecond }
 
-func mapped(a [4]byte) [16]byte {
-	return [16]byte{10: 0xff, 11: 0xff, 12: a[0], 13: a[1], 14: a[2], 15: a[3]}
-}
-
 func align4(n int) int { return (n + 3) &^ 3 }

@@ -152,8 +152,8 @@ func TestJudge(t *testing.T) {
 // What an earlier look saw of the same socket decides where the figures alone do not.
 func TestJudgeRemembers(t *testing.T) {
 	half := Rule{IdleAfter: 500 * time.Millisecond, RequestTimeout: time.Minute}
-	rest := mark{3000, 3000, 60, 60, false}
-	waiting := mark{3000, 3000, 60, 59, true}
+	rest := mark{60, 60, false}
+	waiting := mark{60, 59, true}
 	for name, c := range map[string]struct {
 		past mark
 		sample
@@ -165,7 +165,7 @@ func TestJudgeRemembers(t *testing.T) {
 		"a request within a jiffy since":                       {rest, seen(700, 700, 700, 3060, 3100, 62, 61), active},
 		"large answers since, the server spoke last":           {rest, seen(700, 704, 700, 3060, 9000, 62, 90), idle},
 		"requests of two segments at rest, one more": {
-			mark{3000, 3000, 60, 30, false}, seen(700, 704, 700, 3060, 9000, 62, 31), idle},
+			mark{60, 30, false}, seen(700, 704, 700, 3060, 9000, 62, 31), idle},
 		"the one that waited is answered":                  {waiting, seen(700, 9000, 700, 3000, 3100, 60, 60), idle},
 		"another is answered, the one that waited not":     {waiting, seen(700, 704, 700, 3030, 3100, 61, 60), active},
 		"the same, acknowledged alone":                     {waiting, seen(700, 700, 660, 3030, 3100, 61, 60), active},

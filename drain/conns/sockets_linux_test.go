@@ -340,6 +340,24 @@ func TestTheEndOfAConnectionIsTold(t *testing.T) {
 	}
 }
 
+// The kernel's filter jumps over at most 255 operations; what has more ports does without.
+func TestTheEndOfAConnectionToOneOfManyPortsIsTold(t *testing.T) {
+	for _, n := range []int{0, 1, 7, 100, 1000} {
+		l, port := listen(t, "tcp", "127.0.0.1:0")
+		counter := counter(t, Netlink, Rule{})
+		client, server := accepted(t, l, l.Addr().String())
+		counter.Watch(append(manyPorts(n), port))
+		quiet(t, counter)
+		client.Close()
+		server.Close()
+		told(t, counter)
+		counter.Watch(manyPorts(n + 1))
+		quiet(t, counter)
+		l.Close()
+		told(t, counter)
+	}
+}
+
 func TestTheEndOfAListenerIsTold(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::]:0"} {
 		for _, watched := range []bool{false, true} {

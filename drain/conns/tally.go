@@ -33,6 +33,11 @@ type connection struct {
 	local, remote         [16]byte // IPv4 is v4-mapped
 }
 
+// mapped is an IPv4 address as a v4-mapped one.
+func mapped(a [4]byte) [16]byte {
+	return [16]byte{10: 0xff, 11: 0xff, 12: a[0], 13: a[1], 14: a[2], 15: a[3]}
+}
+
 // begin empties the look for connections to ports.
 func (l *look) begin(source string, ports []uint16) {
 	l.tally = Tally{Source: source, Began: time.Now()}
@@ -68,7 +73,10 @@ func (l *look) counts(c connection) bool {
 
 // add judges and counts one connection; cookie is its socket's, 0 if the source has none.
 func (l *look) add(c connection, s sample, cookie uint64) {
-	past := l.past.find(cookie)
+	var past *mark
+	if m, known := l.past.find(cookie); known {
+		past = &m
+	}
 	v := l.rule.judge(s, past)
 	if v.use == gone {
 		return
