@@ -16,9 +16,11 @@ const (
 	// reassert is how often a registry is looked at while the Pod shall stay out of it: whatever undid the leave (a
 	// restarted server, an app that registered again) is noticed before many callers have fetched the list.
 	reassert = 4 * time.Second
-	// observe is how often the callers' view is looked at until it shows that the Pod left.
-	observe = 1500 * time.Millisecond
-	// findAgain is how often, out of these looks, the instances are searched anew: for one that registered meanwhile.
+	// The callers' view is looked at until it shows that the Pod left: soon, since Nacos' changes in half a second, and
+	// then less often, since Eureka's takes up to half a minute and a fleet may be asking.
+	observeFirst, observe = 700 * time.Millisecond, 3 * time.Second
+	// findAgain is how many of these looks come between two searches for instances that have registered meanwhile; the
+	// first search follows at once on a leave of what was known.
 	findAgain = 5
 	// rejoinWindow is how long after the app began to serve an instance found disabled is taken for a leftover of ours:
 	// Nacos keeps the mark for some 65 s after the instance went, Eureka for as long as the new one heartbeats. Later it is
@@ -98,7 +100,8 @@ func (k *keeper) keepOut(o order) {
 		out     bool // told as left
 		gaveUp  bool
 		watched = !o.observe // publication is told, or not asked for
-		blind   time.Time    // since when the callers' view could not be read
+		glance  = observeFirst
+		blind   time.Time // since when the callers' view could not be read
 	)
 	for round := 0; o.ctx.Err() == nil; round++ {
 		ctx, cancel := context.WithTimeout(o.ctx, k.timeout)
@@ -108,7 +111,7 @@ func (k *keeper) keepOut(o order) {
 				k.undone.Add(1)
 				k.log.Warn("the registry shows the instance in service again; taking it out once more", "instances", k.names(registry.In))
 				o.tell(sawUndone)
-				out, watched = false, !o.observe
+				out, watched, glance = false, !o.observe, observeFirst
 			}
 			err = k.leave(ctx)
 		}
@@ -132,7 +135,8 @@ func (k *keeper) keepOut(o order) {
 		case !out:
 			pause(o.ctx, time.Second)
 		case !watched:
-			pause(o.ctx, observe)
+			pause(o.ctx, glance)
+			glance = min(2*glance, observe)
 		default:
 			pause(o.ctx, reassert)
 		}
@@ -145,7 +149,7 @@ func (k *keeper) lookOut(ctx context.Context, round int) error {
 	switch {
 	case known && round == 0:
 		return nil
-	case known && round%findAgain != 0:
+	case known && round%findAgain != 1:
 		return k.check(ctx)
 	}
 	return k.find(ctx)
@@ -206,7 +210,7 @@ func (k *keeper) keepIn(o order) {
 			return
 		}
 		ctx, cancel := context.WithTimeout(o.ctx, k.timeout)
-		err := k.lookIn(ctx, settled && wait < idleLook)
+		err := k.lookIn(ctx, settled)
 		switch {
 		case err != nil || !k.any(registry.Out):
 		case !settled || time.Since(began) < rejoinWindow:
@@ -235,8 +239,9 @@ func (k *keeper) keepIn(o order) {
 // errDisabled is shown as the registry's state when somebody else disabled the instance.
 var errDisabled = errors.New("the instance is disabled, and not by prestop; enable it in the registry's console, or call /resume")
 
-func (k *keeper) lookIn(ctx context.Context, cheap bool) error {
-	if cheap && len(*k.found.Load()) > 0 {
+// lookIn searches for the instances until they were found, and then asks for just these: a search may be megabytes.
+func (k *keeper) lookIn(ctx context.Context, settled bool) error {
+	if settled && len(*k.found.Load()) > 0 && !k.any(registry.Absent) {
 		return k.check(ctx)
 	}
 	return k.find(ctx)
