@@ -256,20 +256,18 @@ func TestEurekaBehindSpringSecurity(t *testing.T) {
 	t.Parallel()
 	const password = "p@ss/w:rd%"
 	for name, c := range map[string]struct {
-		flag, remedy string
-		code         int
+		flags  []string
+		remedy string
+		code   int
 	}{
-		"open to writes": {},
-		"CSRF on":        {flag: "--sec.csrf=on", remedy: "CSRF", code: 401},
-		"read-only role": {flag: "--sec.readonly=on", remedy: "role", code: 403},
+		"open to writes":         {},
+		"CSRF on":                {flags: []string{"--sec.csrf=on"}, remedy: "CSRF", code: 401},
+		"CSRF on, open to error": {flags: []string{"--sec.csrf=on", "--sec.error=open"}, remedy: "CSRF", code: 403},
+		"read-only role":         {flags: []string{"--sec.readonly=on"}, remedy: "role", code: 403},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			flags := []string{"--spring.security.user.name=spring", "--spring.security.user.password=" + password}
-			if c.flag != "" {
-				flags = append(flags, c.flag)
-			}
-			plain := servers.RunEureka(t, 1, servers.EurekaOptions{Project: "server-sec", Flags: flags})[0].URL
+			plain := servers.RunEureka(t, 1, servers.EurekaOptions{Project: "server-sec", User: "spring", Password: password, Flags: c.flags})[0].URL
 			with := func(user *url.Userinfo) string {
 				u, err := url.Parse(plain)
 				must(t, err)
@@ -281,13 +279,16 @@ func TestEurekaBehindSpringSecurity(t *testing.T) {
 				_, err := registryAt(t, wrong).Find(t.Context(), registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("127.9.9.9")}, Ports: []uint16{8080}})
 				refusal(t, err, 401, "user")
 			}
-			if c.code == 0 {
-				_, _, pod := freshEurekaApp(t, "secured", right)
-				r := registryAt(t, right)
-				mustFind(t, r, pod)
-				must(t, r.Leave(t.Context()))
-				must(t, r.Rejoin(t.Context()))
+			_, _, pod := freshEurekaApp(t, "secured", right)
+			r := registryAt(t, right)
+			mustFind(t, r, pod)
+			err := r.Leave(t.Context())
+			if c.code != 0 {
+				refusal(t, err, c.code, c.remedy)
+				return
 			}
+			must(t, err)
+			must(t, r.Rejoin(t.Context()))
 		})
 	}
 }

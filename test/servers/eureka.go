@@ -13,6 +13,8 @@ import (
 type EurekaOptions struct {
 	// Project is the folder beside this file; "" is server.
 	Project string
+	// User and Password are what the server asks for, as project server-sec does.
+	User, Password string
 	// Flags are more of Spring's, e.g. --eureka.server.disable-delta=true; they win.
 	Flags []string
 }
@@ -39,6 +41,9 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 	}
 	var all []*Eureka
 	var urls, hosts []string
+	if o.User != "" {
+		o.Flags = append([]string{"--spring.security.user.name=" + o.User, "--spring.security.user.password=" + o.Password}, o.Flags...)
+	}
 	for range n {
 		port, err := FreePort()
 		if err != nil {
@@ -61,7 +66,7 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 			args = append(args, "--eureka.client.fetch-registry=true")
 		}
 		e := &Eureka{URL: "http://127.0.0.1:" + port + "/eureka/"}
-		e.spec = Spec{Name: "eureka-" + port, Dir: t.TempDir(), Args: append(args, o.Flags...), Ready: "http://127.0.0.1:" + port + "/eureka/apps"}
+		e.spec = Spec{Name: "eureka-" + port, Dir: t.TempDir(), Args: append(args, o.Flags...), Ready: "http://127.0.0.1:" + port + "/eureka/apps", User: o.User, Password: o.Password}
 		all = append(all, e)
 	}
 	started := make(chan error, n)

@@ -33,6 +33,8 @@ type Spec struct {
 	Dir string
 	// Ready is a URL that answers 200 once the program can be used; "" does not wait.
 	Ready string
+	// User and Password are sent to Ready as basic auth unless User is "".
+	User, Password string
 }
 
 // Process is a running Java program.
@@ -86,7 +88,7 @@ func Start(ctx context.Context, s Spec) (*Process, error) {
 	if s.Ready != "" {
 		ctx, cancel := context.WithTimeout(ctx, readyWithin)
 		defer cancel()
-		if err := p.ready(ctx, s.Ready); err != nil {
+		if err := p.ready(ctx, s); err != nil {
 			return nil, errors.Join(fmt.Errorf("%s at %s: %w; the end of %s:\n%s", s.Name, s.Ready, err, p.Log, p.Tail()), p.Kill())
 		}
 	}
@@ -114,7 +116,7 @@ func Run(t testing.TB, s Spec) *Process {
 	return p
 }
 
-func (p *Process) ready(ctx context.Context, url string) error {
+func (p *Process) ready(ctx context.Context, s Spec) error {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -127,9 +129,12 @@ func (p *Process) ready(ctx context.Context, url string) error {
 			return fmt.Errorf("not ready: %w, last: %w", ctx.Err(), last)
 		case <-tick.C:
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Ready, nil)
 		if err != nil {
 			return err
+		}
+		if s.User != "" {
+			req.SetBasicAuth(s.User, s.Password)
 		}
 		resp, err := client.Do(req)
 		if err != nil {
