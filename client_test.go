@@ -96,7 +96,7 @@ func TestThePageOfEachState(t *testing.T) {
 		"draining": {
 			drain.Status{State: "draining", Since: now.Add(-time.Second), Deadline: in(20 * time.Second), LingerUntil: in(5 * time.Second),
 				Connections: drain.Connections{Active: 2, Source: "netlink", Peers: []drain.PeerStatus{{Address: "10.0.0.9", Active: 2}, {Address: "10.0.0.8"}}},
-				Registries: []drain.RegistryStatus{{Kind: "eureka", URL: "http://e/eureka", Instances: []drain.InstanceStatus{{ID: "a:1", Service: "ORDERS", Status: "OUT_OF_SERVICE"}}}}},
+				Registries:  []drain.RegistryStatus{{Kind: "eureka", URL: "http://e/eureka", Instances: []drain.InstanceStatus{{ID: "a:1", Service: "ORDERS", Status: "OUT_OF_SERVICE"}}}}},
 			"state        draining for 1s\ncallers      may go on for 5s\ndeadline     in 20s\nconnections  2 in use, 0 idle (netlink)\n             2 from 10.0.0.9\n" +
 				"eureka       http://e/eureka\n             ORDERS a:1: OUT_OF_SERVICE\n",
 		},
