@@ -41,8 +41,8 @@ func nacosClient(t testing.TB, urls []*url.URL, namespace, group string) registr
 
 // nacosWorld is the contract suite's world of a running server.
 func nacosWorld(n *servers.Nacos) *registrytest.NacosWorld {
-	return &registrytest.NacosWorld{
-		Servers: []string{n.URL}, Client: nacosClient, Heartbeat: time.Second, Major: n.Major, User: n.User, Password: n.Password,
+	w := &registrytest.NacosWorld{
+		Servers: []string{n.URL}, Client: nacosClient, Heartbeat: time.Second, Major: n.Major,
 		StartAgain: func(t testing.TB) {
 			t.Helper()
 			if err := n.Kill(); err != nil {
@@ -56,6 +56,10 @@ func nacosWorld(n *servers.Nacos) *registrytest.NacosWorld {
 			}
 		},
 	}
+	if n.Major >= 3 { // whose admin API wants a login in any case
+		w.User, w.Password = n.User, n.Password
+	}
+	return w
 }
 
 // overGRPC makes the apps of w register by the official Java client.
@@ -82,6 +86,11 @@ var connections atomic.Int64
 
 // connect registers i by the Java client.
 func connect(clients *servers.NacosClients, server string, i registrytest.NacosInstance) (nacosConnection, error) {
+	return connectWith(clients, server, i, nil)
+}
+
+// connectWith is connect with more parameters of Client.java.
+func connectWith(clients *servers.NacosClients, server string, i registrytest.NacosInstance, more url.Values) (nacosConnection, error) {
 	id := url.Values{"id": {fmt.Sprint(connections.Add(1))}}
 	var metadata []string
 	for k, v := range i.Metadata {
@@ -93,6 +102,9 @@ func connect(clients *servers.NacosClients, server string, i registrytest.NacosI
 		if v != "" {
 			q.Set(k, v)
 		}
+	}
+	for k, v := range more {
+		q[k] = v
 	}
 	_, err := clients.Do("register", q)
 	return nacosConnection{clients, id}, err

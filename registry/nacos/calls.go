@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,8 +67,8 @@ func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build f
 // no is the error of an answer that trying again does not change.
 func (r *Registry) no(op string, a registry.Answer, v verdict) error {
 	e := &registry.Error{Op: op, URL: a.URL, Code: a.Code, Final: true}
-	if text := registry.Excerpt(a.Body); text != "" {
-		e.Err = errors.New(text[2:])
+	if text := says(a.Body); text != "" {
+		e.Err = errors.New(text)
 	}
 	switch {
 	case v == refused && r.login.username == "":
@@ -81,6 +82,15 @@ func (r *Registry) no(op string, a registry.Answer, v verdict) error {
 			"On Nacos 3 port 8080 is the console, 8848 the server"
 	}
 	return e
+}
+
+// says is what an answer that is no success gives for its reason, in one line.
+func says(body []byte) string {
+	var page struct{ Message, Data string }
+	if json.Unmarshal(body, &page) == nil && page.Message != "" {
+		body = []byte(strings.TrimSpace(page.Message + " " + page.Data))
+	}
+	return strings.TrimPrefix(registry.Excerpt(body), ": ")
 }
 
 // speak returns the servers' dialect and asks for their version if it is not known. Servers that do not tell are taken for

@@ -273,7 +273,7 @@ func hundredsOfNames(p *nacosPlace) {
 
 func oddNames(p *nacosPlace) {
 	i := p.instance()
-	i.Service = "providers:com.example.A$B_" + i.Service + "-1.0:"
+	i.Service = "providers:com.example.A_" + i.Service + "-1.0:"
 	i.Group = "G-1.a_b"
 	p.world.start(p, i)
 	r := p.found(1)

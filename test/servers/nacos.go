@@ -104,7 +104,15 @@ func RunNacos(t testing.TB, version string, settings ...string) *Nacos {
 			t.Errorf("kill %s: %v", n.Name, err)
 		}
 	})
-	if err := n.Again(t.Context()); err != nil {
+	// On a machine that is busy enough its database does not let the server in within the server's time, and it ends.
+	err = n.Again(t.Context())
+	for tries := 0; err != nil && tries < 2 && strings.Contains(err.Error(), "Login timeout exceeded"); tries++ {
+		t.Logf("%s could not log in at its own database; once more", n.spec.Name)
+		if err = n.Wipe(); err == nil {
+			err = n.Again(t.Context())
+		}
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -164,10 +172,10 @@ func (n *Nacos) change(ctx context.Context) error {
 		_, _ = n.Call(ctx, http.MethodPost, "v3/auth/user/admin", url.Values{"password": {n.Password}})
 	}
 	token, err := n.Token(ctx)
-	if err != nil {
+	if err != nil && n.Major >= 3 {
 		return err
 	}
-	instance.Set("accessToken", token)
+	instance.Set("accessToken", token) // "" where there is none to be had yet: without auth none is needed
 	if _, err := n.Call(ctx, http.MethodPost, "v1/ns/instance", instance); err != nil {
 		return err
 	}
