@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"prestop/registry"
@@ -168,20 +169,15 @@ func (r *Registry) Published(ctx context.Context) (bool, error) {
 	if len(r.held) == 0 {
 		return true, nil
 	}
-	all := true
-	results := make([]bool, len(r.servers))
+	var notYet atomic.Bool
 	err := r.ask(ctx, func(ctx context.Context, s *server) error {
 		ok, err := s.published(ctx, r.held)
-		results[s.index(r.servers)] = !ok && err == nil
+		if err == nil && !ok {
+			notYet.Store(true)
+		}
 		return err
 	})
-	if err != nil {
-		return false, err
-	}
-	for _, notYet := range results {
-		all = all && !notYet
-	}
-	return all, nil
+	return err == nil && !notYet.Load(), err
 }
 
 // discover returns the Pod's instances as the servers list them, which may be half a minute old.
