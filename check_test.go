@@ -46,6 +46,7 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 			[]string{"a drain takes up to 1m0s", "--grace-period to 75 or more"}},
 	} {
 		t.Run(sentence, func(t *testing.T) {
+			t.Parallel()
 			both(t, func(t *testing.T, kind string) {
 				a := newApp(t)
 				s := &scene{app: a, held: holds(t, kind, a)}
@@ -108,7 +109,6 @@ func TestCheckTellsADefaultLingerThatDoesNotFit(t *testing.T) {
 	}
 }
 
-// TestCheckGoesOnWithoutATokenFile: the token is not needed to look.
 func TestASecretThatIsRotatedAwayIsToldByTheCommand(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {

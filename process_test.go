@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -34,7 +35,13 @@ import (
 // binary is the path of the binary under test.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(built(m)) }
+func TestMain(m *testing.M) {
+	// The tests wait for processes, which need little of a core. Before the command line is read, so that it can say otherwise.
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
+	}
+	os.Exit(built(m))
+}
 
 func built(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "prestop")

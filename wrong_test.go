@@ -205,6 +205,7 @@ func TestARegistryThatIsWrong(t *testing.T) {
 	} {
 		for _, since := range []string{"from the start", "from the hook on"} {
 			t.Run(fault+" "+since, func(t *testing.T) {
+				t.Parallel()
 				both(t, func(t *testing.T, kind string) {
 					a := newApp(t)
 					h := holds(t, kind, a)
