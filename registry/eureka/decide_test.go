@@ -12,30 +12,33 @@ import (
 func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
 	put := time.UnixMilli(1_790_000_000_000)
 	for name, c := range map[string]struct {
-		rec  record
-		soft bool
-		put  time.Time
-		want step
+		rec   record
+		tried int
+		put   time.Time
+		want  step
 	}{
-		"absent":               {record{}, false, time.Time{}, step{}},
-		"up":                   {record{Status: "UP", Override: "UNKNOWN"}, false, time.Time{}, step{}},
-		"up, no override told": {record{Status: "UP"}, false, time.Time{}, step{}},
-		"down":                 {record{Status: "DOWN", Override: "UNKNOWN"}, false, time.Time{}, step{}},
-		"out by an override":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, false, time.Time{}, step{override: "UP"}},
-		"out, and the override is told to be gone": {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, false, time.Time{}, step{override: "UP"}},
-		"still out without an override":            {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, true, time.Time{}, step{deregister: true}},
-		"still out with one":                       {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, true, time.Time{}, step{deregister: true}},
-		"down shows through the override":          {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, false, time.Time{}, step{override: "DOWN"}},
-		"starting shows through the override":      {record{Status: "STARTING", Override: "OUT_OF_SERVICE"}, false, time.Time{}, step{override: "STARTING"}},
-		"down, and a trace of the override stays":  {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, true, time.Time{}, step{}},
-		"up by an override":                        {record{Status: "UP", Override: "UP"}, false, time.Time{}, step{override: "UP"}},
-		"up, and a trace of the override stays":    {record{Status: "UP", Override: "UP"}, true, time.Time{}, step{}},
-		"out, the app spoke before the put":        {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1789999999999"}, false, put, step{override: "UP"}},
-		"out, the app spoke just after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000000300"}, false, put, step{override: "UNKNOWN"}},
-		"out, the app spoke long after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000060000"}, false, put, step{override: "UP"}},
-		"out, it is not told when the app spoke":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, false, put, step{override: "UP"}},
+		"absent":               {record{}, 0, time.Time{}, step{}},
+		"up":                   {record{Status: "UP", Override: "UNKNOWN"}, 0, time.Time{}, step{}},
+		"up, no override told": {record{Status: "UP"}, 0, time.Time{}, step{}},
+		"down":                 {record{Status: "DOWN", Override: "UNKNOWN"}, 0, time.Time{}, step{}},
+		"out by an override":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, 0, time.Time{}, step{override: "UP"}},
+		"out, and the override is told to be gone": {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, 0, time.Time{}, step{override: "UP"}},
+		"still out without an override":            {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, 3, time.Time{}, step{deregister: true}},
+		"still out with one":                       {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, 3, time.Time{}, step{deregister: true}},
+		"put back by a peer after one try":         {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, 1, time.Time{}, step{override: "UP"}},
+		"down by an override":                      {record{Status: "DOWN", Override: "DOWN"}, 0, time.Time{}, step{override: "UNKNOWN"}},
+		"unknown, as after that":                   {record{Status: "UNKNOWN", Override: "UNKNOWN"}, 1, time.Time{}, step{}},
+		"down shows through the override":          {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, 0, time.Time{}, step{override: "DOWN"}},
+		"starting shows through the override":      {record{Status: "STARTING", Override: "OUT_OF_SERVICE"}, 0, time.Time{}, step{override: "STARTING"}},
+		"down, and a trace of the override stays":  {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, 3, time.Time{}, step{}},
+		"up by an override":                        {record{Status: "UP", Override: "UP"}, 0, time.Time{}, step{override: "UP"}},
+		"up, and a trace of the override stays":    {record{Status: "UP", Override: "UP"}, 3, time.Time{}, step{}},
+		"out, the app spoke before the put":        {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1789999999999"}, 0, put, step{override: "UP"}},
+		"out, the app spoke just after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000000300"}, 0, put, step{override: "UNKNOWN"}},
+		"out, the app spoke long after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000060000"}, 0, put, step{override: "UP"}},
+		"out, it is not told when the app spoke":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, 0, put, step{override: "UP"}},
 	} {
-		if got := remedy(c.rec, c.soft, c.put); got != c.want {
+		if got := remedy(c.rec, c.tried, c.put); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}

@@ -319,6 +319,10 @@ func stateOf(rec record) registry.State {
 		return registry.In
 	case "OUT_OF_SERVICE":
 		return registry.Out
+	case rec.Override: // an override says so, not the app: a peer's late copy of a status makes one
+		if rec.Status != "UNKNOWN" {
+			return registry.Out
+		}
 	}
 	return registry.Down // DOWN, STARTING, UNKNOWN: clients drop all but UP
 }
@@ -346,29 +350,33 @@ type step struct {
 	deregister bool
 }
 
-// remedy decides how to put an instance back in that a server holds as rec, where soft says that an override was removed
-// before and put is when OUT_OF_SERVICE was put there last. The zero step means that there is nothing to do.
+// softly is how often an override is removed before that is believed not to help.
+const softly = 3
+
+// remedy decides how to put an instance back in that a server holds as rec, where tried is how often an override was
+// removed before and put is when OUT_OF_SERVICE was put there last. The zero step means that there is nothing to do.
 //
 // An override is removed by DELETE …/status with the status to show instead. Under an override OUT_OF_SERVICE shows only
 // while the app itself says UP (what it says otherwise shows through), so that is UP; a DOWN that shows through stays.
-// But a peer's late copy of the PUT can cover what the app has said just after it; then UNKNOWN makes the app say it
-// again at its next heartbeat.
+// But a peer's late copy of the PUT can cover what the app has said just after it, and one of another status is an
+// override of that status; then UNKNOWN makes the app say it again at its next heartbeat.
 // Where no override is stored any more, after an hour without a heartbeat, the status sticks all the same and that DELETE
 // does nothing (200 nevertheless); then only deleting the instance helps. UP by an override is what peers make of a
 // Leave and a Rejoin within half a second (replication carries the status of the time at which it is sent); it would hide
 // what the app says of itself later. Never PUT UP: it would leave just that.
-func remedy(rec record, soft bool, put time.Time) step {
+func remedy(rec record, tried int, put time.Time) step {
 	overridden := rec.Override != "" && rec.Override != "UNKNOWN"
-	switch state := stateOf(rec); {
+	state := stateOf(rec)
+	switch {
 	case state == registry.Absent, state != registry.Out && !overridden:
 		return step{}
-	case soft && state == registry.Out:
+	case state == registry.Out && tried >= softly:
 		return step{deregister: true}
-	case soft: // the status is right; what is left of the override goes with the app's next registration
+	case state != registry.Out && tried > 0: // what is left of the override goes with the app's next registration
 		return step{}
 	case state == registry.Down:
 		return step{override: string(rec.Status)}
-	case state == registry.Out && covered(rec.registered(), put):
+	case state == registry.Out && (rec.Status != "OUT_OF_SERVICE" || covered(rec.registered(), put)):
 		return step{override: "UNKNOWN"}
 	}
 	return step{override: "UP"}

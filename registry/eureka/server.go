@@ -73,7 +73,7 @@ func (s *server) leave(ctx context.Context, h held) error {
 
 // rejoin removes on this server what keeps the instance out.
 func (s *server) rejoin(ctx context.Context, h held) error {
-	soft := false
+	removed := 0
 	for tries := 0; ; tries++ {
 		rec, err := s.current(ctx, h, false)
 		if err != nil {
@@ -82,7 +82,7 @@ func (s *server) rejoin(ctx context.Context, h held) error {
 		s.mu.Lock()
 		put := s.put[h.key()]
 		s.mu.Unlock()
-		todo := remedy(rec, soft, put)
+		todo := remedy(rec, removed, put)
 		if early := time.Until(put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
 			continue // a peer may still bring back what was removed here
 		}
@@ -98,7 +98,7 @@ func (s *server) rejoin(ctx context.Context, h held) error {
 		if todo.deregister {
 			err = s.write(ctx, describe("clear OUT_OF_SERVICE from", h), http.MethodDelete, instancePath(h), "")
 		} else {
-			soft = true
+			removed++
 			err = s.write(ctx, describe("remove the override of", h), http.MethodDelete, statusPath(h), todo.override)
 		}
 		if err != nil {

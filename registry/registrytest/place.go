@@ -112,6 +112,18 @@ func (p *place) becomes(r registry.Registry, state registry.State) {
 	p.eventually("be "+state.String(), func() error { return is(p.Context(), r, state) })
 }
 
+// back waits until Check says In, and meanwhile rejoins where it says Out, as the sidecar does.
+func (p *place) back(r registry.Registry) {
+	p.Helper()
+	p.eventually("be back in", func() error {
+		err := is(p.Context(), r, registry.In)
+		if err != nil {
+			p.must(r.Rejoin(p.Context()), "rejoin")
+		}
+		return err
+	})
+}
+
 func is(ctx context.Context, r registry.Registry, state registry.State) error {
 	instances, err := r.Check(ctx)
 	if err != nil {

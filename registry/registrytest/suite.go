@@ -209,7 +209,7 @@ func leavesTwice(p *place) {
 	p.leave(r)
 	p.notCalled(p.app)
 	p.rejoin(r)
-	p.mustBe(r, registry.In)
+	p.back(r)
 	p.called(p.app)
 }
 
@@ -252,7 +252,7 @@ func rejoins(p *place) {
 	p.leave(r)
 	p.notCalled(p.app)
 	p.rejoin(r)
-	p.becomes(r, registry.In)
+	p.back(r)
 	p.called(p.app)
 }
 
@@ -291,7 +291,7 @@ func severalServices(p *place) {
 		p.notCalled(a)
 	}
 	p.rejoin(r)
-	p.becomes(r, registry.In)
+	p.back(r)
 	for _, a := range apps {
 		p.called(a)
 	}
@@ -375,7 +375,7 @@ func ownDownKept(p *place) {
 		p.Fatalf("%+v, %v: the app has not said that it is ready", instances, err)
 	}
 	app.Report(p, true)
-	p.becomes(r, registry.In)
+	p.back(r)
 	p.called(p.app)
 }
 
@@ -390,7 +390,7 @@ func downWhileOut(p *place) {
 		p.Fatalf("%+v, %v: the app has not said that it is ready", instances, err)
 	}
 	app.Report(p, true)
-	p.becomes(r, registry.In)
+	p.back(r)
 	p.called(p.app)
 }
 
