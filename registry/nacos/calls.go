@@ -403,10 +403,19 @@ func (r *Registry) wipe(ctx context.Context, rec record) error {
 	return err
 }
 
-// remove deletes an instance of a dead app.
+// remove deletes an instance of a dead app. Deleting it as what it is not does nothing, and is answered ok.
 func (r *Registry) remove(ctx context.Context, rec record) error {
-	_, err := r.ask(ctx, r.servers, "delete "+r.id(rec.key), func(d dialect) registry.Call {
-		return d.remove(r.namespace, rec)
-	})
-	return err
+	kinds := []bool{rec.persistent}
+	if d := r.spoken(); d != nil && d.blurs() {
+		kinds = []bool{rec.persistent, !rec.persistent}
+	}
+	for _, rec.persistent = range kinds {
+		_, err := r.ask(ctx, r.servers, "delete "+r.id(rec.key), func(d dialect) registry.Call {
+			return d.remove(r.namespace, rec)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -47,6 +47,7 @@ func (c connection) Deregister() error { return c.Close() }
 func TestContract(t *testing.T) {
 	for name, w := range map[string]*registrytest.NacosWorld{
 		"2.3.2, registered over gRPC": world(t, "2.3.2", 2, true),
+		"2.0.4, registered over HTTP": world(t, "2.0.4", 2, false),
 		"2.3.2, registered over HTTP": world(t, "2.3.2", 2, false),
 		"3.1.0, registered over gRPC": world(t, "3.1.0", 3, true),
 		"3.1.0, registered over HTTP": world(t, "3.1.0", 3, false),

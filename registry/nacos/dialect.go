@@ -17,6 +17,8 @@ const pageSize = 500
 type dialect interface {
 	// immediate: the lists change with the call, and an instance's flag dies with it (1.x).
 	immediate() bool
+	// blurs: a persistent instance can be shown as an ephemeral one (2.0 does, once it has been changed from outside).
+	blurs() bool
 	// firstPage is the number of the catalog's first page.
 	firstPage() int
 	// catalog lists services whose name contains name and whose group contains group, with all their instances.
@@ -42,6 +44,8 @@ type v1 struct {
 }
 
 func (v v1) immediate() bool { return v.old }
+
+func (v v1) blurs() bool { return !v.old }
 
 // firstPage: 1.4 counts from 0, 2.x from 1.
 func (v v1) firstPage() int {
@@ -107,6 +111,7 @@ func v1Query(namespace string, rec record) url.Values {
 type v3 struct{}
 
 func (v3) immediate() bool { return false }
+func (v3) blurs() bool     { return false }
 func (v3) firstPage() int  { return 1 }
 
 func (v3) catalog(namespace, group, name string, page int) registry.Call {

@@ -147,6 +147,7 @@ func TestADrainCostsFewRequests(t *testing.T) {
 }
 
 func TestNothingIsEverPutInPlaceOrDeletedAliveByALeaveAndARejoin(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1.4.1", "2.3.2", "3.1.0"} {
 		n, u := serve(t, registrytest.NacosConfig{Version: version, NoAdminAuth: true}, nil)
 		r := newRegistry(t, nacos.Options{Servers: []*url.URL{u}})
@@ -163,6 +164,7 @@ func TestNothingIsEverPutInPlaceOrDeletedAliveByALeaveAndARejoin(t *testing.T) {
 }
 
 func TestATokenThatEndsInMidDrainIsRenewedOnce(t *testing.T) {
+	t.Parallel()
 	n, u := serve(t, registrytest.NacosConfig{Auth: true}, nil)
 	r := newRegistry(t, nacos.Options{Servers: []*url.URL{u}, Username: "nacos", Password: password("nacos")})
 	mustFind(t, r, 1)
@@ -174,6 +176,7 @@ func TestATokenThatEndsInMidDrainIsRenewedOnce(t *testing.T) {
 }
 
 func TestAPasswordThatChangesIsReadAgain(t *testing.T) {
+	t.Parallel()
 	n, u := serve(t, registrytest.NacosConfig{Auth: true, Password: "second"}, nil)
 	current := "second"
 	r := newRegistry(t, nacos.Options{Servers: []*url.URL{u}, Username: "nacos", Password: func() (string, error) { return current, nil }})
@@ -211,6 +214,7 @@ func TestARefusalNamesItsRemedy(t *testing.T) {
 }
 
 func TestAServerThatRefusesRightLoginsAtFirstIsAskedAgain(t *testing.T) {
+	t.Parallel()
 	var refused atomic.Int64
 	_, u := serve(t, registrytest.NacosConfig{Auth: true}, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -225,6 +229,7 @@ func TestAServerThatRefusesRightLoginsAtFirstIsAskedAgain(t *testing.T) {
 }
 
 func TestAServerThatIsUpgradedInMidDrainIsSpokenToInItsNewWay(t *testing.T) {
+	t.Parallel()
 	n, u := serve(t, registrytest.NacosConfig{}, nil)
 	r := newRegistry(t, nacos.Options{Servers: []*url.URL{u}, Username: "nacos", Password: password("nacos")})
 	mustFind(t, r, 1)
@@ -241,6 +246,7 @@ func TestAServerThatIsUpgradedInMidDrainIsSpokenToInItsNewWay(t *testing.T) {
 }
 
 func TestAnEmptyAnswerIsNoSuccess(t *testing.T) {
+	t.Parallel()
 	var swallowed atomic.Int64
 	_, u := serve(t, registrytest.NacosConfig{}, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -365,6 +371,7 @@ func (c *clock) advance(d time.Duration) { c.offset.Add(int64(d)) }
 
 // The first owner of the address dies late: its record expires although the second lives, and no list is made anew then.
 func TestAnInstanceThatTheListHasLostIsRejoined(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"2.3.2", "3.1.0"} {
 		var c clock
 		n, u := serve(t, registrytest.NacosConfig{Version: version, NoAdminAuth: true, Now: c.now}, nil)
@@ -444,6 +451,7 @@ func post(t *testing.T, u *url.URL, persistent bool) {
 }
 
 func TestAnUnhealthyInstanceIsDownAndIsNotPutIn(t *testing.T) {
+	t.Parallel()
 	var c clock
 	n := registrytest.NewNacos(registrytest.NacosConfig{Now: c.now, Rebuild: -1})
 	u := listen(t, n, nil)

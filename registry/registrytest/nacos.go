@@ -246,7 +246,7 @@ func (n *Nacos) advance() time.Time {
 			}
 		}
 		if !s.changed.IsZero() && now.Sub(s.changed) >= n.rebuild() {
-			s.list, s.changed = s.show(), time.Time{}
+			s.list, s.changed = n.show(s), time.Time{}
 		}
 	}
 	return now
@@ -262,7 +262,7 @@ func (n *Nacos) rebuild() time.Duration {
 // change notes that the list of s is not true any more.
 func (n *Nacos) change(s *nacosService, now time.Time) {
 	if n.rebuild() < 0 {
-		s.list = s.show()
+		s.list = n.show(s)
 	} else if s.changed.IsZero() {
 		s.changed = now
 	}
@@ -302,12 +302,15 @@ func (n *Nacos) unpublish(now time.Time, name nacosName, id nacosPublication) {
 }
 
 // show makes the list from what is published and the records laid over it.
-func (s *nacosService) show() []nacosListed {
+func (n *Nacos) show(s *nacosService) []nacosListed {
 	var list []nacosListed
 	for id, p := range s.published {
 		l := nacosListed{NacosInstance: p.NacosInstance, enabled: !p.Disabled, healthy: p.healthy}
 		if r := s.records[id.nacosAddress]; r != nil {
 			l.enabled, l.Weight = r.enabled, r.weight
+			if strings.HasPrefix(n.config.Version, "2.0.") {
+				l.Persistent = false // sic: what was changed from outside is shown as ephemeral
+			}
 			l.Metadata = maps.Clone(l.Metadata)
 			for k, v := range r.metadata {
 				if l.Metadata == nil {
