@@ -76,14 +76,7 @@ func checkApp(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []find
 	if err != nil {
 		return c.Ports, []finding{{"the listening sockets cannot be read: " + err.Error(), "set --count to another source"}}
 	}
-	var ports []uint16
-	for _, l := range listeners {
-		if len(c.Ports) == 0 || slices.Contains(c.Ports, l.Port) {
-			ports = append(ports, l.Port)
-		}
-	}
-	slices.Sort(ports)
-	ports = slices.Compact(ports)
+	ports := appPorts(listeners, c.Ports)
 	if len(ports) == 0 {
 		return c.Ports, []finding{{fmt.Sprintf("the app does not listen (looked for %s)", portNames(c.Ports)), "start it, or set --port to the ports that it listens on"}}
 	}
@@ -93,6 +86,18 @@ func checkApp(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []find
 		return ports, append(found, finding{"connections cannot be counted: " + err.Error(), "set --count to another source"})
 	}
 	return ports, append(found, finding{text: fmt.Sprintf("%d connections in use, %d idle (%s)", t.Active, t.Idle, t.Source)})
+}
+
+// appPorts are the ports of the listeners, sorted; with ports given those among them.
+func appPorts(listeners []conns.Listener, given []uint16) []uint16 {
+	var ports []uint16
+	for _, l := range listeners {
+		if len(given) == 0 || slices.Contains(given, l.Port) {
+			ports = append(ports, l.Port)
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
 }
 
 func portNames(ports []uint16) string {

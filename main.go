@@ -201,6 +201,13 @@ func introduce(c Config, registries []registry.Registry, counter conns.Counter, 
 	for _, n := range append(c.Notes, notes(c, registries)...) {
 		log.Warn(n)
 	}
+	if counter == nil {
+		return
+	}
+	// A native sidecar starts before the app; where it stays at this line, the app is not where it is looked for.
+	if listeners, err := counter.Listeners(context.Background()); err == nil && len(appPorts(listeners, c.Ports)) == 0 {
+		log.Info("the app does not listen yet; until it does, a drain has no connections to wait for", "ports", portNames(c.Ports))
+	}
 }
 
 // notes are what an operator should know before the first drain.

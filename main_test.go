@@ -103,6 +103,9 @@ func TestAnAppThatNeverListensHasNothingToWaitFor(t *testing.T) {
 	a := newApp(t)
 	a.die()
 	p := sidecarOf(t, a, nil)
+	if line := p.says("the app does not listen yet; until it does, a drain has no connections to wait for"); line["ports"] != "["+a.port+"]" {
+		t.Errorf("the ports are %v", line["ports"])
+	}
 	p.is(p.hook(), 200, "0 connections in use")
 	p.signal(syscall.SIGTERM)
 	p.exits(exitOK)
@@ -345,6 +348,36 @@ func TestASlowClientHoldsNothingUp(t *testing.T) {
 	a.die()
 	p.signal(syscall.SIGTERM)
 	p.exits(exitOK)
+}
+
+// TestThousandsOfSlowClientsCostLittle: each would cost up to 20 KiB, and the container has 32 MiB.
+func TestThousandsOfSlowClientsCostLittle(t *testing.T) {
+	raiseFiles(t, 4_000)
+	a := newApp(t)
+	p := sidecarOf(t, a, nil)
+	answered := a.call(t)
+	p.says("the app listens")
+	h := p.hook() // an attended one, which none of them may push out
+	p.inUse(1)
+	for _, begun := range []string{"", "GET /shutdown HTTP/1.1\r\nHo", "GET /healthz HTTP/1.1\r\nHost: pod\r\n\r\n"} {
+		for range 1000 {
+			c, err := net.Dial("tcp", p.listen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_, _ = io.WriteString(c, begun) // it may have been put out
+		}
+	}
+	p.must("/healthz", 200, "OK")
+	a.release()
+	<-answered
+	p.is(h, 200, "OK drained in ")
+	most := p.memory("VmHWM")
+	t.Logf("%d KiB at most", most)
+	if most > 30<<10 { // 61 MiB where nobody is put out
+		t.Errorf("%d KiB resident", most)
+	}
 }
 
 func TestALargeHeaderIsRefused(t *testing.T) {

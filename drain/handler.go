@@ -33,7 +33,7 @@ type handler struct {
 }
 
 // NewServer returns the HTTP server in front of d: the public paths and nothing else, every other one 404, another method
-// 405. Headers and bodies are bounded and timed, but for the answer of /shutdown, which comes when the drain ends.
+// 405. Connections, headers and bodies are bounded and timed, but for the answer of /shutdown, which comes when the drain ends.
 func NewServer(d *Drain, o HandlerOptions) *http.Server {
 	h := &handler{drain: d, HandlerOptions: o}
 	mux := http.NewServeMux()
@@ -44,8 +44,11 @@ func NewServer(d *Drain, o HandlerOptions) *http.Server {
 	} {
 		mux.HandleFunc(path, f)
 	}
+	door := newDoor()
 	return &http.Server{
-		Handler:           noHead(mux),
+		Handler:           door.serve(noHead(mux)),
+		ConnContext:       door.enter,
+		ConnState:         door.changed,
 		ReadHeaderTimeout: writeTimeout,
 		ReadTimeout:       writeTimeout,
 		WriteTimeout:      writeTimeout,    // /shutdown takes it off
