@@ -357,9 +357,10 @@ const softly = 3
 // removed before and put is when OUT_OF_SERVICE was put there last. The zero step means that there is nothing to do.
 //
 // An override is removed by DELETE …/status with the status to show instead. Under an override OUT_OF_SERVICE shows only
-// while the app itself says UP (what it says otherwise shows through), so that is UP; a DOWN that shows through stays.
-// But a peer's late copy of the PUT can cover what the app has said just after it, and one of another status is an
-// override of that status; then UNKNOWN makes the app say it again at its next heartbeat.
+// while the app itself says UP (what it says otherwise shows through), so that is UP. In every other case it is UNKNOWN,
+// which makes the app say it again at its next heartbeat: where a DOWN shows through (to write DOWN would do here, but a
+// peer's late copy of it could cover the app's UP for good), where an override says DOWN, and where a peer's late copy of
+// the PUT can have covered what the app said just after it.
 // Where no override is stored any more, after an hour without a heartbeat, the status sticks all the same and that DELETE
 // does nothing (200 nevertheless); then only deleting the instance helps. UP by an override is what peers make of a
 // Leave and a Rejoin within half a second (replication carries the status of the time at which it is sent); it would hide
@@ -374,12 +375,10 @@ func remedy(rec record, tried int, put time.Time) step {
 		return step{deregister: true}
 	case state != registry.Out && tried > 0: // what is left of the override goes with the app's next registration
 		return step{}
-	case state == registry.Down:
-		return step{override: string(rec.Status)}
-	case state == registry.Out && (rec.Status != "OUT_OF_SERVICE" || covered(rec.registered(), put)):
-		return step{override: "UNKNOWN"}
+	case rec.Status == "UP", rec.Status == "OUT_OF_SERVICE" && !covered(rec.registered(), put):
+		return step{override: "UP"}
 	}
-	return step{override: "UP"}
+	return step{override: "UNKNOWN"}
 }
 
 // settled is when peers have told each other of a PUT: half a second, and some tries over.

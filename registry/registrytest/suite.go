@@ -324,6 +324,8 @@ func forgets(p *place) {
 	app := p.Start(p, p.app)
 	r := p.found(1)
 	p.leave(r)
+	p.notCalled(p.app)
+	app.Beat(p) // by then the servers have told each other of it
 	app.Crash(p)
 	p.must(r.Forget(p.Context()), "forget")
 	p.becomes(r, registry.Absent)
@@ -383,7 +385,8 @@ func downWhileOut(p *place) {
 	app := p.Start(p, p.app)
 	r := p.found(1)
 	p.leave(r)
-	p.notCalled(p.app) // by then the servers have told each other of it
+	p.notCalled(p.app)
+	app.Beat(p) // by then the servers have told each other of it
 	app.Report(p, false)
 	p.rejoin(r)
 	if instances, err := r.Check(p.Context()); err != nil || instances[0].State == registry.In {
