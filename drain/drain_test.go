@@ -153,7 +153,7 @@ func TestDrainGoesOnTryingARegistryThatFailed(t *testing.T) {
 		if !w.regs[0].isOut() {
 			t.Error("never left")
 		}
-		within(t, "the drain, with the linger from the late leave on", out.took, 17*time.Second, 25*time.Second)
+		within(t, "the drain, with the linger from the late leave on", out.took, 17*time.Second, 35*time.Second)
 	})
 }
 

@@ -25,9 +25,8 @@ const (
 	awaitLook, awaitLong = 200 * time.Millisecond, time.Minute
 	// lingerLook is the pace of the counts that nobody waits for.
 	lingerLook = time.Second
-	// lastLook is the pace of those that the hook waits for where no event tells of an end. Where one does, answeredLook
-	// is enough: it notices an answer, and the count says when its connection will have been quiet for long enough.
-	lastLook, answeredLook = 50 * time.Millisecond, 500 * time.Millisecond
+	// lastLook is the pace of those that the hook waits for, where nothing tells of an end.
+	lastLook = 50 * time.Millisecond
 	// countPatience is how long a source may fail before the drain goes on without a count.
 	countPatience = 2 * time.Second
 )
@@ -236,12 +235,13 @@ func (l *lookout) patience() time.Duration {
 	case paceLinger:
 		d = lingerLook
 	case paceLast:
-		d = lastLook
-		if l.counter.Ended() != nil {
-			d = answeredLook
-		}
-		if l.next > 0 {
-			d = min(d, max(time.Millisecond, l.next-time.Since(l.began)))
+		switch {
+		case l.next > 0: // nothing but an event can end it sooner
+			return max(time.Millisecond, l.next-time.Since(l.began), l.spare(time.Now()))
+		case l.counter.Ended() != nil:
+			d = lingerLook
+		default:
+			d = lastLook
 		}
 	}
 	return max(d, lazy*l.took)
