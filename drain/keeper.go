@@ -103,8 +103,13 @@ func (k *keeper) keepOut(o order) {
 		glance  = observeFirst
 		blind   time.Time // since when the callers' view could not be read
 	)
+	trying, done := context.WithTimeout(o.ctx, k.timeout)
+	defer done()
 	for round := 0; o.ctx.Err() == nil; round++ {
-		ctx, cancel := context.WithTimeout(o.ctx, k.timeout)
+		ctx, cancel := trying, context.CancelFunc(func() {})
+		if out || gaveUp {
+			ctx, cancel = context.WithTimeout(o.ctx, k.timeout)
+		}
 		err := k.lookOut(ctx, round)
 		if err == nil && (!out || k.any(registry.In)) {
 			if out {
@@ -120,7 +125,7 @@ func (k *keeper) keepOut(o order) {
 		case err == nil && !out:
 			out = true
 			k.tellLeft(o, time.Since(began))
-		case err != nil && !out && !gaveUp && o.ctx.Err() == nil && (registry.IsFinal(err) || time.Since(began) >= k.timeout):
+		case err != nil && !out && !gaveUp && o.ctx.Err() == nil && (registry.IsFinal(err) || trying.Err() != nil):
 			gaveUp = true
 			k.log.Error("could not take the instance out of the registry; going on without", "after", time.Since(began), "error", err)
 			o.tell(sawGaveUp)
@@ -133,7 +138,7 @@ func (k *keeper) keepOut(o order) {
 		case !out && gaveUp:
 			pause(o.ctx, reassert)
 		case !out:
-			pause(o.ctx, time.Second)
+			pause(trying, time.Second)
 		case !watched:
 			pause(o.ctx, glance)
 			glance = min(2*glance, observe)
