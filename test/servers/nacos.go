@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -118,8 +119,13 @@ func RunNacos(t testing.TB, version string, settings ...string) *Nacos {
 	return n
 }
 
+// starting is held while a server starts: each takes both processors of a small machine, and two at a time fail for it.
+var starting sync.Mutex
+
 // Again starts a server that has ended again at the same address, with its data, and returns when it takes changes.
 func (n *Nacos) Again(ctx context.Context) error {
+	starting.Lock()
+	defer starting.Unlock()
 	p, err := Start(ctx, n.spec)
 	if err != nil {
 		return err
