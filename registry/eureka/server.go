@@ -21,6 +21,9 @@ const relook = 200 * time.Millisecond
 // replicated is when a peer that is well has told the others of a PUT; half of it is eureka's own delay.
 const replicated = time.Second
 
+// kept is how long a server lists a change (eureka.server.retention-time-in-m-s-in-delta-queue).
+const kept = 3 * time.Minute
+
 // server is one service URL.
 type server struct {
 	url      *url.URL
@@ -30,6 +33,7 @@ type server struct {
 	mu      sync.Mutex // guards what follows, for instances are asked for in parallel
 	seen    map[string]sight
 	put     map[string]time.Time // when OUT_OF_SERVICE was put last
+	old     map[string]bool      // it was out already when that was put first: the change may be in no list any more
 	probed  bool                 // apps/delta was asked for
 	noDelta bool                 // and answered 403
 	primed  map[string]bool      // applications whose cached list was read before
@@ -42,7 +46,7 @@ type sight struct {
 }
 
 func newServer(u *url.URL, h *registry.HTTP) *server {
-	return &server{url: u, http: h, seen: map[string]sight{}, put: map[string]time.Time{}, primed: map[string]bool{}}
+	return &server{url: u, http: h, seen: map[string]sight{}, put: map[string]time.Time{}, old: map[string]bool{}, primed: map[string]bool{}}
 }
 
 // leave makes the instance Out on this server and reads that back.
@@ -62,6 +66,11 @@ func (s *server) leave(ctx context.Context, h held) error {
 			}
 		}
 		s.mu.Lock()
+		if state := stateOf(rec); state == registry.In {
+			delete(s.old, h.key())
+		} else if time.Since(s.put[h.key()]) > kept {
+			s.old[h.key()] = true
+		}
 		s.put[h.key()] = time.Now()
 		s.mu.Unlock()
 		if err := s.write(ctx, describe("set OUT_OF_SERVICE on", h), http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
@@ -262,12 +271,16 @@ func (s *server) published(ctx context.Context, all []held) (bool, error) {
 		// Not among the changes: the cache is from before, or the change is older than the three minutes that they are kept.
 		s.mu.Lock()
 		last, looked := s.seen[h.key()]
-		primed := s.primed[h.app]
+		primed, old := s.primed[h.app], s.old[h.key()]
 		s.mu.Unlock()
 		gone := looked && last.rec.Status == ""
 		if none && !primed && !gone {
 			return false, &registry.Error{Op: "see what callers read", URL: registry.Redact(s.url), Code: http.StatusForbidden, Final: true,
 				Remedy: "the server's list of changes is off (eureka.server.disable-delta) and the application's was not read before"}
+		}
+		if !primed && !gone && old {
+			return false, &registry.Error{Op: "see what callers read", URL: registry.Redact(s.url),
+				Err: errors.New("the instance was out already, longer ago than the server lists changes")}
 		}
 		if !primed && !gone {
 			return false, nil

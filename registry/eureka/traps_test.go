@@ -495,6 +495,25 @@ func TestPublishedWaitsForEveryServersCache(t *testing.T) {
 	}
 }
 
+func TestPublishedDoesNotWaitForAChangeThatIsTooOldToBeListed(t *testing.T) {
+	t.Parallel()
+	now := &atomic.Pointer[time.Time]{}
+	start := time.Now()
+	now.Store(&start)
+	f := newFleet(t, 1, registrytest.EurekaConfig{Evict: -1, Now: func() time.Time { return *now.Load() }})
+	earlier, app := f.started()
+	f.must(earlier.Leave(t.Context()))
+	app.Crash(t) // or its heartbeats would be of another time
+	later := start.Add(4 * time.Minute)
+	now.Store(&later)
+	r := f.world.New(t, f.world.Servers)
+	f.find(r)
+	f.must(r.Leave(t.Context()))
+	if ok, err := r.Published(t.Context()); ok || err == nil || registry.IsFinal(err) {
+		t.Errorf("%v, %v: want an error, for this cannot be told", ok, err)
+	}
+}
+
 func TestADrainIsFewRequests(t *testing.T) {
 	t.Parallel()
 	for servers, most := range map[int]int{1: 5, 2: 8} {
