@@ -330,6 +330,7 @@ func TestWhatIsWrongIsNamedWithItsRemedy(t *testing.T) {
 		"a certificate that does not load":           {nil, []string{"--registry-cert-file=/dev/null", "--registry-key-file=/dev/null"}, []string{"--registry-cert-file", "belong together"}},
 		"hostNetwork without the app's port":         {settings{"POD_IP": "10.0.0.1", "HOST_IP": "10.0.0.1"}, nil, []string{"--port", "hostNetwork"}},
 		"a placeholder that is set nowhere":          {settings{"SPRING_APPLICATION_NAME": "${APP}"}, nil, []string{`SPRING_APPLICATION_NAME="${APP}"`, "--service", "PRESTOP_SERVICE"}},
+		"a placeholder without a name":               {settings{"SPRING_APPLICATION_NAME": "a${}"}, nil, []string{"${}"}},
 		"placeholders in a circle":                   {settings{"SPRING_APPLICATION_NAME": "${A}", "A": "${A}"}, nil, []string{"${A}"}},
 		"a setting of a later version is not half a": {nil, []string{"--quiet-period", "3s"}, []string{"unknown flag: --quiet-period"}},
 	} {
@@ -464,4 +465,26 @@ func TestHelpListsEverySetting(t *testing.T) {
 			t.Errorf("%q is not in the help", unit)
 		}
 	}
+}
+
+// FuzzAPasswordInAURLIsInNoError: whatever a password looks like, what is said of the URL does not tell it.
+func FuzzAPasswordInAURLIsInNoError(f *testing.F) {
+	for _, seed := range []string{"hunter2", "a/b", "a,b", "%zz", "a@b", "a b", "${A}", "${A:b}", "${}", "a://b", "[::1", ",http://x"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, seed string) {
+		password := "hush" + seed + "hush"
+		for name, list := range map[string]string{
+			"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE":     "http://me:" + password + "@host:8761/eureka,ftp://other",
+			"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "me:" + password + "@host,nacos://other",
+		} {
+			_, err := LoadConfig(nil, settings{name: list}.env)
+			if err == nil {
+				t.Fatalf("%q is not refused", list)
+			}
+			if strings.Contains(err.Error(), "hush") {
+				t.Errorf("the password of %q is in: %v", list, err)
+			}
+		}
+	})
 }

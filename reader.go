@@ -64,7 +64,7 @@ func (r *reader) placeholders(flag, name, value string) string {
 	resolved, missing := r.resolve(value, 0)
 	if missing != "" {
 		r.from[flag] = name
-		r.problems = append(r.problems, Problem{name, shown(flag, value), "the placeholder ${" + missing + "} is set nowhere in the environment",
+		r.problems = append(r.problems, Problem{name, shown(flag, value), "the placeholder " + missing + " is set nowhere in the environment",
 			"set it, or give the value by --" + flag + " or " + variable(flag)})
 		return ""
 	}
@@ -74,7 +74,7 @@ func (r *reader) placeholders(flag, name, value string) string {
 // nesting bounds placeholders in placeholders, which may go in a circle.
 const nesting = 8
 
-// resolve returns the value without placeholders, or the name of the first that cannot be resolved. As in Spring, what is
+// resolve returns the value without placeholders, or the first that cannot be resolved. As in Spring, what is
 // not closed is no placeholder.
 func (r *reader) resolve(value string, depth int) (resolved, missing string) {
 	before, after, found := strings.Cut(value, "${")
@@ -94,7 +94,7 @@ func (r *reader) resolve(value string, depth int) (resolved, missing string) {
 	case got == "" && hasFallback:
 		got = fallback
 	case got == "" || depth >= nesting:
-		return "", key
+		return "", "${" + key + "}"
 	}
 	if got, missing = r.resolve(got, depth+1); missing != "" {
 		return "", missing
@@ -148,7 +148,7 @@ func withoutUserinfo(list string) string {
 		return list
 	}
 	scheme, _, found := strings.Cut(list[:at], "://")
-	if !found || strings.Contains(scheme, ",") {
+	if !found || strings.ContainsAny(scheme, ",:/ ") {
 		return "…" + list[at:]
 	}
 	return scheme + "://…" + list[at:]
