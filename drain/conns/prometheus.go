@@ -1,0 +1,170 @@
+package conns
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"regexp"
+	"slices"
+	"time"
+
+	"prestop/drain/endpoint"
+)
+
+// Prometheus is the source that asks the app itself, or the proxy in front of it, by its metrics.
+const Prometheus = "prometheus"
+
+const (
+	// scrapeTimeout bounds one try.
+	scrapeTimeout = 2 * time.Second
+	// scrapeLimit bounds an answer. Envoy tells thousands of clusters in some megabytes.
+	scrapeLimit = 64 << 20
+	// A scrape costs its exporter more than us, and waiting for it is not work. It counts as this much at least and at
+	// most, so that it is repeated every 250 ms to 1 s while the count decides, and soon after the end of a connection.
+	leastCost, mostCost = 5 * time.Millisecond, 20 * time.Millisecond
+)
+
+// Metrics are what the source Prometheus counts.
+type Metrics struct {
+	URL endpoint.Endpoint
+	// Names are the metrics whose series are summed; each must be there.
+	Names []string
+	// Exclude are series to leave out.
+	Exclude []Exclusion
+}
+
+// Exclusion is label=~regexp of a PromQL selector.
+type Exclusion struct {
+	label  string
+	regexp *regexp.Regexp
+}
+
+// exclusionForm is label=regexp.
+var exclusionForm = regexp.MustCompile(`(?s)^([a-zA-Z_][a-zA-Z0-9_]*)=(.*)$`)
+
+// ParseExclusion reads label=regexp. As in Prometheus, the expression must match the whole value, and a label that a series
+// does not have is empty.
+func ParseExclusion(text string) (Exclusion, error) {
+	parts := exclusionForm.FindStringSubmatch(text)
+	if parts == nil {
+		return Exclusion{}, errors.New("is not of the form label=regexp")
+	}
+	re, err := regexp.Compile("^(?s:" + parts[2] + ")$")
+	if err != nil {
+		return Exclusion{}, errors.New("has a regular expression that is none")
+	}
+	return Exclusion{parts[1], re}, nil
+}
+
+// metricsCounter counts by metrics; the rest it has from the kernel. What it counts is in use: metrics do not tell which
+// connections are idle, nor whose they are.
+type metricsCounter struct {
+	Counter // the kernel's
+	metrics Metrics
+	client  *http.Client
+	turn    turn // guards body
+	body    *bufio.Reader
+}
+
+// OpenMetrics returns the counter that counts by metrics. Listening sockets and the ends of connections, each a reason to
+// count again, are told by the kernel. Nothing is asked of the endpoint yet: a native sidecar starts before what it serves.
+func OpenMetrics(m Metrics, rule Rule, log *slog.Logger) (Counter, error) {
+	kernel, err := Open(Auto, rule, log)
+	if err != nil {
+		return nil, err
+	}
+	return newMetrics(kernel, m), nil
+}
+
+func newMetrics(kernel Counter, m Metrics) *metricsCounter {
+	return &metricsCounter{Counter: kernel, metrics: m, client: m.URL.Client(), turn: newTurn(), body: bufio.NewReaderSize(nil, lineBuffer)}
+}
+
+func (c *metricsCounter) Source() string { return Prometheus }
+
+func (c *metricsCounter) Count(ctx context.Context, ports []uint16) (Tally, error) {
+	t := Tally{Source: Prometheus, Began: time.Now()}
+	if len(ports) == 0 {
+		return t, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
+	defer cancel()
+	if err := c.turn.take(ctx); err != nil {
+		return Tally{}, fmt.Errorf("count connections: %w", err)
+	}
+	defer c.turn.release()
+	t.Began = time.Now()
+	n, err := c.scrape(ctx)
+	if err != nil {
+		return Tally{}, fmt.Errorf("count connections by the metrics at %s: %w", c.metrics.URL, err)
+	}
+	t.Open, t.Active = n, n
+	t.Took = min(max(time.Since(t.Began), leastCost), mostCost)
+	return t, nil
+}
+
+func (c *metricsCounter) scrape(ctx context.Context) (int, error) {
+	req, err := c.metrics.URL.Request(ctx, http.MethodGet)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Accept", "text/plain;version=0.0.4")
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return 0, endpoint.Plain(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("it answers %s", resp.Status)
+	}
+	limited := &io.LimitedReader{R: resp.Body, N: scrapeLimit}
+	c.body.Reset(limited)
+	defer c.body.Reset(nil)
+	sum, err := c.metrics.sum(c.body)
+	if limited.N == 0 {
+		return 0, fmt.Errorf("it answers with more than %d MiB", scrapeLimit>>20)
+	}
+	return sum, err
+}
+
+// sum adds up the series. A metric that is not there at all is an error, not zero: it is misspelt, or this is not the app.
+func (m Metrics) sum(r *bufio.Reader) (int, error) {
+	var total float64
+	seen := make([]bool, len(m.Names))
+	err := readExposition(r, func(s *series) error {
+		i := slices.IndexFunc(m.Names, func(name string) bool { return string(s.name) == name })
+		if i < 0 {
+			return nil
+		}
+		seen[i] = true
+		// Once for each series, however many labels it has: projectcontour's loop over labels counts one with two twice.
+		if slices.ContainsFunc(m.Exclude, func(e Exclusion) bool { return e.regexp.Match(s.get(e.label)) }) {
+			return nil
+		}
+		if !(s.value >= 0) || math.IsInf(s.value, 1) {
+			return fmt.Errorf("%s is %g, which is no number of connections", s.name, s.value)
+		}
+		total += s.value
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for i, name := range m.Names {
+		if !seen[i] {
+			return 0, fmt.Errorf("no series named %s", name)
+		}
+	}
+	return int(min(math.Ceil(total), math.MaxInt32)), nil
+}
+
+// Close ends what the client keeps, and the kernel's counter.
+func (c *metricsCounter) Close() error {
+	c.client.CloseIdleConnections()
+	return c.Counter.Close()
+}
