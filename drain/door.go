@@ -15,7 +15,7 @@ const (
 	room = 512
 	// manners is how long a connection may say nothing before another one may take its place. That a newcomer waits this
 	// long, at most, keeps a burst of callers whose requests are on their way from pushing each other out.
-	manners = 250 * time.Millisecond
+	manners = time.Second
 )
 
 // door keeps the connections to room: when it is full, the one that came first of those whose request is not being
