@@ -38,6 +38,8 @@ type Options struct {
 	MinOpen int
 	// ReadyFile is created while drained and removed while not; "" means none.
 	ReadyFile string
+	// Calls are made, in their order, when a drain begins; nothing waits for them.
+	Calls []Call
 	// TerminationLog gets the outcome in a line if it can be written; "" means none.
 	TerminationLog string
 	Log            *slog.Logger
@@ -51,6 +53,7 @@ type Drain struct {
 	inbox   chan message
 	keepers []*keeper
 	lookout *lookout
+	calls   *calls
 	status  atomic.Pointer[snapshot]
 	ended   chan struct{} // closed when Run returns
 	history history
@@ -75,6 +78,7 @@ func New(o Options) *Drain {
 	d := &Drain{options: o, log: o.Log, inbox: make(chan message, 64), ended: make(chan struct{})}
 	d.policy = policy{budget: o.Budget, linger: o.Linger, threshold: o.MinOpen}
 	d.lookout = newLookout(o, func(e event) { d.tell(message{event: e}) })
+	d.calls = &calls{all: o.Calls, log: o.Log}
 	for _, r := range o.Registries {
 		afterPublished, afterLeave := r.Linger()
 		d.policy.afterPublished = append(d.policy.afterPublished, afterPublished)
@@ -167,6 +171,7 @@ func (d *Drain) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer d.calls.wait()
 	defer cancel()
 	defer close(d.ended)
 	wg.Go(func() { d.lookout.run(ctx) })
@@ -233,6 +238,7 @@ func (o *owner) effects(was state, e event, now time.Time) {
 	s := o.state
 	if s.began != was.began {
 		o.drain = &waitable{done: make(chan struct{}), by: causeOf(e.kind)}
+		o.calls.begin(o.ctx, s.deadline)
 		o.log.Info("draining", "cause", o.drain.by, "deadline", s.deadline, "budget", o.policy.budget, "app", o.lookout.listening())
 	}
 	if s.app != was.app || e.kind == sawListen {
@@ -313,6 +319,7 @@ func (o *owner) phaseChanged(was state, e event, now time.Time) {
 		o.finish(s, now)
 	case serving:
 		o.release(Cancelled)
+		o.calls.end()
 		o.readyFile(false)
 		o.log.Info("serving", "cause", map[bool]string{true: "resume", false: "the app listens again"}[e.kind == sawResume])
 	case draining:

@@ -29,6 +29,8 @@ const (
 	lastLook = 50 * time.Millisecond
 	// countPatience is how long a source may fail before the drain goes on without a count.
 	countPatience = 2 * time.Second
+	// countTries is how many looks must have failed by then: one that hangs is none yet.
+	countTries = 3
 )
 
 // pace says how closely the sockets are looked at.
@@ -64,6 +66,7 @@ type lookout struct {
 
 	asked   chan question
 	failing time.Time     // since when the counter fails
+	failed  int           // how many looks have
 	took    time.Duration // of the last look
 	looked  time.Time     // when it ended
 	credit  time.Duration // that looks after events have saved up as of looked; negative: overdrawn
@@ -251,28 +254,29 @@ func (l *lookout) patience() time.Duration {
 func (l *lookout) look(ctx context.Context) {
 	began := time.Now()
 	listeners, err := l.counter.Listeners(ctx)
+	took := time.Since(began)
 	if err == nil {
 		l.saw(listeners)
 		if pace(l.pace.Load()) >= paceLinger {
 			err = l.count(ctx)
+			took += l.tally.Took // not what it waited: an exporter that hangs costs nothing
 		}
 	}
 	l.credit = min(saved, l.credit+began.Sub(l.looked)/eager)
-	l.looked = time.Now()
-	l.took = l.looked.Sub(began)
+	l.looked, l.took = time.Now(), took
 	l.credit -= l.took
 	if ctx.Err() != nil {
 		return
 	}
 	if err == nil {
-		l.failing = time.Time{}
+		l.failing, l.failed = time.Time{}, 0
 		return
 	}
-	if l.failing.IsZero() {
+	if l.failed++; l.failing.IsZero() {
 		l.failing = began
 		l.log.Warn("could not read the sockets; trying again", "source", l.counter.Source(), "error", err)
 	}
-	if time.Since(l.failing) >= countPatience {
+	if time.Since(l.failing) >= countPatience && l.failed >= countTries {
 		l.heard(event{kind: sawCount, tally: tally{began: began, none: true}})
 	}
 }
@@ -350,6 +354,7 @@ func (l *lookout) count(ctx context.Context) error {
 	}
 	l.mu.Unlock()
 	if err != nil {
+		l.next = 0
 		return errors.Join(errors.New("count the connections"), err)
 	}
 	l.began, l.next = t.Began, t.NextIdle

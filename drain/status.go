@@ -35,7 +35,7 @@ type Outcome struct {
 	// Connections is the last count. Its zero value, with Uncounted, means that there was none.
 	Connections conns.Tally
 	Uncounted   bool
-	// Trouble is what is wrong at a registry, one sentence for each.
+	// Trouble is what is wrong at a registry or with a drain call, one sentence for each.
 	Trouble []string
 }
 
@@ -100,7 +100,7 @@ func short(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
 // outcome sums up the current drain at now.
 func (d *Drain) outcome(s state, r Result, now time.Time) Outcome {
-	out := Outcome{Result: r, Uncounted: s.counted.none || s.counted.began.IsZero(), Trouble: d.trouble()}
+	out := Outcome{Result: r, Uncounted: s.counted.none || s.counted.began.IsZero(), Trouble: append(d.trouble(), d.calls.trouble()...)}
 	if !out.Uncounted {
 		out.Connections, _ = d.lookout.last()
 	}

@@ -48,12 +48,13 @@ type Tally struct {
 	Source string
 	// Began is when the look began: what happened before is in the tally.
 	Began time.Time
-	// Took is how long it took.
+	// Took is how long it took, without what the counter waited for others.
 	Took time.Duration
 	// Open connections are in use (Active) or not (Idle): Open = Active + Idle.
 	Open, Active, Idle int
 	// NextIdle is the time from Began before which no active connection can be idle, unless it ends: one that is quiet
-	// gets there by itself, one in flight may be answered now. 0 when none can: only ends matter.
+	// gets there by itself, one in flight may be answered now. 0 when none can: only ends matter. A source that cannot
+	// know says when to ask it again.
 	NextIdle time.Duration
 	// Peers are the clients with the most active connections, those first, at most MaxPeers.
 	Peers []Peer

@@ -24,8 +24,11 @@ const (
 	scrapeTimeout = 2 * time.Second
 	// scrapeLimit bounds an answer. Envoy tells thousands of clusters in some megabytes.
 	scrapeLimit = 64 << 20
+	// scrapeAgain is the time between two scrapes while the count decides. The end of a connection is a reason to scrape at
+	// once, but not every connection that ends is one that the metrics count, or has been taken off them by then.
+	scrapeAgain = 250 * time.Millisecond
 	// A scrape costs its exporter more than us, and waiting for it is not work. It counts as this much at least and at
-	// most, so that it is repeated every 250 ms to 1 s while the count decides, and soon after the end of a connection.
+	// most, so that many ends cause at most some twenty scrapes a second.
 	leastCost, mostCost = 5 * time.Millisecond, 20 * time.Millisecond
 )
 
@@ -103,7 +106,7 @@ func (c *metricsCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	if err != nil {
 		return Tally{}, fmt.Errorf("count connections by the metrics at %s: %w", c.metrics.URL, err)
 	}
-	t.Open, t.Active = n, n
+	t.Open, t.Active, t.NextIdle = n, n, scrapeAgain
 	t.Took = min(max(time.Since(t.Began), leastCost), mostCost)
 	return t, nil
 }
