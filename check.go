@@ -66,8 +66,7 @@ func checkSidecar(ctx context.Context, c Config) finding {
 
 // checkApp tells where the app listens and who is connected.
 func checkApp(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []finding) {
-	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, ExcludePorts: append(c.ExcludePorts, ownPort(c)), ExcludePeers: c.ExcludePeers}
-	counter, err := conns.Open(c.Count, rule, newLog(Config{LogFormat: "text"}, stderr))
+	counter, err := newCounter(c, ownPort(c), newLog(Config{LogFormat: "text"}, stderr))
 	if err != nil {
 		return c.Ports, []finding{{"connections cannot be counted: " + err.Error(), "a drain ends with its linger here; allow the netlink socket or /proc/net/tcp"}}
 	}
@@ -83,7 +82,11 @@ func checkApp(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []find
 	found := []finding{{text: fmt.Sprintf("the app listens on %v", ports)}}
 	t, err := counter.Count(ctx, ports)
 	if err != nil {
-		return ports, append(found, finding{"connections cannot be counted: " + err.Error(), "set --count to another source"})
+		remedy := "set --count to another source"
+		if c.Count == conns.Prometheus {
+			remedy = "is --metrics-url right, may this user reach it, does it tell each --metric?"
+		}
+		return ports, append(found, finding{"connections cannot be counted: " + err.Error(), remedy})
 	}
 	return ports, append(found, finding{text: fmt.Sprintf("%d connections in use, %d idle (%s)", t.Active, t.Idle, t.Source)})
 }

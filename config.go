@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"prestop/drain"
+	"prestop/drain/conns"
 )
 
 // Config is the settings, validated: whatever is in it can be used.
@@ -43,6 +46,8 @@ type Config struct {
 	IdleAfter        time.Duration
 	RequestTimeout   time.Duration
 	Count            string
+	Metrics          conns.Metrics // for --count prometheus
+	DrainCalls       []drain.Call
 	ReadyRegistered  bool
 	UnreadyDraining  bool
 	ReadyFile        string
@@ -119,7 +124,9 @@ func (r *reader) config() Config {
 		MinOpen:          r.number("min-open-connections"),
 		IdleAfter:        r.duration("idle-after", false),
 		RequestTimeout:   r.duration("request-timeout", false),
-		Count:            r.choice("count", "auto", "netlink", "proc"),
+		Count:            r.choice("count", conns.Auto, conns.Netlink, conns.Proc, conns.Prometheus),
+		Metrics:          r.metrics(),
+		DrainCalls:       r.calls(),
 		ReadyRegistered:  r.bool("ready-when-registered"),
 		UnreadyDraining:  r.bool("unready-when-draining"),
 		ReadyFile:        r.string("ready-file"),
@@ -152,10 +159,26 @@ func (r *reader) together(c *Config) {
 	if c.NacosPassword.set() && c.NacosUsername == "" {
 		r.problem("nacos-username", "is missing beside a password", "set --nacos-username, or drop the password")
 	}
+	r.metricsBelong(c)
 	r.ownPort(c)
 	host, err := netip.ParseAddr(strings.TrimSpace(r.env("HOST_IP")))
 	if err == nil && slices.Contains(c.Addresses, host.Unmap()) && len(c.Ports) == 0 {
 		r.problem("port", "is needed with hostNetwork (HOST_IP is the Pod's address), where other Pods' instances and ports look like ours", "set --port to the app's ports")
+	}
+}
+
+// metricsBelong wants what --count prometheus needs, and refuses what nothing else reads.
+func (r *reader) metricsBelong(c *Config) {
+	needed := map[string]bool{"metrics-url": true, "metric": true, "metric-exclude": false}
+	for _, flag := range []string{"metrics-url", "metric", "metric-exclude"} {
+		switch given := r.string(flag) != ""; {
+		case given && c.Count != conns.Prometheus:
+			r.problem(flag, "is given, but connections are not counted by metrics", "set --count prometheus, or drop it")
+		case !given && c.Count == conns.Prometheus && needed[flag]:
+			r.problem(flag, "is missing beside --count prometheus", "give it, e.g. "+map[string]string{
+				"metrics-url": "unix:///admin/admin.sock:/stats/prometheus", "metric": "envoy_http_downstream_cx_active",
+			}[flag])
+		}
 	}
 }
 

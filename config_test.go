@@ -86,6 +86,10 @@ func examples(t *testing.T) map[string]example {
 		"idle-after":            {"9s", func(c Config) any { return c.IdleAfter }, "9s"},
 		"request-timeout":       {"2m", func(c Config) any { return c.RequestTimeout }, "2m0s"},
 		"count":                 {"proc", func(c Config) any { return c.Count }, "proc"},
+		"metrics-url":           {"unix:///a.sock:/stats", func(c Config) any { return c.Metrics.URL }, "unix:///a.sock:/stats"},
+		"metric":                {"a,b:c", func(c Config) any { return c.Metrics.Names }, "[a b:c]"},
+		"metric-exclude":        {"a=b{1,2},c=d", func(c Config) any { return c.Metrics.Exclude }, "[a=b{1,2} c=d]"},
+		"drain-call":            {"post http://a/b?c=1,2,PUT unix:///a.sock:/d\nGET http+unix://%2Fe/f", func(c Config) any { return c.DrainCalls }, "[POST http://a/b PUT unix:///a.sock:/d GET unix:///e:/f]"},
 		"ready-when-registered": {"true", func(c Config) any { return c.ReadyRegistered }, "true"},
 		"unready-when-draining": {"true", func(c Config) any { return c.UnreadyDraining }, "true"},
 		"ready-file":            {"/tmp/ok", func(c Config) any { return c.ReadyFile }, "/tmp/ok"},
@@ -106,6 +110,12 @@ func beside(flag string, all map[string]example) settings {
 		return settings{"PRESTOP_REGISTRY_KEY_FILE": all["registry-key-file"].given}
 	case "registry-key-file":
 		return settings{"PRESTOP_REGISTRY_CERT_FILE": all["registry-cert-file"].given}
+	case "metrics-url":
+		return settings{"PRESTOP_COUNT": "prometheus", "PRESTOP_METRIC": "a"}
+	case "metric":
+		return settings{"PRESTOP_COUNT": "prometheus", "PRESTOP_METRICS_URL": "http://a/"}
+	case "metric-exclude":
+		return settings{"PRESTOP_COUNT": "prometheus", "PRESTOP_METRIC": "a", "PRESTOP_METRICS_URL": "http://a/"}
 	}
 	return settings{}
 }
@@ -315,6 +325,15 @@ func TestWhatIsWrongIsNamedWithItsRemedy(t *testing.T) {
 		"a Eureka without scheme":                    {nil, []string{"--eureka-url", "eureka:8761/eureka"}, []string{"--eureka-url", "http://host:port/path"}},
 		"a Nacos by another scheme":                  {nil, []string{"--nacos-url", "nacos://n:8848"}, []string{"--nacos-url", "http"}},
 		"a URL with a port that is none":             {nil, []string{"--nacos-url", "n:88480"}, []string{`"n:88480"`, "port"}},
+		"metrics without where and which":            {nil, []string{"--count=prometheus"}, []string{"--metrics-url: is missing", "--metric: is missing", "/stats/prometheus"}},
+		"metrics that are not asked":                 {settings{"PRESTOP_METRIC": "a"}, []string{"--metrics-url=http://a/", "--metric-exclude=a=b"}, []string{"PRESTOP_METRIC", "--metrics-url", "--metric-exclude", "set --count prometheus"}},
+		"a URL of metrics that is none":              {nil, []string{"--count=prometheus", "--metric=a", "--metrics-url=/stats"}, []string{`--metrics-url="/stats"`, "unix:///"}},
+		"a socket without a path":                    {nil, []string{"--count=prometheus", "--metric=a", "--metrics-url=unix:///a.sock"}, []string{"unix:///a.sock", "no path"}},
+		"a metric with labels":                       {nil, []string{"--count=prometheus", "--metrics-url=http://a/", "--metric=a{b=\"c\"}"}, []string{"--metric", "without labels"}},
+		"an exclusion without a label":               {nil, []string{"--count=prometheus", "--metrics-url=http://a/", "--metric=a", "--metric-exclude=admin"}, []string{"--metric-exclude", "admin", "label=regexp"}},
+		"an expression that is none":                 {nil, []string{"--count=prometheus", "--metrics-url=http://a/", "--metric=a", "--metric-exclude=a=("}, []string{"--metric-exclude", "a=(", "regular expression"}},
+		"a call without a method":                    {nil, []string{"--drain-call=http://a/b"}, []string{"--drain-call", "http://a/b", "GET, POST", "'POST http://"}},
+		"a call of nothing":                          {settings{"PRESTOP_DRAIN_CALL": "POST nowhere"}, nil, []string{"PRESTOP_DRAIN_CALL", "POST nowhere", "is not an http"}},
 		"a count that is none":                       {nil, []string{"--count", "guess"}, []string{`"guess"`, "netlink"}},
 		"a number that is none":                      {nil, []string{"--min-open-connections=-1"}, []string{`"-1"`, "0 or more"}},
 		"a switch that is neither":                   {nil, []string{"--ready-when-registered=perhaps"}, []string{`"perhaps"`, "true"}},
@@ -389,6 +408,8 @@ func TestNoErrorHoldsASecret(t *testing.T) {
 		"the first of two":                         {nil, []string{"--nacos-url=nacos://me:" + hush + "@host,http://n:1"}},
 		"a placeholder in a password":              {settings{"SPRING_CLOUD_NACOS_PASSWORD": hush + "${NONE}"}, nil},
 		"a placeholder in a URL with a password":   {settings{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE": "http://me:" + hush + "@${NONE}/eureka"}, nil},
+		"a bad call with userinfo":                 {nil, []string{"--drain-call=POST ftp://me:" + hush + "@host/fail"}},
+		"bad metrics with userinfo":                {nil, []string{"--count=prometheus", "--metric=a", "--metrics-url=ftp://me:" + hush + "@host/stats"}},
 		"a secret by the variable beside its file": {settings{"PRESTOP_TOKEN": hush, "PRESTOP_TOKEN_FILE": "/none"}, nil},
 	} {
 		t.Run(sentence, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -47,7 +48,8 @@ const usage = `prestop stops a Pod without losing a request.
   prestop version
 
 Each flag is also an environment variable: PRESTOP_ and its name in capitals, e.g. PRESTOP_GRACE_PERIOD; the flag wins.
-Times are 30s, 1m30s or a bare number of seconds.
+Times are 30s, 1m30s or a bare number of seconds. A flag that is repeatable has one value a line in its variable; a comma
+parts two as well.
 
 `
 
@@ -117,7 +119,8 @@ func sidecar(c Config, _, stderr io.Writer) int {
 	registries := newRegistries(c)
 	d := drain.New(drain.Options{
 		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
-		RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Log: log,
+		RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
+		Calls: c.DrainCalls, Log: log,
 	})
 	server := drain.NewServer(d, drain.HandlerOptions{
 		Token: c.Token.Get, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Log: log,
@@ -253,14 +256,23 @@ func pod(c Config) registry.Pod {
 
 // openCounter opens the connection count; nil, said in the log, where the kernel cannot be asked. Our own port never counts.
 func openCounter(c Config, own net.Addr, log *slog.Logger) conns.Counter {
-	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, ExcludePorts: c.ExcludePorts, ExcludePeers: c.ExcludePeers}
+	port := ownPort(c)
 	if a, ok := own.(*net.TCPAddr); ok {
-		rule.ExcludePorts = append(rule.ExcludePorts, uint16(a.Port))
+		port = uint16(a.Port)
 	}
-	counter, err := conns.Open(c.Count, rule, log)
+	counter, err := newCounter(c, port, log)
 	if err != nil {
 		log.Error("connections cannot be counted; a drain ends with its linger", "error", err)
 		return nil
 	}
 	return counter
+}
+
+// newCounter opens the source that is set; the port own is the sidecar's.
+func newCounter(c Config, own uint16, log *slog.Logger) (conns.Counter, error) {
+	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, ExcludePorts: append(slices.Clone(c.ExcludePorts), own), ExcludePeers: c.ExcludePeers}
+	if c.Count == conns.Prometheus {
+		return conns.OpenMetrics(c.Metrics, rule, log)
+	}
+	return conns.Open(c.Count, rule, log)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -134,7 +135,7 @@ func shown(flag, value string) string {
 	switch {
 	case slices.Contains(secrets, flag):
 		return ""
-	case strings.HasSuffix(flag, "-url"):
+	case strings.HasSuffix(flag, "-url"), flag == "drain-call":
 		return withoutUserinfo(value)
 	}
 	return value
@@ -156,6 +157,22 @@ func withoutUserinfo(list string) string {
 
 func (r *reader) string(flag string) string {
 	return strings.TrimSpace(r.flags.Lookup(flag).Value.String()) // every flag read here is declared in settings.go
+}
+
+// lines returns the values of a flag that may be given more than once: one a line, as in a variable, where a comma parts two
+// as well if another value begins behind it. A regular expression and a URL may hold commas of their own.
+func (r *reader) lines(flag string, begin *regexp.Regexp) []string {
+	var all []string
+	for line := range strings.Lines(r.string(flag)) {
+		for i, part := range strings.Split(line, ",") {
+			if i > 0 && !begin.MatchString(strings.TrimSpace(part)) {
+				all[len(all)-1] += "," + strings.TrimRight(part, " \t\r\n")
+			} else {
+				all = append(all, strings.TrimSpace(part))
+			}
+		}
+	}
+	return slices.DeleteFunc(all, func(s string) bool { return s == "" })
 }
 
 // list returns the non-empty parts of a comma list.

@@ -53,7 +53,11 @@ func flags() *pflag.FlagSet {
 	f.Var(&late{"0", "int"}, "min-open-connections", "the drain is over at this `number` of connections in use; 0, the default: at none")
 	f.String("idle-after", "5s", "a connection answered and then quiet for this `time` is not in use; 0: every open connection is in use")
 	f.String("request-timeout", "60s", "a request without a byte either way for this `time` is not believed in flight any more; 0: it is believed for ever")
-	f.String("count", "auto", "`source` of the connection count: auto (netlink, else proc), netlink, proc")
+	f.String("count", "auto", "`source` of the connection count: auto (netlink, else proc), netlink, proc, prometheus")
+	f.String("metrics-url", "", "`URL` of the metrics for --count prometheus: http://host:port/path, or unix:///admin/admin.sock:/stats/prometheus; empty: none")
+	f.Var(&several{}, "metric", "`name` of a metric whose series are connections, summed, e.g. envoy_http_downstream_cx_active; repeatable; empty: none")
+	f.Var(&several{}, "metric-exclude", "`label=regexp` of series to leave out; the expression must match the whole value; repeatable; empty: none")
+	f.Var(&several{}, "drain-call", "`'METHOD URL'` to call when a drain begins, e.g. 'POST unix:///admin/admin.sock:/healthcheck/fail'; repeatable; empty: none")
 	f.Var(&late{"false", "bool"}, "ready-when-registered", "/readyz is 503 until the instance is up in every registry; default off")
 	f.Lookup("ready-when-registered").NoOptDefVal = "true"
 	f.Var(&late{"false", "bool"}, "unready-when-draining", "/readyz is 503 from the hook on; default off")
@@ -74,6 +78,13 @@ type late struct{ text, kind string }
 func (l *late) String() string     { return l.text }
 func (l *late) Set(s string) error { l.text = s; return nil }
 func (l *late) Type() string       { return l.kind }
+
+// several is a flag that may be given more than once. Its text has one value a line.
+type several []string
+
+func (s *several) String() string     { return strings.Join(*s, "\n") }
+func (s *several) Set(v string) error { *s = append(*s, v); return nil }
+func (s *several) Type() string       { return "string" }
 
 // variable is the environment variable of a flag.
 func variable(flag string) string {

@@ -5,13 +5,19 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"prestop/drain"
+	"prestop/drain/conns"
+	"prestop/drain/endpoint"
 )
 
 func (r *reader) bool(flag string) bool {
@@ -69,6 +75,59 @@ func plainURLError(list string, err error) string {
 		return "is not a URL"
 	}
 	return "is not a URL: " + u.Err.Error()
+}
+
+// How a value begins where several are in one text.
+var (
+	metricName = regexp.MustCompile(`^[a-zA-Z_:][a-zA-Z0-9_:]*$`)
+	labelFirst = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*=`)
+	methodThen = regexp.MustCompile(`^[a-zA-Z]+\s+\S`)
+	anything   = regexp.MustCompile(``)
+)
+
+// metrics are what --count prometheus counts.
+func (r *reader) metrics() conns.Metrics {
+	var m conns.Metrics
+	if s := r.string("metrics-url"); s != "" {
+		var err error
+		if m.URL, err = endpoint.Parse(s); err != nil {
+			r.problem("metrics-url", err.Error(), "give http://host:port/path or unix:///path/of.sock:/path")
+		}
+	}
+	for _, name := range r.lines("metric", anything) {
+		if !metricName.MatchString(name) {
+			r.problem("metric", "is not the name of a metric", "give it without labels, e.g. envoy_http_downstream_cx_active")
+		} else if !slices.Contains(m.Names, name) {
+			m.Names = append(m.Names, name)
+		}
+	}
+	for _, s := range r.lines("metric-exclude", labelFirst) {
+		e, err := conns.ParseExclusion(s)
+		if err != nil {
+			r.problem("metric-exclude", err.Error(), "give e.g. envoy_http_conn_manager_prefix=admin|stats.*")
+		}
+		m.Exclude = append(m.Exclude, e)
+	}
+	return m
+}
+
+// calls are what is called when a drain begins.
+func (r *reader) calls() []drain.Call {
+	var all []drain.Call
+	const remedy = "give e.g. 'POST http://127.0.0.1:9001/healthcheck/fail' or 'POST unix:///admin/admin.sock:/healthcheck/fail'"
+	for _, s := range r.lines("drain-call", methodThen) {
+		method, url, _ := strings.Cut(strings.ReplaceAll(s, "\t", " "), " ")
+		method = strings.ToUpper(method)
+		e, err := endpoint.Parse(strings.TrimSpace(url))
+		switch {
+		case !slices.Contains([]string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, method):
+			r.problem("drain-call", "does not begin with GET, POST, PUT, PATCH or DELETE", remedy)
+		case err != nil:
+			r.problem("drain-call", "its URL "+err.Error(), remedy)
+		}
+		all = append(all, drain.Call{Method: method, Endpoint: e})
+	}
+	return all
 }
 
 func eurekaURL(s string) (*url.URL, error) { return url.Parse(s) }

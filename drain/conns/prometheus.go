@@ -43,8 +43,8 @@ type Metrics struct {
 
 // Exclusion is label=~regexp of a PromQL selector.
 type Exclusion struct {
-	label  string
-	regexp *regexp.Regexp
+	label, text string
+	regexp      *regexp.Regexp
 }
 
 // exclusionForm is label=regexp.
@@ -61,8 +61,10 @@ func ParseExclusion(text string) (Exclusion, error) {
 	if err != nil {
 		return Exclusion{}, errors.New("has a regular expression that is none")
 	}
-	return Exclusion{parts[1], re}, nil
+	return Exclusion{parts[1], parts[2], re}, nil
 }
+
+func (e Exclusion) String() string { return e.label + "=" + e.text }
 
 // metricsCounter counts by metrics; the rest it has from the kernel. What it counts is in use: metrics do not tell which
 // connections are idle, nor whose they are.
