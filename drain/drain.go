@@ -61,9 +61,10 @@ type Drain struct {
 
 // message is what arrives at the owner: an event, or a call that wants to join the drain.
 type message struct {
-	event event
-	order uint64         // the order that a registry's event belongs to; 0 for other events
-	join  chan *waitable // for a hook: the drain that it belongs to
+	event  event
+	order  uint64         // the order that a registry's event belongs to; 0 for other events
+	join   chan *waitable // for a hook: the drain that it belongs to
+	answer chan struct{}  // closed when it was taken
 }
 
 // waitable is one drain that hooks wait for. outcome may be read once done is closed.
@@ -153,10 +154,18 @@ func (d *Drain) Terminate() {
 // lookTimeout bounds the look that comes before a decision; a look takes milliseconds.
 const lookTimeout = 500 * time.Millisecond
 
-// Alive returns nil once the owner has taken a message, or why it has not.
+// Alive returns nil once the owner has answered, or why it has not.
 func (d *Drain) Alive(ctx context.Context) error {
+	answer := make(chan struct{})
 	select {
-	case d.inbox <- message{event: event{kind: sawTime}}:
+	case d.inbox <- message{event: event{kind: sawTime}, answer: answer}:
+	case <-d.ended:
+		return errEnded
+	case <-ctx.Done():
+		return fmt.Errorf("the drain does not answer: %w", ctx.Err())
+	}
+	select {
+	case <-answer:
 		return nil
 	case <-d.ended:
 		return errEnded
@@ -230,7 +239,9 @@ func (o *owner) handle(m message) {
 	if m.join != nil {
 		m.join <- o.joined()
 	}
-	o.publish(o.state, o.drain)
+	if m.answer != nil {
+		close(m.answer)
+	}
 }
 
 // effects brings the world in line with the state.
@@ -241,6 +252,7 @@ func (o *owner) effects(was state, e event, now time.Time) {
 		o.calls.begin(o.ctx, s.deadline)
 		o.log.Info("draining", "cause", o.drain.by, "deadline", s.deadline, "budget", o.policy.budget, "app", o.lookout.listening())
 	}
+	o.publish(s, o.drain) // before anybody is answered, so that what he asks next agrees with the answer
 	if s.app != was.app || e.kind == sawListen {
 		o.appChanged(was)
 	}

@@ -17,7 +17,8 @@ const (
 	// a quiet time follow at once.
 	eager, saved = 10, 100 * time.Millisecond
 	// A look that took t is followed by another one without an event no sooner than lazy*t: a fiftieth of a core.
-	lazy = 50
+	// But no wait of either kind is longer than slowest.
+	lazy, slowest = 50, 2 * time.Second
 	// While the app serves, a new port is noticed within servingLook; one that vanishes is an event.
 	servingLook = 15 * time.Second
 	// While it does not listen, its coming back is noticed within awaitLook, since there is no event for a new socket; after
@@ -178,20 +179,35 @@ func (l *lookout) run(ctx context.Context) {
 			watched = counting
 			l.watch(counting)
 		}
-		timer := time.NewTimer(l.patience())
+		if !l.await(ctx) {
+			return
+		}
+	}
+}
+
+// await waits until it is time for another look, and answers questions meanwhile; false when ctx has ended.
+func (l *lookout) await(ctx context.Context) bool {
+	due := time.Now().Add(l.patience())
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
+	ended := l.counter.Ended()
+	for {
 		select {
 		case <-ctx.Done():
-			timer.Stop()
-			return
+			return false
 		case <-timer.C:
+			return true
 		case <-l.poked:
-			wait(ctx, l.took-time.Since(l.looked))
-		case <-l.counter.Ended():
-			wait(ctx, l.spare(time.Now()))
+			return true
 		case q := <-l.asked:
 			l.answer(ctx, q)
+		case <-ended:
+			ended = nil // the next look will see the others too
+			if at := time.Now().Add(l.spare(time.Now())); at.Before(due) {
+				due = at
+				timer.Reset(time.Until(due))
+			}
 		}
-		timer.Stop()
 	}
 }
 
@@ -216,7 +232,7 @@ func (l *lookout) watch(counting bool) {
 // spare is how long a look that follows from an event must wait.
 func (l *lookout) spare(now time.Time) time.Duration {
 	if pace(l.pace.Load()) == paceLinger { // connections end all the time; nothing hangs on them yet
-		return max(lastLook, lazy*l.took) - now.Sub(l.looked)
+		return max(lastLook, l.lull()) - now.Sub(l.looked)
 	}
 	return -eager * (l.credit + now.Sub(l.looked)/eager)
 }
@@ -247,8 +263,12 @@ func (l *lookout) patience() time.Duration {
 			d = lastLook
 		}
 	}
-	return max(d, lazy*l.took)
+	return max(d, l.lull())
 }
+
+// lull is the least time between looks that nothing calls for. One look that the machine held up must not hold up the
+// drain: it is seconds at most.
+func (l *lookout) lull() time.Duration { return min(lazy*l.took, slowest) }
 
 // look makes one look and tells what follows from it.
 func (l *lookout) look(ctx context.Context) {
@@ -264,7 +284,7 @@ func (l *lookout) look(ctx context.Context) {
 	}
 	l.credit = min(saved, l.credit+began.Sub(l.looked)/eager)
 	l.looked, l.took = time.Now(), took
-	l.credit -= l.took
+	l.credit = max(l.credit-l.took, -slowest/eager)
 	if ctx.Err() != nil {
 		return
 	}

@@ -19,7 +19,7 @@ import (
 
 const (
 	// answerLimit bounds a small answer; the largest that we read whole is one application's instances.
-	answerLimit = 8 << 20
+	answerLimit = 2 << 20
 	// attemptTimeout bounds one try of a small call, so that a server that hangs costs seconds and not the whole budget.
 	attemptTimeout = 3 * time.Second
 	// streamLimit bounds a registry's whole list: 100,000 instances of Eureka are some 95 MB of JSON.

@@ -328,6 +328,9 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (re
 		return page || a.Code == http.StatusTooManyRequests || a.Code >= 500
 	}
 	a, err := s.http.Do(ctx, urls, c)
+	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code == http.StatusOK && e.Remedy == "" {
+		e.Remedy = "is this Eureka's service URL?"
+	}
 	if err != nil || a.Code == http.StatusOK || a.Code == http.StatusNotFound {
 		return a, err
 	}

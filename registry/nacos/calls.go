@@ -75,8 +75,8 @@ func (r *Registry) no(op string, a registry.Answer, v verdict) error {
 		e.Remedy = "set --nacos-username and --nacos-password; Nacos 3 wants a login for its admin API unless the server " +
 			"has nacos.core.auth.admin.enabled=false"
 	case v == refused:
-		e.Remedy = fmt.Sprintf("give the user %s the right to read and write in the namespace %s (resource %[2]s:*:*, "+
-			"for public on 2.x :*:*)", r.login.username, r.namespace)
+		e.Remedy = fmt.Sprintf("give the user the right to read and write in the namespace %s (resource %[1]s:*:*, "+
+			"for public on 2.x :*:*)", r.namespace)
 	case v == otherGeneration:
 		e.Remedy = "is this the address of a Nacos server with its context path, e.g. http://nacos:8848/nacos? " +
 			"On Nacos 3 port 8080 is the console, 8848 the server"
@@ -207,8 +207,7 @@ func (r *Registry) sweep(ctx context.Context, addrs []*url.URL) (map[key]record,
 }
 
 // byName looks into each service that was named by itself, where the user may read those and not the catalog, which was
-// refused with err. It sees the cluster DEFAULT alone, and
-// without a group DEFAULT_GROUP alone.
+// refused with err. It sees the cluster DEFAULT alone, and without a group DEFAULT_GROUP alone.
 func (r *Registry) byName(ctx context.Context, addrs []*url.URL, err error) (map[key]record, error) {
 	if e := (*registry.Error)(nil); !errors.As(err, &e) || e.Code != http.StatusForbidden || len(r.pod.Services) == 0 {
 		return nil, err

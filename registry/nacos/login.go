@@ -62,13 +62,16 @@ func (l *login) renew(ctx context.Context, h *registry.HTTP, addrs []*url.URL, u
 	var last registry.Answer
 	for _, path := range paths {
 		call := registry.Call{
-			Op: "log in as " + l.username, Method: http.MethodPost, Path: path,
+			Op: "log in", Method: http.MethodPost, Path: path,
 			Form: url.Values{"username": {l.username}, "password": {password}},
 			Retry: func(a registry.Answer) bool {
 				return accessToken(a) == "" && !unknownPath(a) && time.Now().Before(deadline)
 			},
 		}
 		a, err := h.Do(ctx, addrs, call)
+		if a.Code == http.StatusUnauthorized || a.Code == http.StatusForbidden {
+			err = nil // the time ended before the patience, with the same answer
+		}
 		if err != nil {
 			return err
 		}
@@ -88,7 +91,7 @@ func (l *login) renew(ctx context.Context, h *registry.HTTP, addrs []*url.URL, u
 // failed is the error of a login that no retry helps. It never holds the answer: a server may send back what it was sent.
 func (l *login) failed(addr *url.URL, code int, cause error) error {
 	return &registry.Error{
-		Op: "log in as " + l.username, URL: registry.Redact(addr), Code: code, Final: true, Err: cause,
+		Op: "log in", URL: registry.Redact(addr), Code: code, Final: true, Err: cause,
 		Remedy: "check --nacos-username and --nacos-password or --nacos-password-file",
 	}
 }
