@@ -17,6 +17,8 @@ need() { # COMMAND PACKAGE
 need java openjdk-17-jdk-headless
 need mvn maven
 need ip iproute2
+need python3 python3 # Envoy comes from PyPI
+python3 -c 'import venv, ensurepip' 2>/dev/null || need "python3's venv" python3-venv
 
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT

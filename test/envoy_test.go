@@ -204,13 +204,15 @@ func (v *visitor) answered(t testing.TB) (last bool) {
 	return resp.Close
 }
 
-// gone waits until Envoy has closed the connection.
-func (v *visitor) gone(t testing.TB) time.Time {
+// leave closes the connection, as a client does that was told so, and returns when. (For one that is not closed, Envoy
+// waits 6 s: drain_timeout and delayed_close_timeout.)
+func (v *visitor) leave(t testing.TB) time.Time {
 	t.Helper()
-	if _, err := v.answer.ReadByte(); !errors.Is(err, io.EOF) {
-		t.Fatalf("the connection ended with %v", err)
+	at := time.Now()
+	if err := v.conn.Close(); err != nil {
+		t.Fatal(err)
 	}
-	return time.Now()
+	return at
 }
 
 // hook calls the sidecar's hook and sends its answer.
@@ -255,7 +257,7 @@ func TestEnvoyIsDrainedByItsOwnMetrics(t *testing.T) {
 	if !keeps.answered(t) {
 		t.Error("Envoy keeps a connection although its health checks fail")
 	}
-	keeps.gone(t)
+	keeps.leave(t)
 	eventually(t, "the slow request alone is waited for", func() bool { return strings.Contains(status(), `"active":1`) })
 	_, safe := get(s.url + "/ok")
 	eventually(t, "the linger is over", func() bool { _, safe = get(s.url + "/ok"); return strings.Contains(safe, "1 connections in use") })
@@ -268,7 +270,7 @@ func TestEnvoyIsDrainedByItsOwnMetrics(t *testing.T) {
 	if !slow.answered(t) {
 		t.Error("Envoy keeps the connection of the slow request")
 	}
-	last := slow.gone(t)
+	last := slow.leave(t)
 	h := <-hook
 	if h.code != http.StatusOK || !strings.Contains(h.body, "0 connections in use") || strings.Contains(h.body, "drain call") {
 		t.Errorf("the hook: %d %s", h.code, h.body)
@@ -296,6 +298,27 @@ func TestMetricsThatCannotBeReadEndTheDrainWithItsLinger(t *testing.T) {
 	}
 }
 
+func TestEnvoyTakesTheExamplesConfiguration(t *testing.T) {
+	t.Parallel()
+	path, err := envoyBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("../deploy/example-envoy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, config, _ := strings.Cut(string(example), "envoy.yaml: |\n")
+	config, _, found := strings.Cut(config, "\n---\n")
+	if !found {
+		t.Fatal("there is no ConfigMap with envoy.yaml in the example")
+	}
+	out, err := exec.CommandContext(t.Context(), path, "--mode", "validate", "--use-dynamic-base-id", "--config-yaml", config).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // BenchmarkEnvoyLastCloseToAnswer is the time from the end of the last connection, as its client sees it, to the hook's
 // answer. Contour's shutdown-manager looks every 5 s.
 func BenchmarkEnvoyLastCloseToAnswer(b *testing.B) {
@@ -312,7 +335,7 @@ func BenchmarkEnvoyLastCloseToAnswer(b *testing.B) {
 		eventually(b, "the request is waited for", func() bool { _, safe := get(s.url + "/ok"); return strings.Contains(safe, "1 connections in use") })
 		e.finish <- struct{}{}
 		v.answered(b)
-		last := v.gone(b)
+		last := v.leave(b)
 		h := <-hook
 		if h.code != http.StatusOK {
 			b.Fatal(h.body)
