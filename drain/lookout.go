@@ -15,7 +15,7 @@ import (
 const (
 	// Looks that follow from events take a tenth of a core in the long run; so much is saved up, at most, that those after
 	// a quiet time follow at once.
-	eager, saved = 10, 100 * time.Millisecond
+	eager, saved = 10, 300 * time.Millisecond
 	// A look that took t is followed by another one without an event no sooner than lazy*t: a fiftieth of a core.
 	// But no wait of either kind is longer than slowest.
 	lazy, slowest = 50, 2 * time.Second
@@ -174,11 +174,12 @@ func (l *lookout) run(ctx context.Context) {
 	l.counter.Watch(nil)
 	var watched bool
 	for {
-		l.look(ctx)
+		// Before the look: an end that it does not see any more must be told.
 		if counting := pace(l.pace.Load()) >= paceLinger; counting != watched {
 			watched = counting
 			l.watch(counting)
 		}
+		l.look(ctx)
 		if !l.await(ctx) {
 			return
 		}
