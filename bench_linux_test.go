@@ -154,7 +154,7 @@ func BenchmarkLastCloseToAnswer(b *testing.B) {
 			raiseFileLimit(b)
 			m := measure(b, shipped(b), "--linger", "0", "--idle-after", "1s", "--grace-period", "1h")
 			m.connect(b, others, true)
-			time.Sleep(1500 * time.Millisecond) // they become idle
+			time.Sleep(1500 * time.Millisecond)      // they become idle
 			rounds, gap := 1000, 50*time.Millisecond // the last one ends by itself, not together with others
 			if others > 1000 {
 				rounds, gap = 50, time.Second

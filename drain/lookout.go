@@ -171,13 +171,13 @@ func (l *lookout) run(ctx context.Context) {
 			}
 		}
 	}
+	var watched []uint16
 	l.counter.Watch(nil)
-	var watched bool
 	for {
 		// Before the look: an end that it does not see any more must be told.
-		if counting := pace(l.pace.Load()) >= paceLinger; counting != watched {
-			watched = counting
-			l.watch(counting)
+		if ports := l.toWatch(); !slices.Equal(ports, watched) {
+			watched = ports
+			l.counter.Watch(ports)
 		}
 		l.look(ctx)
 		if !l.await(ctx) {
@@ -221,13 +221,12 @@ func (l *lookout) answer(ctx context.Context, q question) {
 	}
 }
 
-// watch chooses the events: while connections are counted, their ends too.
-func (l *lookout) watch(counting bool) {
-	if counting {
-		l.counter.Watch(l.ports())
-	} else {
-		l.counter.Watch(nil)
+// toWatch is the ports whose connections' ends matter: the app's, while they are counted.
+func (l *lookout) toWatch() []uint16 {
+	if pace(l.pace.Load()) < paceLinger {
+		return nil
 	}
+	return l.ports()
 }
 
 // spare is how long a look that follows from an event must wait.

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Groups of NETLINK_SOCK_DIAG that tell the end of each TCP socket of the namespace (enum sknetlink_groups).
-const destroyGroups = 1<<(1-1) | 1<<(3-1) // SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
+// destroyGroups of NETLINK_SOCK_DIAG tell the end of each TCP socket of the namespace: SKNLGRP_INET_TCP_DESTROY (1) and
+// SKNLGRP_INET6_TCP_DESTROY (3) of enum sknetlink_groups, as a mask.
+const destroyGroups = 1<<0 | 1<<2
 
 // ends listens for the kernel's word that a socket ended. One goroutine reads; close ends it and waits.
 type ends struct {

@@ -3,6 +3,7 @@ package registrytest
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -519,14 +520,17 @@ func (q nacosQuery) instance() (NacosInstance, error) {
 	}
 	switch {
 	case i.Service == "":
-		return i, fmt.Errorf("Param 'serviceName' is required.")
+		return i, missing("serviceName")
 	case i.IP == "":
-		return i, fmt.Errorf("Param 'ip' is required.")
+		return i, missing("ip")
 	case i.Port <= 0:
-		return i, fmt.Errorf("Param 'port' is required.")
+		return i, missing("port")
 	}
 	return i, nil
 }
+
+// missing is a 2.x server's word for a parameter that is not there.
+func missing(param string) error { return errors.New("Param '" + param + "' is required.") }
 
 func cut[T any](list []T, from, n int) []T {
 	if from < 0 || from > len(list) {
