@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -101,10 +102,10 @@ func (r *reader) metrics() conns.Metrics {
 			m.Names = append(m.Names, name)
 		}
 	}
-	for _, s := range r.lines("metric-exclude", labelFirst) {
+	for i, s := range r.lines("metric-exclude", labelFirst) {
 		e, err := conns.ParseExclusion(s)
 		if err != nil {
-			r.problem("metric-exclude", err.Error(), "give e.g. envoy_http_conn_manager_prefix=admin|stats.*")
+			r.problem("metric-exclude", ordinal(i, err.Error()), "give e.g. envoy_http_conn_manager_prefix=admin|stats.*")
 		}
 		m.Exclude = append(m.Exclude, e)
 	}
@@ -115,19 +116,27 @@ func (r *reader) metrics() conns.Metrics {
 func (r *reader) calls() []drain.Call {
 	var all []drain.Call
 	const remedy = "give e.g. 'POST http://127.0.0.1:9001/healthcheck/fail' or 'POST unix:///admin/admin.sock:/healthcheck/fail'"
-	for _, s := range r.lines("drain-call", methodThen) {
+	for i, s := range r.lines("drain-call", methodThen) {
 		method, url, _ := strings.Cut(strings.ReplaceAll(s, "\t", " "), " ")
 		method = strings.ToUpper(method)
 		e, err := endpoint.Parse(strings.TrimSpace(url))
 		switch {
 		case !slices.Contains([]string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, method):
-			r.problem("drain-call", "does not begin with GET, POST, PUT, PATCH or DELETE", remedy)
+			r.problem("drain-call", ordinal(i, "does not begin with GET, POST, PUT, PATCH or DELETE"), remedy)
 		case err != nil:
-			r.problem("drain-call", "its URL "+err.Error(), remedy)
+			r.problem("drain-call", ordinal(i, "has a URL that "+err.Error()), remedy)
 		}
 		all = append(all, drain.Call{Method: method, Endpoint: e})
 	}
 	return all
+}
+
+// ordinal says which of several values is meant, the first being 0.
+func ordinal(i int, wrong string) string {
+	if i == 0 {
+		return wrong
+	}
+	return fmt.Sprintf("number %d %s", i+1, wrong)
 }
 
 func eurekaURL(s string) (*url.URL, error) { return url.Parse(s) }

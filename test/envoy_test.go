@@ -86,11 +86,11 @@ static_resources:
     load_assignment: {cluster_name: app, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %[3]d}}}}]}]}
 `
 
-// envoy is a running one with an app behind it, whose /slow answers when finish is sent to.
+// envoy is a running one with an app behind it. A request for /slow sends to arrived, and is answered after finish.
 type envoy struct {
-	port   int
-	socket string // of its admin endpoint
-	finish chan struct{}
+	port            int
+	socket          string // of its admin endpoint
+	arrived, finish chan struct{}
 }
 
 func runEnvoy(t testing.TB) *envoy {
@@ -99,9 +99,10 @@ func runEnvoy(t testing.TB) *envoy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &envoy{port: freePort(t), finish: make(chan struct{})}
+	e := &envoy{port: freePort(t), arrived: make(chan struct{}, 1), finish: make(chan struct{})}
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
+			e.arrived <- struct{}{}
 			select {
 			case <-e.finish:
 			case <-r.Context().Done():
@@ -331,6 +332,7 @@ func BenchmarkEnvoyLastCloseToAnswer(b *testing.B) {
 		}
 		v := e.visit(b)
 		v.ask(b, "/slow")
+		<-e.arrived // before that, the connection may be in the kernel's accept queue, which Envoy's metrics do not count
 		hook := s.hook()
 		eventually(b, "the request is waited for", func() bool { _, safe := get(s.url + "/ok"); return strings.Contains(safe, "1 connections in use") })
 		e.finish <- struct{}{}
