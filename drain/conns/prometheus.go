@@ -24,12 +24,11 @@ const (
 	scrapeTimeout = 2 * time.Second
 	// scrapeLimit bounds an answer. Envoy tells thousands of clusters in some megabytes.
 	scrapeLimit = 64 << 20
-	// scrapeAgain is the time between two scrapes while the count decides. The end of a connection is a reason to scrape at
-	// once, but not every connection that ends is one that the metrics count, or has been taken off them by then.
-	scrapeAgain = 250 * time.Millisecond
-	// A scrape costs its exporter more than us, and waiting for it is not work. It counts as this much at least and at
-	// most, so that many ends cause at most some twenty scrapes a second.
-	leastCost, mostCost = 5 * time.Millisecond, 20 * time.Millisecond
+	// While the count decides, a scrape that took t is repeated after share*t: a twentieth of the exporter's time. The end
+	// of a connection is a reason to scrape at once, but the metrics may learn of it a little later than we do.
+	share, soonest, latest = 20, 50 * time.Millisecond, time.Second
+	// A scrape counts as work for this long at least and at most, however long it was waited for: it is the exporter's, too.
+	leastCost, mostCost = time.Millisecond, 20 * time.Millisecond
 )
 
 // Metrics are what the source Prometheus counts.
@@ -108,8 +107,10 @@ func (c *metricsCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	if err != nil {
 		return Tally{}, fmt.Errorf("count connections by the metrics at %s: %w", c.metrics.URL, err)
 	}
-	t.Open, t.Active, t.NextIdle = n, n, scrapeAgain
-	t.Took = min(max(time.Since(t.Began), leastCost), mostCost)
+	took := time.Since(t.Began)
+	t.Open, t.Active = n, n
+	t.NextIdle = min(max(share*took, soonest), latest)
+	t.Took = min(max(took, leastCost), mostCost)
 	return t, nil
 }
 
