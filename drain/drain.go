@@ -139,8 +139,15 @@ func (d *Drain) Shutdown(ctx context.Context) (Outcome, error) {
 
 var errEnded = fmt.Errorf("prestop has ended")
 
-// Resume cancels a drain and has every registry rejoined, without waiting for it.
-func (d *Drain) Resume() { d.tell(message{event: event{kind: sawResume}}) }
+// Resume cancels a drain and has every registry rejoined, without waiting for that.
+func (d *Drain) Resume() {
+	answer := make(chan struct{})
+	d.tell(message{event: event{kind: sawResume}, answer: answer})
+	select {
+	case <-answer:
+	case <-d.ended:
+	}
+}
 
 // Terminate is SIGTERM: Run returns once nothing is left to do for the app.
 func (d *Drain) Terminate() {
