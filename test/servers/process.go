@@ -49,12 +49,22 @@ type Process struct {
 	err  error         // how it ended; read after done
 }
 
-// Start starts the program and returns when it is ready. When it ends before, or is not ready within three minutes or
+// starts lets two programs start at a time: a JVM takes a core for some seconds then, and tests that run beside a dozen
+// of them wait for everything longer than they may.
+var starts = make(chan struct{}, 2)
+
+// Start starts the program, when it is its turn, and returns when it is ready. When it ends before, or is not ready within three minutes or
 // before ctx ends, it is ended and the error holds the tail of its output. The program dies with the test's process.
 func Start(ctx context.Context, s Spec) (*Process, error) {
 	java, err := Java()
 	if err != nil {
 		return nil, err
+	}
+	select {
+	case starts <- struct{}{}:
+		defer func() { <-starts }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait to start %s: %w", s.Name, ctx.Err())
 	}
 	if s.Dir == "" {
 		if s.Dir, err = os.MkdirTemp("", "prestop-"+s.Name+"-"); err != nil {
