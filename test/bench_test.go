@@ -120,7 +120,7 @@ const fleet = 1000
 // back as out within 10 s, at most 8 requests each.
 func BenchmarkFleetLeaves(b *testing.B) {
 	b.Run("eureka-real", func(b *testing.B) {
-		w := eurekaWorld(servers.RunEureka(b, 1, servers.EurekaOptions{Flags: []string{"--eureka.server.response-cache-update-interval-ms=30000"}}))
+		w := eurekaWorld(servers.RunEureka(b, 1, servers.EurekaOptions{Heap: "512m"}))
 		leaveAtOnce(b, w, &w.Servers[0])
 	})
 	b.Run("eureka-memory", func(b *testing.B) {
@@ -150,11 +150,13 @@ func leaveAtOnce(b *testing.B, w registrytest.World, server *string) {
 	var pods []registry.Pod
 	for i := range fleet {
 		address = address.Next()
-		w.Start(b, registrytest.App{Service: fmt.Sprintf("service-%d", i%20), Address: netip.AddrPortFrom(address, 8080)})
 		pods = append(pods, registry.Pod{Addresses: []netip.Addr{address}, Ports: []uint16{8080}, Services: []string{fmt.Sprintf("service-%d", i%20)}})
 	}
-	metered, requests := metered(b, *server)
 	members := make([]registry.Registry, fleet)
+	each(members, 64, func(i int) { // a Nacos takes half a second to list each
+		w.Start(b, registrytest.App{Service: pods[i].Services[0], Address: netip.AddrPortFrom(pods[i].Addresses[0], 8080)})
+	})
+	metered, requests := metered(b, *server)
 	each(members, 8, func(i int) {
 		members[i] = w.New(b, []string{metered})
 		eventually(b, "found", func() bool {

@@ -15,6 +15,8 @@ type EurekaOptions struct {
 	Project string
 	// User and Password are what the server asks for, as project server-sec does.
 	User, Password string
+	// Heap is the JVM's, e.g. 512m; "" is 64m.
+	Heap string
 	// Flags are more of Spring's, e.g. --eureka.server.disable-delta=true; they win.
 	Flags []string
 }
@@ -38,6 +40,10 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 	java, err := BuildSpring(t.Context(), "servers/eureka/"+o.Project)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.Heap != "" {
+		java = slices.Clone(java)
+		java[slices.Index(java, "-Xmx64m")] = "-Xmx" + o.Heap
 	}
 	var all []*Eureka
 	var urls, hosts []string
