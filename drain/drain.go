@@ -71,7 +71,6 @@ type message struct {
 type waitable struct {
 	done    chan struct{}
 	outcome Outcome
-	by      string
 }
 
 // New returns a Drain that serves.
@@ -255,9 +254,9 @@ func (o *owner) handle(m message) {
 func (o *owner) effects(was state, e event, now time.Time) {
 	s := o.state
 	if s.began != was.began {
-		o.drain = &waitable{done: make(chan struct{}), by: causeOf(e.kind)}
+		o.drain = &waitable{done: make(chan struct{})}
 		o.calls.begin(o.ctx, s.deadline)
-		o.log.Info("draining", "cause", o.drain.by, "deadline", s.deadline, "budget", o.policy.budget, "app", o.lookout.listening())
+		o.log.Info("draining", "cause", causeOf(e.kind), "deadline", s.deadline, "budget", o.policy.budget, "app", o.lookout.listening())
 	}
 	o.publish(s, o.drain) // before anybody is answered, so that what he asks next agrees with the answer
 	if s.app != was.app || e.kind == sawListen {
