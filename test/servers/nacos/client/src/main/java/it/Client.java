@@ -105,7 +105,8 @@ public class Client {
         return "";
     }
 
-    private static NamingService connect(Map<String, String> q) throws Exception {
+    /** One at a time: the client's loader of services (NacosServiceLoader) shows a second thread a list that it still fills. */
+    private static synchronized NamingService connect(Map<String, String> q) throws Exception {
         Properties p = new Properties();
         p.put("serverAddr", q.get("server"));
         for (String name : List.of("namespace", "username", "password")) {
