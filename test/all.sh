@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs every test of both modules. Fails if one fails, is skipped or finds something missing. Installs by Debian's package
-# manager what the real servers need, or says which package is missing.
+# Runs every test of both modules, those with the real servers by go test's further ARGUMENTS. Fails if one fails, is skipped
+# or finds something missing. Installs by Debian's package manager
+# what the real servers need, or says which package is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +30,7 @@ run() { # NAME FOLDER ARGUMENTS: go test there, showing the packages' results an
   shift 2
   echo "== $name"
   (cd "$folder" && go test -v "$@") >"$log/out" 2>&1 || failed=1
+  cat "$log/out" >>"$log/all"
   grep -E '^(ok|FAIL|\?)\b' "$log/out" || true
   if grep -qE '^(FAIL|panic:)' "$log/out"; then
     grep -vE '^\s*(=== |--- PASS)' "$log/out" | tail -n 400
@@ -42,7 +44,7 @@ run() { # NAME FOLDER ARGUMENTS: go test there, showing the packages' results an
 }
 
 run "the product" . -timeout 20m ./...
-run "real servers" test -timeout 40m ./...
+run "real servers" test -timeout 60m "$@" ./...
 
 echo "$ran passed, $bad failed"
 exit $failed

@@ -47,6 +47,7 @@ func TestContractInMemoryWithPeers(t *testing.T) {
 
 // world is n servers in memory that are peers.
 func world(t *testing.T, n int) *registrytest.EurekaWorld {
+	t.Attr("server", "Eureka in memory"+map[bool]string{true: ", two peers"}[n > 1])
 	w := &registrytest.EurekaWorld{Client: client, Heartbeat: 50 * time.Millisecond}
 	var servers []*registrytest.Eureka
 	for range n {

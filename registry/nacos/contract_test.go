@@ -55,6 +55,7 @@ func TestContract(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			t.Attr("server", "Nacos in memory")
 			registrytest.Run(t, w)
 			registrytest.RunNacos(t, w)
 		})

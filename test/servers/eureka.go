@@ -21,6 +21,9 @@ type EurekaOptions struct {
 	Flags []string
 }
 
+// EurekaVersion is that of the server in Spring Cloud 2025.1.2.
+const EurekaVersion = "2.0.6"
+
 // Eureka is a real Eureka server of Spring Cloud.
 type Eureka struct {
 	// URL is its service URL, as an app would have it.
@@ -37,6 +40,7 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 	if o.Project == "" {
 		o.Project = "server"
 	}
+	t.Attr("server", "Eureka "+EurekaVersion+map[bool]string{true: ", two peers"}[n > 1])
 	java, err := BuildSpring(t.Context(), "servers/eureka/"+o.Project)
 	if err != nil {
 		t.Fatal(err)

@@ -76,6 +76,7 @@ func RunNacos(t testing.TB, version string, settings ...string) *Nacos {
 	if !ok {
 		t.Fatalf("Nacos %s is none of %v", version, NacosVersions())
 	}
+	t.Attr("server", "Nacos "+version)
 	goals := append([]string{"compile", "dependency:build-classpath", "-Dmdep.outputFile=target/classpath"}, v.goals...)
 	classpath, err := buildClasspath(t.Context(), "servers/nacos/"+v.project, goals)
 	if err != nil {
