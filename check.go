@@ -25,7 +25,7 @@ func check(c Config, stdout, stderr io.Writer) int {
 	found := []finding{checkSidecar(ctx, c)}
 	ports, f := checkApp(ctx, c, stderr)
 	found = append(found, f...)
-	registries := newRegistries(c)
+	registries, _ := newRegistries(c)
 	if len(registries) == 0 {
 		found = append(found, finding{text: "no registry is set"})
 	}

@@ -99,12 +99,13 @@ func TestCheckChangesNothing(t *testing.T) {
 
 func TestCheckTellsADefaultLingerThatDoesNotFit(t *testing.T) {
 	c := load(t, nil, "--nacos-url=nacos", "--grace-period=30")
-	f := checkDeadline(c, newRegistries(c))
+	registries, _ := newRegistries(c)
+	f := checkDeadline(c, registries)
 	if !strings.Contains(f.text, "40s") || !strings.Contains(f.remedy, "55 or more") {
 		t.Errorf("%+v", f)
 	}
 	c.GracePeriod = 2 * time.Minute
-	if f := checkDeadline(c, newRegistries(c)); f.remedy != "" {
+	if f := checkDeadline(c, registries); f.remedy != "" {
 		t.Errorf("%+v", f)
 	}
 }

@@ -116,11 +116,11 @@ func sidecar(c Config, _, stderr io.Writer) int {
 	if counter != nil {
 		defer counter.Close()
 	}
-	registries := newRegistries(c)
+	registries, traffic := newRegistries(c)
 	d := drain.New(drain.Options{
 		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
 		RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
-		Calls: c.DrainCalls, Log: log,
+		Calls: c.DrainCalls, Traffic: traffic, Log: log,
 	})
 	server := drain.NewServer(d, drain.HandlerOptions{
 		Token: c.Token.Get, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Log: log,
@@ -234,20 +234,27 @@ func notes(c Config, registries []registry.Registry) []string {
 	return n
 }
 
-// newRegistries connects the configured registries; nothing is called yet.
-func newRegistries(c Config) []registry.Registry {
-	client := registry.NewHTTP(c.RegistryTLS, "prestop/"+version)
+// newRegistries connects the configured registries; nothing is called yet. Their requests are counted by kind.
+func newRegistries(c Config) ([]registry.Registry, map[string]*registry.Traffic) {
 	var all []registry.Registry
+	traffic := map[string]*registry.Traffic{}
+	client := func() *registry.HTTP { return registry.NewHTTP(c.RegistryTLS, "prestop/"+version) }
+	add := func(r registry.Registry, h *registry.HTTP) {
+		all = append(all, r)
+		traffic[r.Kind()] = h.Traffic()
+	}
 	if len(c.EurekaURLs) > 0 {
-		all = append(all, eureka.New(eureka.Options{URLs: c.EurekaURLs, InstanceID: c.EurekaInstanceID, HTTP: client}))
+		h := client()
+		add(eureka.New(eureka.Options{URLs: c.EurekaURLs, InstanceID: c.EurekaInstanceID, HTTP: h}), h)
 	}
 	if len(c.NacosURLs) > 0 {
-		all = append(all, nacos.New(nacos.Options{
+		h := client()
+		add(nacos.New(nacos.Options{
 			Servers: c.NacosURLs, Namespace: c.NacosNamespace, Group: c.NacosGroup,
-			Username: c.NacosUsername, Password: c.NacosPassword.Get, HTTP: client,
-		}))
+			Username: c.NacosUsername, Password: c.NacosPassword.Get, HTTP: h,
+		}), h)
 	}
-	return all
+	return all, traffic
 }
 
 func pod(c Config) registry.Pod {

@@ -42,7 +42,9 @@ type Options struct {
 	Calls []Call
 	// TerminationLog gets the outcome in a line if it can be written; "" means none.
 	TerminationLog string
-	Log            *slog.Logger
+	// Traffic is the requests to the registries, by their kind; for /metrics.
+	Traffic map[string]*registry.Traffic
+	Log     *slog.Logger
 }
 
 // Drain is the one drain of this process. Its methods may be called by any goroutine, before and while Run runs.

@@ -2,20 +2,22 @@ package drain
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"prestop/registry"
 )
 
 // history is what /metrics tells of the drains that ended.
 type history struct {
-	mu                         sync.Mutex
-	drains                     map[Result]int
-	took, leave, linger, count float64 // seconds of the last one
+	mu     sync.Mutex
+	drains map[Result]int
+	last   Outcome
 }
 
 func (h *history) add(o Outcome) {
@@ -25,8 +27,14 @@ func (h *history) add(o Outcome) {
 		h.drains = map[Result]int{}
 	}
 	h.drains[o.Result]++
-	h.took, h.leave = o.Took.Seconds(), o.Leave.Seconds()
-	h.linger, h.count = o.Linger.Seconds(), o.Count.Seconds()
+	h.last = o
+}
+
+// ended returns how many drains ended with each result, and the last outcome.
+func (h *history) ended() (map[Result]int, Outcome) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.drains), h.last
 }
 
 // family is one metric with its samples. Prometheus' own library would write it too, for 1.7 MB in every Pod.
@@ -35,33 +43,53 @@ type family struct {
 	samples          []sample
 }
 
-// sample is one value with its only label.
+// sample is one value. suffix is of a histogram's: _bucket, _sum or _count.
 type sample struct {
-	label, text string
-	value       float64
+	suffix string
+	labels labels
+	value  float64
 }
 
-const gauge, counter = "gauge", "counter"
+// labels are names and their texts by turns.
+type labels []string
+
+const gauge, counter, histogram = "gauge", "counter", "histogram"
 
 // write appends the family in the Prometheus text format, version 0.0.4.
 func (f family) write(b *bytes.Buffer) {
 	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n", f.name, f.help, f.name, f.kind)
-	escape := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 	for _, s := range f.samples {
-		fmt.Fprintf(b, "%s{%s=\"%s\"} %g\n", f.name, s.label, escape.Replace(s.text), s.value)
+		fmt.Fprintf(b, "%s%s%s %g\n", f.name, s.suffix, s.labels, s.value)
 	}
 }
 
-// Metrics is what is true now in the Prometheus text format. Every name starts with prestop_.
-func (d *Drain) Metrics(version string) []byte {
-	s := d.status.Load().state
-	families := []family{
-		{"prestop_build_info", "The version that runs.", gauge, []sample{{"version", version, 1}}},
-		{"prestop_state", "1 for the state of the drain, 0 for the others.", gauge, states(s.phase)},
-		{"prestop_connections", "Connections to the app at the last count, by use.", gauge, d.uses()},
+func (l labels) String() string {
+	if len(l) == 0 {
+		return ""
 	}
-	families = append(families, d.history.families()...)
+	escape := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+	var parts []string
+	for i := 0; i+1 < len(l); i += 2 {
+		parts = append(parts, fmt.Sprintf(`%s="%s"`, l[i], escape.Replace(l[i+1])))
+	}
+	return "{" + strings.Join(parts, ",") + "}"
+}
+
+// Metrics is what is true now in the Prometheus text format. Every name starts with prestop_, and the texts of every label
+// but build_info's come from a short list.
+func (d *Drain) Metrics(version string) []byte {
+	now := d.status.Load()
+	families := []family{
+		{"prestop_build_info", "The version that runs.", gauge, []sample{{labels: labels{"version", version}, value: 1}}},
+		{"prestop_state", "1 for the state of the drain, 0 for the others.", gauge, states(now.state.phase)},
+		{"prestop_state_timestamp_seconds", "When the drain came to its state.", gauge, only(float64(now.state.since.UnixMilli()) / 1e3)},
+		{"prestop_app_listening", "1 while the app listens.", gauge, only(one(now.state.app == appUp))},
+		{"prestop_connections", "Connections to the app at the last count, by use.", gauge, d.uses()},
+		{"prestop_connections_source_info", "Where the count of the connections comes from.", gauge, []sample{{labels: labels{"source", d.source()}, value: 1}}},
+	}
+	families = append(families, d.drainFamilies(now)...)
 	families = append(families, d.registryFamilies()...)
+	families = append(families, trafficFamilies(d.options.Traffic)...)
 	var b bytes.Buffer
 	for _, f := range families {
 		if len(f.samples) > 0 {
@@ -71,31 +99,39 @@ func (d *Drain) Metrics(version string) []byte {
 	return b.Bytes()
 }
 
+func only(v float64) []sample { return []sample{{value: v}} }
+
 func states(now phase) []sample {
 	var all []sample
 	for p := serving; p <= forgotten; p++ {
-		all = append(all, sample{"state", p.String(), one(p == now)})
+		all = append(all, sample{labels: labels{"state", p.String()}, value: one(p == now)})
 	}
 	return all
 }
 
 func (d *Drain) uses() []sample {
 	t, _ := d.lookout.last()
-	return []sample{{"use", "active", float64(t.Active)}, {"use", "idle", float64(t.Idle)}}
+	return []sample{{labels: labels{"use", "active"}, value: float64(t.Active)}, {labels: labels{"use", "idle"}, value: float64(t.Idle)}}
 }
 
-func (h *history) families() []family {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var ended []sample
+// drainFamilies tell of the drains. The one that goes on is among them: a Pod is seldom scraped again after its drain.
+func (d *Drain) drainFamilies(now *snapshot) []family {
+	ended, last := d.history.ended()
+	if now.state.phase == draining {
+		last = d.policy.spent(now.state, time.Now())
+	}
+	var results []sample
 	for _, r := range []Result{Drained, Expired, Cancelled} {
-		ended = append(ended, sample{"result", string(r), float64(h.drains[r])})
+		results = append(results, sample{labels: labels{"result", string(r)}, value: float64(ended[r])})
+	}
+	phase := func(name string, d time.Duration) sample {
+		return sample{labels: labels{"phase", name}, value: d.Seconds()}
 	}
 	return []family{
-		{"prestop_drains_total", "Drains that ended, by result.", counter, ended},
-		{"prestop_drain_seconds", "How long the parts of the last drain took.", gauge, []sample{
-			{"part", "leave", h.leave}, {"part", "linger", h.linger}, {"part", "count", h.count}, {"part", "all", h.took},
-		}},
+		{"prestop_drains_total", "Drains that ended, by result; expired: the deadline came first.", counter, results},
+		{"prestop_drain_phase_seconds", "What each phase of the last drain took, or has taken until now of the one that goes on.", gauge,
+			[]sample{phase("leave", last.Leave), phase("linger", last.Linger), phase("count", last.Count)}},
+		{"prestop_drain_budget_seconds", "Longest time that a drain may take: grace period less reserve.", gauge, only(d.policy.budget.Seconds())},
 	}
 }
 
@@ -118,10 +154,33 @@ func (d *Drain) registryFamilies() []family {
 	}
 }
 
+// trafficFamilies tell of the requests to each kind of registry.
+func trafficFamilies(traffic map[string]*registry.Traffic) []family {
+	requests := family{"prestop_registry_requests_total", "Requests to a registry, every attempt by itself, by method and by the class of the status or why there was no answer.", counter, nil}
+	latency := family{"prestop_registry_request_duration_seconds", "Time until the header of a registry's answer.", histogram, nil}
+	for _, kind := range slices.Sorted(maps.Keys(traffic)) {
+		sum := traffic[kind].Requests()
+		for _, r := range slices.SortedFunc(maps.Keys(sum.Total), func(a, b registry.Request) int {
+			return cmp.Or(cmp.Compare(a.Method, b.Method), cmp.Compare(a.Outcome, b.Outcome))
+		}) {
+			requests.samples = append(requests.samples, sample{labels: labels{"registry", kind, "method", r.Method, "outcome", r.Outcome}, value: float64(sum.Total[r])})
+		}
+		bucket := func(le string, n int) sample {
+			return sample{"_bucket", labels{"registry", kind, "le", le}, float64(n)}
+		}
+		for i, bound := range registry.LatencyBounds {
+			latency.samples = append(latency.samples, bucket(fmt.Sprintf("%g", bound), sum.Within[i]))
+		}
+		latency.samples = append(latency.samples, bucket("+Inf", sum.Answered),
+			sample{"_sum", labels{"registry", kind}, sum.Took.Seconds()}, sample{"_count", labels{"registry", kind}, float64(sum.Answered)})
+	}
+	return []family{requests, latency}
+}
+
 func byKind(m map[string]float64) []sample {
 	var all []sample
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		all = append(all, sample{"registry", k, m[k]})
+		all = append(all, sample{labels: labels{"registry", k}, value: m[k]})
 	}
 	return all
 }

@@ -3,12 +3,19 @@ package drain
 import (
 	"bytes"
 	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"prestop/registry"
 )
 
 // scraped is what Prometheus' own parser makes of the metrics.
@@ -39,7 +46,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	in(t, 2, nil, func(t *testing.T, w *world) {
 		over(t, w)
 		families := scraped(t, w, "1.2.3")
-		if len(families) < 8 {
+		if len(families) < 12 {
 			t.Errorf("only %d families", len(families))
 		}
 		for name, f := range families {
@@ -55,6 +62,77 @@ func TestMetricsAreWellFormed(t *testing.T) {
 			if len(f.GetMetric()) == 0 {
 				t.Errorf("%s has no sample", name)
 			}
+		}
+		problems, err := promlint.New(bytes.NewReader(w.drain.Metrics("1.2.3"))).Lint()
+		if err != nil || len(problems) > 0 {
+			t.Errorf("against the conventions: %v, %v", problems, err)
+		}
+	})
+}
+
+// TestMetricsTellTheRequestsToTheRegistries makes real ones; the histogram is one that Prometheus' parser takes.
+func TestMetricsTellTheRequestsToTheRegistries(t *testing.T) {
+	answers := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	client := registry.NewHTTP(nil, "prestop/test")
+	call := func(method, to string) {
+		u, err := url.Parse(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = client.Do(t.Context(), []*url.URL{u}, registry.Call{Op: "test", Method: method, Once: true}) // some are to fail
+	}
+	call(http.MethodGet, answers.URL)
+	call(http.MethodGet, answers.URL)
+	call(http.MethodPut, answers.URL)
+	call(http.MethodGet, gone.URL)
+	client.Close()
+	answers.Close()
+
+	w := newWorld(1, func(o *Options) { o.Traffic = map[string]*registry.Traffic{"nacos": client.Traffic()} })
+	defer w.end()
+	families := scraped(t, w, "v")
+	for kind, want := range map[[2]string]float64{{"GET", "2xx"}: 2, {"PUT", "4xx"}: 1, {"GET", "unreachable"}: 1} {
+		found := 0.0
+		for _, m := range families["prestop_registry_requests_total"].GetMetric() {
+			texts := map[string]string{}
+			for _, l := range m.GetLabel() {
+				texts[l.GetName()] = l.GetValue()
+			}
+			if texts["registry"] == "nacos" && texts["method"] == kind[0] && texts["outcome"] == kind[1] {
+				found = m.GetCounter().GetValue()
+			}
+		}
+		if found != want {
+			t.Errorf("%v requests of %v; want %v", found, kind, want)
+		}
+	}
+	h := families["prestop_registry_request_duration_seconds"].GetMetric()[0].GetHistogram()
+	if h.GetSampleCount() != 3 || h.GetSampleSum() <= 0 || len(h.GetBucket()) != len(registry.LatencyBounds)+1 {
+		t.Errorf("the latencies are %v", h)
+	}
+	if problems, err := promlint.New(bytes.NewReader(w.drain.Metrics("v"))).Lint(); err != nil || len(problems) > 0 {
+		t.Errorf("against the conventions: %v, %v", problems, err)
+	}
+}
+
+func TestMetricsTellADrainThatGoesOn(t *testing.T) {
+	in(t, 1, nil, func(t *testing.T, w *world) {
+		w.connect(1)
+		hooked(t, w)
+		wait(t.Context(), 50*time.Second) // past the leave and the linger
+		families := scraped(t, w, "v")
+		sum := 0.0
+		for _, p := range []string{"leave", "linger", "count"} {
+			sum += value(t, families, "prestop_drain_phase_seconds", p)
+		}
+		if sum < 49 || sum > 51 || value(t, families, "prestop_drain_phase_seconds", "count") == 0 {
+			t.Errorf("after 50 s the phases are %v", families["prestop_drain_phase_seconds"])
 		}
 	})
 }
@@ -76,14 +154,14 @@ func TestMetricsTellTheDrain(t *testing.T) {
 		after := scraped(t, w, "v")
 		for name, want := range map[string]float64{
 			"prestop_state expired": 1, "prestop_state serving": 0, "prestop_drains_total expired": 1, "prestop_drains_total drained": 0,
-			"prestop_connections active": 2, "prestop_registry_trouble fake0": 1, "prestop_drain_seconds all": 60,
+			"prestop_connections active": 2, "prestop_registry_trouble fake0": 1,
 		} {
 			family, label, _ := strings.Cut(name, " ")
 			if got := value(t, after, family, label); got != want {
 				t.Errorf("after a drain that expired, %s is %v; want %v", name, got, want)
 			}
 		}
-		parts := value(t, after, "prestop_drain_seconds", "leave") + value(t, after, "prestop_drain_seconds", "linger") + value(t, after, "prestop_drain_seconds", "count")
+		parts := value(t, after, "prestop_drain_phase_seconds", "leave") + value(t, after, "prestop_drain_phase_seconds", "linger") + value(t, after, "prestop_drain_phase_seconds", "count")
 		if parts < 59.999 || parts > 60.001 {
 			t.Errorf("the parts of the drain are %v s together", parts)
 		}

@@ -100,17 +100,21 @@ func short(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
 // outcome sums up the current drain at now.
 func (d *Drain) outcome(s state, r Result, now time.Time) Outcome {
-	out := Outcome{Result: r, Uncounted: s.counted.none || s.counted.began.IsZero(), Trouble: append(d.trouble(), d.calls.trouble()...)}
+	out := d.policy.spent(s, now)
+	out.Result, out.Uncounted, out.Trouble = r, s.counted.none || s.counted.began.IsZero(), append(d.trouble(), d.calls.trouble()...)
 	if !out.Uncounted {
 		out.Connections, _ = d.lookout.last()
 	}
-	if s.began.IsZero() {
-		return out
-	}
-	away, callers := d.policy.ends(s, now)
-	out.Took, out.Leave = now.Sub(s.began), away.Sub(s.began)
-	out.Linger, out.Count = callers.Sub(away), now.Sub(callers)
 	return out
+}
+
+// spent is an Outcome with nothing but the times of the drain that began last, as of now; without one they are zero.
+func (p policy) spent(s state, now time.Time) Outcome {
+	if s.began.IsZero() {
+		return Outcome{}
+	}
+	away, callers := p.ends(s, now)
+	return Outcome{Took: now.Sub(s.began), Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers)}
 }
 
 // ends are when the registries were left and when the callers had had their time, as far as that came before now.
@@ -262,14 +266,19 @@ func (d *Drain) Status(ctx context.Context) Status {
 
 func (d *Drain) connections() Connections {
 	t, _ := d.lookout.last()
-	c := Connections{Open: t.Open, Active: t.Active, Idle: t.Idle, Source: "none", Peers: []PeerStatus{}}
-	if d.options.Counter != nil {
-		c.Source = d.options.Counter.Source()
-	}
+	c := Connections{Open: t.Open, Active: t.Active, Idle: t.Idle, Source: d.source(), Peers: []PeerStatus{}}
 	for _, p := range t.Peers {
 		c.Peers = append(c.Peers, PeerStatus{p.Address.String(), p.Active})
 	}
 	return c
+}
+
+// source names where the count comes from.
+func (d *Drain) source() string {
+	if d.options.Counter == nil {
+		return "none"
+	}
+	return d.options.Counter.Source()
 }
 
 func (k *keeper) status() RegistryStatus {

@@ -33,7 +33,8 @@ var errTooLarge = errors.New("the answer is larger than any real one")
 // next address, until the context ends. Basic auth is taken from an address's userinfo. Redirects are followed on the
 // same host only. Safe for concurrent use; the zero value is not usable, see NewHTTP.
 type HTTP struct {
-	client *retryablehttp.Client
+	client  *retryablehttp.Client
+	traffic *Traffic
 }
 
 // Call is one request. The path is joined to an address by a single slash.
@@ -66,6 +67,7 @@ type Answer struct {
 
 // NewHTTP returns an HTTP that trusts tlsConfig (nil: the system's roots) and presents itself as userAgent.
 func NewHTTP(tlsConfig *tls.Config, userAgent string) *HTTP {
+	traffic := &Traffic{}
 	c := retryablehttp.NewClient()
 	c.Logger = nil
 	c.RetryMax = 1 << 20 // the context is the bound
@@ -76,7 +78,7 @@ func NewHTTP(tlsConfig *tls.Config, userAgent string) *HTTP {
 	c.ErrorHandler = func(_ *http.Response, err error, _ int) (*http.Response, error) { return nil, err }
 	c.HTTPClient = &http.Client{
 		CheckRedirect: sameHost,
-		Transport: agent{userAgent, &http.Transport{
+		Transport: agent{userAgent, traffic, &http.Transport{
 			Proxy:                  nil, // a registry is inside the cluster; a proxy from the app's environment would not reach it
 			DialContext:            (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
 			TLSClientConfig:        tlsConfig,
@@ -87,8 +89,11 @@ func NewHTTP(tlsConfig *tls.Config, userAgent string) *HTTP {
 			IdleConnTimeout:        20 * time.Second,
 		}},
 	}
-	return &HTTP{client: c}
+	return &HTTP{client: c, traffic: traffic}
 }
+
+// Traffic counts the requests.
+func (h *HTTP) Traffic() *Traffic { return h.traffic }
 
 // Close drops idle connections.
 func (h *HTTP) Close() { h.client.HTTPClient.CloseIdleConnections() }
@@ -324,13 +329,17 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// agent sets the User-Agent of every request.
+// agent sets the User-Agent of every request, and counts it.
 type agent struct {
-	name string
+	name    string
+	traffic *Traffic
 	http.RoundTripper
 }
 
 func (a agent) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Header.Set("User-Agent", a.name)
-	return a.RoundTripper.RoundTrip(r)
+	began := time.Now()
+	resp, err := a.RoundTripper.RoundTrip(r)
+	a.traffic.note(r, resp, err, time.Since(began))
+	return resp, err
 }

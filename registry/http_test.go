@@ -418,3 +418,29 @@ func TestExcerptIsOneShortLine(t *testing.T) {
 		}
 	}
 }
+
+func TestTrafficTellsWhyThereWasNoAnswer(t *testing.T) {
+	hangs := started(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	for want, c := range map[string]struct {
+		to      *url.URL
+		timeout time.Duration
+		cancel  bool
+	}{
+		"unreachable": {gone(t), time.Minute, false},
+		"timeout":     {hangs, 50 * time.Millisecond, false},
+		"cancelled":   {hangs, time.Minute, true},
+	} {
+		h := newHTTP(t)
+		ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
+		if c.cancel {
+			cancel()
+		}
+		if _, err := h.Do(ctx, []*url.URL{c.to}, registry.Call{Op: "test", Method: http.MethodGet, Once: true}); err == nil {
+			t.Errorf("%s: there was an answer", want)
+		}
+		cancel()
+		if n := h.Traffic().Requests().Total[registry.Request{Method: http.MethodGet, Outcome: want}]; n != 1 {
+			t.Errorf("%d requests ended as %s; want 1: %v", n, want, h.Traffic().Requests())
+		}
+	}
+}
