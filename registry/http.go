@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -33,8 +34,12 @@ var errTooLarge = errors.New("the answer is larger than any real one")
 // next address, until the context ends. Basic auth is taken from an address's userinfo. Redirects are followed on the
 // same host only. Safe for concurrent use; the zero value is not usable, see NewHTTP.
 type HTTP struct {
+	// Lookup resolves names for Servers; nil is the system's resolver.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+
 	client  *retryablehttp.Client
 	traffic *Traffic
+	names   names
 }
 
 // Call is one request. The path is joined to an address by a single slash.

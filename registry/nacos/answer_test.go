@@ -64,7 +64,7 @@ func FuzzJudge(f *testing.F) {
 		if v == absent && code < 400 && code != 200 {
 			t.Fatalf("%d %q is taken for an absence", code, body)
 		}
-		version(ok(body))
+		versionIn(ok(body))
 		if token := accessToken(ok(body)); strings.ContainsAny(token, " \r\n\x00") {
 			t.Fatalf("%q cannot be sent in a header", token)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -26,6 +27,8 @@ const (
 	fewPlaces = 8
 	// fewNames is the same for services that are looked for by name.
 	fewNames = 4
+	// fresh is how long servers are believed to be of the generation that they told: a Pod outlives their upgrades.
+	fresh = 5 * time.Minute
 )
 
 // ask makes a call in the dialect of the servers, logs in when one asks for it, and changes to the other dialect when the
@@ -99,25 +102,38 @@ func (r *Registry) speak(ctx context.Context) (dialect, error) {
 	if d := r.spoken(); d != nil {
 		return d, nil
 	}
-	for _, path := range []string{"v3/admin/core/state", "v1/console/server/state"} {
-		call := registry.Call{Op: "ask for the version", Method: http.MethodGet, Path: path}
-		a, err := r.http.Do(ctx, r.servers, call)
-		if err != nil {
-			return nil, err
-		}
-		if d := spokenBy(version(a)); d != nil {
-			r.mu.Lock()
-			r.dialect = d
-			r.mu.Unlock()
-			r.answered(a.URL)
-			return d, nil
-		}
+	version, by, err := r.version(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return v1{}, nil
+	d := spokenBy(version)
+	if d == nil {
+		return v1{}, nil
+	}
+	r.mu.Lock()
+	r.dialect, r.told = d, time.Now()
+	r.mu.Unlock()
+	r.answered(registry.Redact(by))
+	return d, nil
 }
 
-// version is what a server's state says, "" if it is none.
-func version(a registry.Answer) string {
+// version asks the first server that answers for its version, "" if it tells none.
+func (r *Registry) version(ctx context.Context) (version string, by *url.URL, err error) {
+	for _, path := range []string{"v3/admin/core/state", "v1/console/server/state"} {
+		call := registry.Call{Op: "ask for the version", Method: http.MethodGet, Path: path}
+		a, err := r.http.Do(ctx, r.lastFirst(r.servers), call)
+		if err != nil {
+			return "", nil, err
+		}
+		if version := versionIn(a); version != "" {
+			return version, r.server(a.URL), nil
+		}
+	}
+	return "", nil, nil
+}
+
+// versionIn is what a server's state says, "" if it is none.
+func versionIn(a registry.Answer) string {
 	var state struct {
 		Version string `json:"version"`
 		Data    struct {
@@ -152,25 +168,36 @@ func (r *Registry) change(d dialect) dialect {
 	return other
 }
 
-// lastFirst is addrs beginning with the server that answered last, so that a dead one costs time only once.
-func (r *Registry) lastFirst(addrs []*url.URL) []*url.URL {
-	if len(addrs) != len(r.servers) {
-		return addrs
-	}
+// grown forgets the dialect when it has been known for long.
+func (r *Registry) grown() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append(slices.Clone(addrs[r.last:]), addrs[:r.last]...)
+	if time.Since(r.told) > fresh {
+		r.dialect = nil
+	}
+}
+
+// lastFirst is addrs, where those are all servers, beginning with the one that answered last: a dead one costs time once.
+func (r *Registry) lastFirst(addrs []*url.URL) []*url.URL {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := slices.IndexFunc(addrs, func(a *url.URL) bool { return registry.Redact(a) == r.last })
+	if k <= 0 {
+		return addrs
+	}
+	return append(slices.Clone(addrs[k:]), addrs[:k]...)
 }
 
 func (r *Registry) answered(by string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i, s := range r.servers {
-		if registry.Redact(s) == by {
-			r.last = i
-			return
-		}
-	}
+	r.last = by
+}
+
+// server is the one that is shown as by.
+func (r *Registry) server(by string) *url.URL {
+	k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == by })
+	return r.servers[max(k, 0)]
 }
 
 // discover finds the Pod's instances at one server. It is repeated until ctx ends.
@@ -209,7 +236,7 @@ func (r *Registry) sweep(ctx context.Context, addrs []*url.URL) (map[key]record,
 // byName looks into each service that was named by itself, where the user may read those and not the catalog, which was
 // refused with err. It sees the cluster DEFAULT alone, and without a group DEFAULT_GROUP alone.
 func (r *Registry) byName(ctx context.Context, addrs []*url.URL, err error) (map[key]record, error) {
-	if e := (*registry.Error)(nil); !errors.As(err, &e) || e.Code != http.StatusForbidden || len(r.pod.Services) == 0 {
+	if !forbidden(err) || len(r.pod.Services) == 0 {
 		return nil, err
 	}
 	var places []record
@@ -226,6 +253,11 @@ func (r *Registry) byName(ctx context.Context, addrs []*url.URL, err error) (map
 		last = err
 	}
 	return nil, last
+}
+
+func forbidden(err error) bool {
+	e := (*registry.Error)(nil)
+	return errors.As(err, &e) && e.Code == http.StatusForbidden
 }
 
 // catalog adds the Pod's instances in services whose name contains name to found.
@@ -315,13 +347,21 @@ func (r *Registry) look(ctx context.Context, server *url.URL) (map[key]record, e
 	places := r.places()
 	if len(places) > fewPlaces {
 		found := map[key]record{}
-		return found, r.catalog(ctx, []*url.URL{server}, "", found)
+		err := r.catalog(ctx, []*url.URL{server}, "", found)
+		if !forbidden(err) {
+			return found, err
+		}
 	}
 	return r.hosts(ctx, server, places, "look at", dialect.instances)
 }
 
-// listed reads what callers get of the remembered instances at one server.
+// listed reads what callers get of the remembered instances at one server. The catalog comes out of the same list.
 func (r *Registry) listed(ctx context.Context, server *url.URL) (map[key]record, error) {
+	if len(r.places()) > fewPlaces {
+		found, err := r.look(ctx, server)
+		maps.DeleteFunc(found, func(_ key, rec record) bool { return !rec.enabled })
+		return found, err
+	}
 	return r.hosts(ctx, server, r.places(), "read what callers get of", dialect.listed)
 }
 
@@ -370,13 +410,13 @@ func (r *Registry) places() []record {
 }
 
 // enable sets the flag of an instance at any server, which tells the others; held is false if there is no such instance.
-// For a second after the registration there is none for this call, so an absence is asked for again.
-func (r *Registry) enable(ctx context.Context, rec record, enabled bool) (held bool, err error) {
+// For a second after the registration there is none for this call, so an absence is asked for again before until.
+func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until time.Time) (held bool, err error) {
 	op := "disable "
 	if enabled {
 		op = "enable "
 	}
-	for until := time.Now().Add(notYet); ; {
+	for {
 		held, err = r.ask(ctx, r.servers, op+r.id(rec.key), func(d dialect) registry.Call {
 			return d.enable(r.namespace, rec, enabled)
 		})
@@ -389,17 +429,49 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool) (held b
 	}
 }
 
-// wipe enables what the servers remember of an instance that is gone. Without it the next instance at this address would
+// wipe enables what the servers remember of instances that are gone. Without it the next instance at their address would
 // come up disabled: within a minute after a disabled one, and for ever when the instance vanished in the moment in which
-// it was disabled, or was a persistent one on 2.x. A 1.x remembers nothing, and would register what we wipe.
-func (r *Registry) wipe(ctx context.Context, rec record) error {
-	if d := r.spoken(); d == nil || d.immediate() {
+// it was disabled, or was a persistent one on 2.x.
+func (r *Registry) wipe(ctx context.Context, gone []record) error {
+	if len(gone) == 0 {
 		return nil
 	}
-	_, err := r.ask(ctx, r.servers, "wipe the record of "+r.id(rec.key), func(d dialect) registry.Call {
-		return d.wipe(r.namespace, rec)
+	server, err := r.recorder(ctx)
+	if err != nil || server == nil {
+		return err
+	}
+	return each(ctx, gone, func(ctx context.Context, rec record) error {
+		_, err := r.ask(ctx, []*url.URL{server}, "wipe the record of "+r.id(rec.key), func(d dialect) registry.Call {
+			return d.wipe(r.namespace, rec)
+		})
+		return err
 	})
-	return err
+}
+
+// recorder is a server that keeps records beside its instances, nil if there is none: a 1.x keeps none, and would register
+// what is wiped. So does a 2.0 or 2.1 in a cluster that still has a 1.x in it, or behind an address that leads to either;
+// both say so, and it is asked for each time, since a cluster can be upgraded, or back, under a Pod.
+func (r *Registry) recorder(ctx context.Context) (*url.URL, error) {
+	version, server, err := r.version(ctx)
+	if err != nil || !recordsBeside(version) {
+		return nil, err
+	}
+	if !mixesWith1x(version) {
+		return server, nil
+	}
+	call := registry.Call{Op: "ask whether the upgrade to 2.x is over", Method: http.MethodGet, Path: "v1/ns/upgrade/ops/metrics",
+		Query: url.Values{"json": {"true"}}}
+	a, err := r.http.Do(ctx, []*url.URL{server}, call)
+	if err != nil || !upgraded(a) {
+		return nil, err
+	}
+	return server, nil
+}
+
+// upgraded is what a 2.0 or 2.1 says of its cluster.
+func upgraded(a registry.Answer) bool {
+	var state struct{ Upgraded bool }
+	return a.Code == http.StatusOK && json.Unmarshal(a.Body, &state) == nil && state.Upgraded
 }
 
 // remove deletes an instance of a dead app. Deleting it as what it is not does nothing, and is answered ok.

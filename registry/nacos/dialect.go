@@ -184,15 +184,31 @@ func pageQuery(namespace, group, name string, page int) url.Values {
 
 func weight(rec record) string { return strconv.FormatFloat(rec.weight, 'f', -1, 64) }
 
-// spokenBy is the dialect of a server of that version, e.g. "2.3.2".
+// spokenBy is the dialect of a server of that version, e.g. "2.3.2"; nil if it is none.
 func spokenBy(version string) dialect {
-	major, _, _ := strings.Cut(version, ".")
-	n, err := strconv.Atoi(major)
-	switch {
-	case err != nil:
-		return nil
-	case n >= 3:
+	switch major, _ := numbers(version); {
+	case major >= 3:
 		return v3{}
+	case major > 0:
+		return v1{old: major < 2}
 	}
-	return v1{old: n < 2}
+	return nil
+}
+
+// recordsBeside reports whether a server of that version keeps what was changed from outside beside the instance.
+func recordsBeside(version string) bool { major, _ := numbers(version); return major >= 2 }
+
+// mixesWith1x reports whether a server of that version can work in one cluster with a 1.x, and then as one.
+func mixesWith1x(version string) bool {
+	major, minor := numbers(version)
+	return major == 2 && minor < 2
+}
+
+// numbers are the first two of a version, 0 where there is none.
+func numbers(version string) (major, minor int) {
+	first, rest, _ := strings.Cut(version, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	major, _ = strconv.Atoi(first)
+	minor, _ = strconv.Atoi(second)
+	return major, minor
 }

@@ -45,7 +45,7 @@ const (
 // Options say where Nacos is and who we are.
 type Options struct {
 	// Servers are the addresses of one cluster's servers with their context path, e.g. http://nacos-0:8848/nacos. At least
-	// one. Userinfo is Username and Password where those are not given.
+	// one; a name that leads to several servers stands for all of them, see registry.HTTP.Servers. Userinfo is Username and Password where those are not given.
 	Servers []*url.URL
 	// Namespace is a namespace's ID; "" is "public".
 	Namespace string
@@ -61,16 +61,18 @@ type Options struct {
 
 // Registry is one Nacos cluster as the instances of one Pod see it; it implements registry.Registry.
 type Registry struct {
-	servers   []*url.URL
-	url       string
-	namespace string
-	group     string
-	http      *registry.HTTP
-	login     login
+	configured []*url.URL
+	servers    []*url.URL // the ones behind them
+	url        string
+	namespace  string
+	group      string
+	http       *registry.HTTP
+	login      login
 
-	mu      sync.Mutex // guards dialect and last, since calls are made in parallel
+	mu      sync.Mutex // guards what follows, since calls are made in parallel
 	dialect dialect    // nil until a server has told its generation
-	last    int        // index of the server that answered last
+	told    time.Time  // when it did
+	last    string     // the server that answered last, as it is shown
 
 	pod     registry.Pod
 	records map[key]record
@@ -98,12 +100,16 @@ func New(o Options) *Registry {
 			r.login.username, r.login.password = u.User.Username(), func() (string, error) { return password, nil }
 		}
 		u.User = nil // or it would be sent as basic auth and take the place of the token
-		r.servers = append(r.servers, &u)
+		r.configured = append(r.configured, &u)
 		shown = append(shown, registry.Redact(&u))
 	}
 	r.url = strings.Join(shown, ",")
+	r.servers = r.configured
 	return r
 }
+
+// resolve brings the servers behind the configured addresses up to date.
+func (r *Registry) resolve(ctx context.Context) { r.servers = r.http.Servers(ctx, r.configured) }
 
 // Kind implements registry.Registry.
 func (r *Registry) Kind() string { return "nacos" }
@@ -116,6 +122,8 @@ func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) { return 
 
 // Find implements registry.Registry. An instance that registered less than a second ago may not be found yet.
 func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
+	r.resolve(ctx)
+	r.grown()
 	r.pod = pod
 	found, err := r.discover(ctx)
 	if err != nil {
@@ -148,13 +156,15 @@ func (r *Registry) Leave(ctx context.Context) error {
 	if len(r.records) == 0 {
 		return nil
 	}
+	r.resolve(ctx)
 	if time.Since(r.read) > stale {
 		// For the weights that they have now: a change of the flag writes the weight too.
 		r.learn(r.everywhere(ctx, r.look))
 	}
 	return r.settle(ctx, "left", func(ctx context.Context) error {
+		until := time.Now().Add(notYet)
 		return each(ctx, r.remembered(), func(ctx context.Context, rec record) error {
-			held, err := r.enable(ctx, rec, false)
+			held, err := r.enable(ctx, rec, false, until)
 			if held {
 				r.note(rec)
 			}
@@ -168,6 +178,7 @@ func (r *Registry) Published(ctx context.Context) (bool, error) {
 	if len(r.records) == 0 {
 		return true, nil
 	}
+	r.resolve(ctx)
 	views := r.everywhere(ctx, r.listed)
 	if err := failed(views); err != nil {
 		return false, err
@@ -185,6 +196,7 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 	if len(r.records) == 0 {
 		return nil, nil
 	}
+	r.resolve(ctx)
 	views := r.everywhere(ctx, r.look)
 	if err := failed(views); err != nil {
 		return r.instances(nil), err
@@ -201,6 +213,7 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	if len(r.records) == 0 && len(r.disabled) == 0 {
 		return nil
 	}
+	r.resolve(ctx)
 	views, err := r.lookUntil(ctx)
 	if err != nil {
 		return err
@@ -210,13 +223,24 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 		return nil
 	}
 	err = r.settle(ctx, "rejoined", func(ctx context.Context) error {
-		return each(ctx, r.owed(), func(ctx context.Context, rec record) error {
-			held, err := r.enable(ctx, rec, true)
-			if err != nil || held {
-				return err
+		var (
+			mu    sync.Mutex
+			gone  []record
+			until = time.Now().Add(notYet)
+		)
+		err := each(ctx, r.owed(), func(ctx context.Context, rec record) error {
+			held, err := r.enable(ctx, rec, true, until)
+			if err == nil && !held {
+				mu.Lock()
+				defer mu.Unlock()
+				gone = append(gone, rec)
 			}
-			return r.wipe(ctx, rec)
+			return err
 		})
+		if err != nil {
+			return err
+		}
+		return r.wipe(ctx, gone)
 	}, func(h *record) bool { return h == nil || h.enabled })
 	if err == nil {
 		clear(r.disabled)
@@ -230,6 +254,7 @@ func (r *Registry) Forget(ctx context.Context) error {
 	if len(r.records) == 0 && len(r.disabled) == 0 {
 		return nil
 	}
+	r.resolve(ctx)
 	views, err := r.lookUntil(ctx)
 	if err != nil {
 		return err
@@ -246,7 +271,7 @@ func (r *Registry) Forget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = each(ctx, r.owed(), r.wipe)
+	err = r.wipe(ctx, r.owed())
 	if err == nil {
 		clear(r.disabled)
 	}

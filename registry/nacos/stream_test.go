@@ -78,7 +78,7 @@ func TestTheVersionOfEachServerIsRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := spokenBy(version(ok(body))); got != want {
+		if got := spokenBy(versionIn(ok(body))); got != want {
 			t.Errorf("%s: %#v", file, got)
 		}
 	}

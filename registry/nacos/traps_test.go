@@ -1,10 +1,8 @@
 package nacos_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -228,23 +226,6 @@ func TestAServerThatRefusesRightLoginsAtFirstIsAskedAgain(t *testing.T) {
 	mustFind(t, newRegistry(t, nacos.Options{Servers: []*url.URL{u}, Username: "nacos", Password: password("nacos")}), 1)
 }
 
-func TestAServerThatIsUpgradedInMidDrainIsSpokenToInItsNewWay(t *testing.T) {
-	t.Parallel()
-	n, u := serve(t, registrytest.NacosConfig{}, nil)
-	r := newRegistry(t, nacos.Options{Servers: []*url.URL{u}, Username: "nacos", Password: password("nacos")})
-	mustFind(t, r, 1)
-	n.Upgrade("3.1.0")
-	must(t, r.Leave(t.Context()))
-	if got := state(t, r); got != registry.Out {
-		t.Fatalf("it is %v", got)
-	}
-	n.Upgrade("2.3.2")
-	must(t, r.Rejoin(t.Context()))
-	if got := state(t, r); got != registry.In {
-		t.Fatalf("it is %v", got)
-	}
-}
-
 func TestAnEmptyAnswerIsNoSuccess(t *testing.T) {
 	t.Parallel()
 	var swallowed atomic.Int64
@@ -261,84 +242,6 @@ func TestAnEmptyAnswerIsNoSuccess(t *testing.T) {
 	must(t, r.Leave(t.Context()))
 	if swallowed.Load() != 3 {
 		t.Errorf("%d changes sent", swallowed.Load())
-	}
-}
-
-// dead is the address of a server that is gone, hanging of one that accepts and says nothing.
-func dead(t *testing.T) *url.URL {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	must(t, l.Close())
-	return &url.URL{Scheme: "http", Host: l.Addr().String(), Path: "/nacos"}
-}
-
-func hanging(t *testing.T) *url.URL {
-	return listen(t, nil, func(http.Handler) http.Handler {
-		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	})
-}
-
-// leaderless answers reads and no changes.
-func leaderless(t *testing.T, n *registrytest.Nacos) *url.URL {
-	return listen(t, n, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodGet {
-				http.Error(w, "caused: errCode: 500, errMsg: do metadata operation failed ;", http.StatusInternalServerError)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
-}
-
-func TestOneServerIsEnoughToLeaveAndRejoin(t *testing.T) {
-	for name, others := range map[string]func(*registrytest.Nacos) []*url.URL{
-		"beside a dead one":               func(*registrytest.Nacos) []*url.URL { return []*url.URL{dead(t)} },
-		"beside a hanging one":            func(*registrytest.Nacos) []*url.URL { return []*url.URL{hanging(t)} },
-		"beside one that has no leader":   func(n *registrytest.Nacos) []*url.URL { return []*url.URL{leaderless(t, n)} },
-		"beside a dead and a hanging one": func(*registrytest.Nacos) []*url.URL { return []*url.URL{dead(t), hanging(t)} },
-		"beside one that is another service": func(*registrytest.Nacos) []*url.URL {
-			return []*url.URL{{Scheme: "http", Host: dead(t).Host, Path: "/"}}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			n, u := serve(t, registrytest.NacosConfig{}, nil)
-			r := newRegistry(t, nacos.Options{Servers: append(others(n), u)})
-			mustFind(t, r, 1)
-			must(t, r.Leave(t.Context()))
-			if done, err := r.Published(t.Context()); !done || err != nil {
-				t.Fatalf("published %v, %v", done, err)
-			}
-			must(t, r.Rejoin(t.Context()))
-			if len(n.Listed("orders")) != 1 {
-				t.Fatal("it is not called")
-			}
-		})
-	}
-}
-
-// A server that has not heard of the change yet keeps the Leave waiting until it has.
-func TestAllServersMustShowThatItLeft(t *testing.T) {
-	t.Parallel()
-	late, lateURL := serve(t, registrytest.NacosConfig{}, nil)
-	_, u := serve(t, registrytest.NacosConfig{}, nil)
-	r := newRegistry(t, nacos.Options{Servers: []*url.URL{u, lateURL}})
-	mustFind(t, r, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
-	defer cancel()
-	if err := r.Leave(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "orders@DEFAULT@10.0.0.1:8080") {
-		t.Fatalf("it left at one of two: %v", err)
-	}
-	if done, err := r.Published(t.Context()); done || err != nil {
-		t.Fatalf("published %v, %v", done, err)
-	}
-	other := newRegistry(t, nacos.Options{Servers: []*url.URL{lateURL}})
-	mustFind(t, other, 1)
-	must(t, other.Leave(t.Context()))
-	must(t, r.Leave(t.Context()))
-	if len(late.Listed("orders")) != 0 {
-		t.Fatal("the late one lists it")
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 type NacosConfig struct {
 	// Version is the server's, and decides which API it speaks: "1.4.1", "2.3.2" (also ""), "3.1.0".
 	Version string
+	// Upgrading: a 2.0 or 2.1 whose cluster still has a 1.x in it. It works as a 1.x does.
+	Upgrading bool
 	// Path is the context path; "" is /nacos.
 	Path string
 	// Rebuild is how long after a change the list of a service is made anew; 0 is 500 ms, negative: at once. A 1.x does it
@@ -124,8 +126,7 @@ func NewNacos(c NacosConfig) *Nacos {
 		c.Now = time.Now
 	}
 	n := &Nacos{config: c, requests: map[string]int{}, alive: map[*NacosClient]bool{}}
-	major, _, _ := strings.Cut(c.Version, ".")
-	n.major, _ = strconv.Atoi(major)
+	n.generation()
 	n.Restart()
 	return n
 }
@@ -152,8 +153,16 @@ func (n *Nacos) Upgrade(version string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.config.Version = version
-	major, _, _ := strings.Cut(version, ".")
+	n.generation()
+}
+
+// generation derives major from the configuration.
+func (n *Nacos) generation() {
+	major, _, _ := strings.Cut(n.config.Version, ".")
 	n.major, _ = strconv.Atoi(major)
+	if n.config.Upgrading {
+		n.major = 1
+	}
 }
 
 // Requests counts the requests so far by method and path, e.g. "PATCH /v1/ns/instance".
@@ -179,6 +188,16 @@ func (n *Nacos) Register(i NacosInstance) *NacosClient {
 	n.alive[c] = true
 	n.publish(n.advance(), c.id, i, false)
 	return c
+}
+
+// Disconnect ends every connection, as the death of the apps does.
+func (n *Nacos) Disconnect() {
+	n.mu.Lock()
+	clients := slices.Collect(maps.Keys(n.alive))
+	n.mu.Unlock()
+	for _, c := range clients {
+		c.Close()
+	}
 }
 
 // Close ends the connection, in order or by the death of the app: the server cannot tell.

@@ -67,6 +67,11 @@ func (n *Nacos) routes() map[string]nacosRoute {
 	}
 	if n.major < 3 {
 		routes["GET /v1/console/server/state"] = func(w http.ResponseWriter, _ nacosQuery, _ time.Time) { reply(w, 200, n.state()) }
+		if strings.HasPrefix(n.config.Version, "2.0.") || strings.HasPrefix(n.config.Version, "2.1.") {
+			routes["GET /v1/ns/upgrade/ops/metrics"] = func(w http.ResponseWriter, _ nacosQuery, _ time.Time) {
+				reply(w, 200, map[string]any{"upgraded": !n.config.Upgrading, "isAll20XVersion": !n.config.Upgrading})
+			}
+		}
 		return routes
 	}
 	maps.Copy(routes, map[string]nacosRoute{
