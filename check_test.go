@@ -3,22 +3,35 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
+
+	"prestop/registry"
 )
 
-// TestCheckNamesEachProblemWithItsRemedy runs `prestop check` beside a sidecar.
+// scene is a Pod that is checked: what is there, and how the command is called.
+type scene struct {
+	app     *app
+	held    *held // nil: the registry is not told to the command
+	args    []string
+	env     []string
+	sidecar []string // more arguments of the sidecar
+	change  func(*exec.Cmd)
+}
+
+func (s *scene) answers(f http.HandlerFunc) { s.held.wrong.Store(&f) }
+
+// TestCheckNamesEachProblemWithItsRemedy runs `prestop check` beside a sidecar, with each fault in turn: it must be the only
+// problem.
 func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
-	// Each case changes the arguments or the world; what it brings about must be the only problem.
-	type scene struct {
-		app  *app
-		held *held
-		args []string
-	}
 	for sentence, c := range map[string]struct {
 		change func(t *testing.T, s *scene)
 		want   []string // of the problem and its remedy; none: all is well
@@ -26,46 +39,78 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 		"all is well": {func(*testing.T, *scene) {}, nil},
 		"no sidecar": {func(t *testing.T, s *scene) { s.args = append(s.args, "--listen="+freeAddress(t)) },
 			[]string{"not reached", "start the sidecar"}},
-		"the app does not listen": {func(_ *testing.T, s *scene) { s.args = append(s.args, "--port=1"); s.held = nil },
-			[]string{"the app does not listen (looked for [1])", "--port"}},
+		"another program has the sidecar's port": {func(t *testing.T, s *scene) {
+			other := httptest.NewServer(says(200, "text/html", "<html>"))
+			t.Cleanup(other.Close)
+			s.args = append(s.args, "--listen="+other.Listener.Addr().String())
+		}, []string{"is not prestop", "free port"}},
+		"a program that knows no such path has the sidecar's port": {func(t *testing.T, s *scene) {
+			other := httptest.NewServer(http.NotFoundHandler())
+			t.Cleanup(other.Close)
+			s.args = append(s.args, "--listen="+other.Listener.Addr().String())
+		}, []string{"answers 404", "is that prestop?"}},
+		"a hook that the kubelet cannot reach": {func(_ *testing.T, s *scene) { s.args = append(s.args, "--instance-ip=127.0.0.2,127.0.0.1") },
+			[]string{"the hook's port is not reached at 127.0.0.2:", "--listen="}},
+		"a command that was told other registries": {func(_ *testing.T, s *scene) { s.held = nil },
+			[]string{"the running sidecar has other settings", "told no registry", "variables"}},
+		"the app listens elsewhere": {func(_ *testing.T, s *scene) { s.args = append(s.args, "--port=1") },
+			[]string{"the app does not listen (looked for [1]); what listens here is on [", "--port"}},
+		"the kernel's socket diagnosis is denied": {func(t *testing.T, s *scene) { s.change = withoutDiagnosis(t) },
+			[]string{"/proc is read instead", "operation not permitted", "--count proc"}},
+		"the kernel's socket diagnosis is denied, and asked for": {func(t *testing.T, s *scene) {
+			s.change, s.args = withoutDiagnosis(t), append(s.args, "--count=netlink")
+		}, []string{"connections cannot be counted", "seccomp"}},
+		"the count comes from a place that is not there": {func(t *testing.T, s *scene) {
+			s.args = append(s.args, "--count=prometheus", "--metric=a", "--metrics-url=http://"+freeAddress(t)+"/metrics")
+		}, []string{"connections cannot be counted", "--metrics-url"}},
 		"a registry that is down": {func(_ *testing.T, s *scene) { s.held.front.CloseClientConnections(); s.held.front.Close() },
-			[]string{"connection refused", "is the URL right"}},
+			[]string{"connection refused", "nobody listens there"}},
 		"a registry that hangs": {func(_ *testing.T, s *scene) {
-			f := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-			s.held.wrong.Store(&f)
-		}, []string{"deadline exceeded", "is the registry up"}},
-		"a registry that refuses": {func(_ *testing.T, s *scene) { f := says(403, "text/plain", "no"); s.held.wrong.Store(&f) },
-			[]string{"403", "may this Pod reach it"}},
-		"an app that is not registered": {func(t *testing.T, s *scene) { s.args = append(s.args, "--port="+newApp(t).port) },
-			[]string{"holds no instance at [127.0.0.1]", "has the app registered"}},
+			s.answers(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		}, []string{"deadline exceeded", "NetworkPolicy"}},
+		"a registry that wants a login": {func(_ *testing.T, s *scene) { s.answers(says(401, "text/plain", "who are you?")) },
+			[]string{"401", "user"}},
+		"a registry that refuses": {func(_ *testing.T, s *scene) { s.answers(says(403, "text/plain", "no")) },
+			[]string{"403", "user"}},
+		"a server that is no registry": {func(_ *testing.T, s *scene) { s.answers(says(200, "text/html", "<!DOCTYPE html>")) },
+			[]string{"eureka|nacos", "URL"}},
+		"an app that is not registered": {func(t *testing.T, s *scene) {
+			s.held.run.Stop(t)
+			s.held.becomes(t, false)
+		}, []string{"holds no instance at [127.0.0.1]", "has the app registered"}},
+		"an app that registered by another port": {func(t *testing.T, s *scene) { s.args = append(s.args, "--port="+newApp(t).port) },
+			[]string{"at that address it holds", "set --port to the registered port"}},
+		"an app that registered by another name": {func(_ *testing.T, s *scene) { s.args = append(s.args, "--service=carts") },
+			[]string{"of the services [carts]", "at that address it holds", "--service"}},
 		"an app that registered by another address": {func(_ *testing.T, s *scene) { s.args = append(s.args, "--instance-ip=10.1.2.3") },
 			[]string{"holds no instance at [10.1.2.3]", "--instance-ip"}},
 		"a deadline that is too short": {func(_ *testing.T, s *scene) {
 			s.args = append(s.args, "--linger=60s", "--reserve=5", "--grace-period=60")
-		},
-			[]string{"a drain takes up to 1m0s", "--grace-period to 75 or more"}},
+		}, []string{"a linger of up to 60s (--linger)", "its deadline is after 55s", "--grace-period to 75 or more"}},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			t.Parallel()
 			both(t, func(t *testing.T, kind string) {
 				a := newApp(t)
 				s := &scene{app: a, held: holds(t, kind, a)}
-				p := sidecarOf(t, a, nil)
-				s.args = []string{"check", "--listen=" + p.listen, "--instance-ip=127.0.0.1", "--port=" + a.port, "--linger=0", "--registry-timeout=1s"}
 				flag := s.held.flag
+				p := sidecarOf(t, a, nil, flag)
+				p.says("registered")
+				s.args = []string{"check", "--listen=" + p.listen, "--instance-ip=127.0.0.1", "--port=" + a.port, "--linger=0", "--registry-timeout=1s"}
 				c.change(t, s)
 				if s.held != nil {
 					s.args = append(s.args, flag)
 				}
-				r := command(t, nil, s.args...)
+				r := commandIn(t, s.change, s.env, s.args...)
 				if strings.Contains(r.out+r.errOut, hush) {
 					t.Errorf("the password is told:\n%s%s", r.out, r.errOut)
 				}
 				var problems []string
-				for i, line := range strings.Split(r.out, "\n") {
+				lines := strings.Split(strings.TrimSpace(r.out), "\n")
+				for i, line := range lines[:len(lines)-2] {
 					if strings.HasPrefix(line, "PROBLEM  ") {
-						problems = append(problems, line+strings.Split(r.out, "\n")[i+1])
-					} else if line != "" && !strings.HasPrefix(line, "ok       ") && !strings.HasPrefix(line, "         ") {
+						problems = append(problems, line+lines[i+1])
+					} else if !strings.HasPrefix(line, "ok       ") && !strings.HasPrefix(line, "         ") {
 						t.Errorf("an odd line: %q", line)
 					}
 				}
@@ -73,16 +118,134 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 					t.Fatalf("exit %d, %d problems:\n%s%s", r.code, len(problems), r.out, r.errOut)
 				}
 				for _, want := range c.want {
+					if want == "eureka|nacos" {
+						want = kind
+					}
 					if !strings.Contains(problems[0], want) {
 						t.Errorf("%q is not in %q", want, problems[0])
 					}
 				}
-				if c.want == nil && strings.Count(r.out, "ok       ") < 4 {
-					t.Errorf("it does not tell what it has looked at:\n%s", r.out)
+				if last := lines[len(lines)-1]; (last == "Everything is in place.") != (c.want == nil) {
+					t.Errorf("the last line is %q", last)
+				}
+				for _, told := range []string{"the sidecar answers", "the app listens on", "connections can be counted (netlink)", "in use", "answers and holds", "its deadline is after"} {
+					if c.want == nil && !strings.Contains(r.out, told) {
+						t.Errorf("%q is not told:\n%s", told, r.out)
+					}
 				}
 			})
 		})
 	}
+}
+
+func TestCheckWithoutAnySourceOfACount(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	b, err := os.ReadFile(binary)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(root, "prestop"), b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := sidecarOf(t, newApp(t), nil)
+	r := commandIn(t, func(c *exec.Cmd) {
+		c.Path, c.Dir = "/prestop", "/"
+		c.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+	}, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--count=proc", "--port=1")
+	if r.code != exitFailed || !strings.Contains(r.out, "connections cannot be counted") || !strings.Contains(r.out, "a drain ends with its linger here") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestCheckTellsAServerThatIsDownBesideOneThatWorks: retries over all servers would hide it.
+func TestCheckTellsAServerThatIsDownBesideOneThatWorks(t *testing.T) {
+	both(t, func(t *testing.T, kind string) {
+		a := newApp(t)
+		h := holds(t, kind, a)
+		down := freeAddress(t)
+		flag := h.flag + ",http://" + down + "/" + kind
+		p := sidecarOf(t, a, nil, flag)
+		r := command(t, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+a.port, "--linger=0", "--registry-timeout=1s", flag)
+		if r.code != exitFailed || strings.Count(r.out, "PROBLEM") != 1 || !strings.Contains(r.out, down) || !strings.Contains(r.out, "answers and holds") {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+func TestCheckTellsAnInstanceThatIsDisabled(t *testing.T) {
+	both(t, func(t *testing.T, kind string) {
+		a := newApp(t)
+		h := holds(t, kind, a)
+		c := load(t, nil, h.flag, "--instance-ip=127.0.0.1", "--port="+a.port)
+		p := pod(c)
+		p.Ports = c.Ports
+		registries, _ := newRegistries(c)
+		if _, err := registries[0].Find(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		if err := registries[0].Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for serving, text := range map[bool]string{true: "is disabled there", false: "answers and holds"} {
+			f := checkRegistries(t.Context(), c, p, serving)
+			if len(f) != 1 || f[0].OK == serving || !strings.Contains(f[0].Text, text) {
+				t.Errorf("serving %v: %+v", serving, f)
+			}
+		}
+	})
+}
+
+func TestCheckOfAnAppThatIsNotThereAtAll(t *testing.T) {
+	both(t, func(t *testing.T, kind string) {
+		a, b := newApp(t), newApp(t)
+		h := holds(t, kind, a)
+		h.run.Stop(t)
+		b.die()
+		p := sidecarOf(t, b, nil, h.flag)
+		r := command(t, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+b.port, "--linger=0", h.flag)
+		if r.code != exitFailed || !strings.Contains(r.out, "2 problems.") || !strings.Contains(r.out, "the app does not listen") || len(r.out) > 4000 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+func TestCheckTellsANameThatIsNotKnown(t *testing.T) {
+	c := load(t, nil, "--eureka-url=http://eureka.invalid:8761/eureka", "--instance-ip=127.0.0.1", "--registry-timeout=2s")
+	f := checkRegistries(t.Context(), c, pod(c), true)
+	if len(f) != 1 || f[0].OK || !strings.Contains(f[0].Text, "eureka.invalid") || f[0].Remedy == "" {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestCheckForPrograms(t *testing.T) {
+	both(t, func(t *testing.T, kind string) {
+		a := newApp(t)
+		h := holds(t, kind, a)
+		p := sidecarOf(t, a, nil, h.flag)
+		for want, more := range map[bool]string{true: "--linger=20", false: "--linger=90"} {
+			r := command(t, []string{"PRESTOP_GRACE_PERIOD=60"}, "check", "--output=json", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+a.port, h.flag, more)
+			var got checked
+			if err := json.Unmarshal([]byte(r.out), &got); err != nil {
+				t.Fatalf("%v in %s%s", err, r.out, r.errOut)
+			}
+			if got.OK != want || (r.code == exitOK) != want || got.Drain.Budget != 55 || got.Drain.Rest > 0 != want {
+				t.Errorf("exit %d: %+v", r.code, got)
+			}
+			about := map[string]bool{}
+			for _, f := range got.Findings {
+				about[f.About] = true
+				if f.OK != (f.Remedy == "") || f.Text == "" {
+					t.Errorf("a finding without a text, or a problem without a remedy: %+v", f)
+				}
+			}
+			for _, name := range []string{"sidecar", "hook", "app", "connections", "registry", "drain"} {
+				if !about[name] {
+					t.Errorf("nothing is told of %s:\n%s", name, r.out)
+				}
+			}
+		}
+	})
 }
 
 func TestCheckChangesNothing(t *testing.T) {
@@ -97,16 +260,41 @@ func TestCheckChangesNothing(t *testing.T) {
 	})
 }
 
-func TestCheckTellsADefaultLingerThatDoesNotFit(t *testing.T) {
-	c := load(t, nil, "--nacos-url=nacos", "--grace-period=30")
-	registries, _ := newRegistries(c)
-	f := checkDeadline(c, registries)
-	if !strings.Contains(f.text, "40s") || !strings.Contains(f.remedy, "55 or more") {
-		t.Errorf("%+v", f)
+func TestTheSumOfADrain(t *testing.T) {
+	for sentence, c := range map[string]struct {
+		args []string
+		want sum
+		ok   bool
+		text string
+	}{
+		"Nacos, Kubernetes' default": {[]string{"--nacos-url=nacos"}, sum{40, "callers of nacos", 10, 25, -15}, false, "55 or more"},
+		"Nacos, long enough":         {[]string{"--nacos-url=nacos", "--grace-period=75"}, sum{40, "callers of nacos", 10, 70, 30}, true, "30s are left"},
+		"Eureka and Nacos":           {[]string{"--nacos-url=nacos", "--eureka-url=http://e/eureka", "--grace-period=125"}, sum{95, "callers of eureka", 10, 120, 25}, true, "callers of eureka"},
+		"a linger of one's own":      {[]string{"--nacos-url=nacos", "--linger=5"}, sum{5, "--linger", 10, 25, 20}, true, "not set, so Kubernetes' default"},
+		"no registry":                {nil, sum{3, "no registry, so the time in which kube-proxies learn of it", 0, 25, 22}, true, "a drain takes a linger of 3s"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			cfg := load(t, nil, c.args...)
+			registries, _ := newRegistries(cfg)
+			s := sumUp(cfg, registries)
+			f := s.finding(cfg)
+			if s != c.want || f.OK != c.ok || !strings.Contains(f.Text+f.Remedy, c.text) {
+				t.Errorf("%+v, %+v", s, f)
+			}
+		})
 	}
-	c.GracePeriod = 2 * time.Minute
-	if f := checkDeadline(c, registries); f.remedy != "" {
-		t.Errorf("%+v", f)
+}
+
+func TestExplainNamesWhatWouldHelp(t *testing.T) {
+	for want, err := range map[string]error{
+		"the remedy of the error": &registry.Error{Op: "ask", URL: "http://a", Code: 401, Remedy: "the remedy of the error"},
+		"is the user right":       &registry.Error{Op: "ask", URL: "http://a", Code: 401},
+		"nobody listens there":    &registry.Error{Op: "ask", URL: "http://a", Err: fmt.Errorf("dial: %w", syscall.ECONNREFUSED)},
+		"is the URL right":        &registry.Error{Op: "ask", URL: "http://a", Code: 404},
+	} {
+		if text, remedy := explain(err); !strings.HasPrefix(remedy, want) || strings.Contains(text, remedy) {
+			t.Errorf("%q, %q; want %q", text, remedy, want)
+		}
 	}
 }
 

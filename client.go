@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
-
-	"prestop/drain"
 )
 
 // ask makes a call to the running sidecar and returns its code and body. It waits as long as the sidecar does, until ctx or
@@ -33,14 +29,18 @@ func ask(ctx context.Context, c Config, path string) (int, string, error) {
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}
-	resp, err := client.Do(req)
+	resp, err := newClient().Do(req)
 	if err != nil {
 		return 0, "", fmt.Errorf("the sidecar is not reached: %w; is it running, and is --listen the same as its?", errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	return resp.StatusCode, strings.TrimSpace(string(body)), err
+}
+
+// newClient is for one call to the sidecar: the process ends after it, or makes another one much later.
+func newClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}
 }
 
 // local is where a listening address is reached from inside the Pod.
@@ -82,58 +82,4 @@ func resume(c Config, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return exitOK
-}
-
-func status(c Config, stdout, stderr io.Writer) int {
-	code, body, err := ask(context.Background(), c, "/status")
-	if err == nil && code != http.StatusOK {
-		err = fmt.Errorf("the sidecar answered %d: %s", code, body)
-	}
-	var s drain.Status
-	if err == nil {
-		err = json.Unmarshal([]byte(body), &s)
-	}
-	if err != nil {
-		fmt.Fprintln(stderr, "prestop:", err)
-		return exitFailed
-	}
-	page(s, stdout, time.Now())
-	return exitOK
-}
-
-// page writes a status for people.
-func page(s drain.Status, w io.Writer, now time.Time) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	defer t.Flush()
-	fmt.Fprintf(t, "state\t%s for %s\n", s.State, now.Sub(s.Since).Round(time.Second))
-	if s.State == "draining" {
-		if s.LingerUntil != nil && s.LingerUntil.After(now) {
-			fmt.Fprintf(t, "callers\tmay go on for %s\n", s.LingerUntil.Sub(now).Round(time.Second))
-		}
-		if s.Deadline != nil {
-			fmt.Fprintf(t, "deadline\tin %s\n", s.Deadline.Sub(now).Round(time.Second))
-		}
-	}
-	c := s.Connections
-	fmt.Fprintf(t, "connections\t%d in use, %d idle (%s)\n", c.Active, c.Idle, c.Source)
-	for _, p := range c.Peers {
-		if p.Active > 0 {
-			fmt.Fprintf(t, "\t%d from %s\n", p.Active, p.Address)
-		}
-	}
-	for _, r := range s.Registries {
-		fmt.Fprintf(t, "%s\t%s\n", r.Kind, r.URL)
-		for _, i := range r.Instances {
-			fmt.Fprintf(t, "\t%s %s: %s\n", i.Service, i.ID, i.Status)
-		}
-		if len(r.Instances) == 0 {
-			fmt.Fprintf(t, "\tno instance of this Pod\n")
-		}
-		if r.Error != "" {
-			fmt.Fprintf(t, "\ttrouble: %s\n", r.Error)
-		}
-	}
-	if s.Result != "" {
-		fmt.Fprintf(t, "last drain\t%s\n", s.Result)
-	}
 }

@@ -3,15 +3,11 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"prestop/drain"
 )
 
 func TestTheHookAsACommand(t *testing.T) {
@@ -63,59 +59,6 @@ func TestTheHookAsACommandEndsWithItsSidecar(t *testing.T) {
 	p.signal(syscall.SIGKILL)
 	if r := <-ended; r.code != exitFailed || !strings.Contains(r.errOut, "not reached") {
 		t.Errorf("%+v", r)
-	}
-}
-
-func TestTheStatusPageIsForPeople(t *testing.T) {
-	t.Parallel()
-	a := newApp(t)
-	p := sidecarOf(t, a, nil, "--linger=1m")
-	a.call(t)
-	p.says("the app listens")
-	p.hook()
-	p.inUse(1)
-	r := command(t, nil, "status", "--listen", p.listen)
-	for _, want := range []string{"draining for ", "may go on for ", "deadline", "1 in use, 0 idle (netlink)", "1 from 127.0.0.1"} {
-		if r.code != exitOK || !strings.Contains(r.out, want) {
-			t.Errorf("%q is not on the page, exit %d:\n%s%s", want, r.code, r.out, r.errOut)
-		}
-	}
-}
-
-func TestThePageOfEachState(t *testing.T) {
-	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	in := func(d time.Duration) *time.Time { t := now.Add(d); return &t }
-	for sentence, c := range map[string]struct {
-		status drain.Status
-		want   string
-	}{
-		"serving without a registry": {
-			drain.Status{State: "serving", Since: now.Add(-90 * time.Second), Connections: drain.Connections{Open: 3, Active: 1, Idle: 2, Source: "proc"}},
-			"state        serving for 1m30s\nconnections  1 in use, 2 idle (proc)\n",
-		},
-		"draining": {
-			drain.Status{State: "draining", Since: now.Add(-time.Second), Deadline: in(20 * time.Second), LingerUntil: in(5 * time.Second),
-				Connections: drain.Connections{Active: 2, Source: "netlink", Peers: []drain.PeerStatus{{Address: "10.0.0.9", Active: 2}, {Address: "10.0.0.8"}}},
-				Registries:  []drain.RegistryStatus{{Kind: "eureka", URL: "http://e/eureka", Instances: []drain.InstanceStatus{{ID: "a:1", Service: "ORDERS", Status: "OUT_OF_SERVICE"}}}}},
-			"state        draining for 1s\ncallers      may go on for 5s\ndeadline     in 20s\nconnections  2 in use, 0 idle (netlink)\n             2 from 10.0.0.9\n" +
-				"eureka       http://e/eureka\n             ORDERS a:1: OUT_OF_SERVICE\n",
-		},
-		"drained, with trouble": {
-			drain.Status{State: "drained", Since: now, Deadline: in(9 * time.Second), Result: "OK drained in 1s", Registries: []drain.RegistryStatus{{Kind: "nacos", URL: "http://n", Error: "it hangs"}}},
-			"state        drained for 0s\nconnections  0 in use, 0 idle ()\nnacos        http://n\n             no instance of this Pod\n             trouble: it hangs\nlast drain   OK drained in 1s\n",
-		},
-	} {
-		t.Run(sentence, func(t *testing.T) {
-			var b bytes.Buffer
-			page(c.status, &b, now)
-			var lines []string
-			for line := range strings.Lines(b.String()) {
-				lines = append(lines, strings.TrimRight(line, " \n")+"\n")
-			}
-			if got := strings.Join(lines, ""); got != c.want {
-				t.Errorf("got\n%s\nwant\n%s", got, c.want)
-			}
-		})
 	}
 }
 

@@ -40,6 +40,7 @@ type Config struct {
 	ExcludePorts     []uint16
 	ExcludePeers     []netip.Prefix
 	GracePeriod      time.Duration
+	GraceGiven       bool // it was set, and is not the default
 	Reserve          time.Duration
 	Linger           time.Duration // negative: by registry
 	MinOpen          int
@@ -55,6 +56,10 @@ type Config struct {
 	TerminationLog   string
 	LogFormat        string
 	LogLevel         slog.Level
+	Output           string // of a command: "text" or "json"
+	Watch            bool   // of a command
+	// Bare: nothing was set, neither by a flag nor by a variable.
+	Bare bool
 	// Notes are what is odd but no reason not to start; said in the log.
 	Notes []string
 }
@@ -78,10 +83,11 @@ func (s secret) Get() (string, error) {
 
 func (s secret) set() bool { return s != secret{} }
 
-// LoadConfig reads args and the environment. The error joins every Problem; the flag set's own comes alone, as it says
-// nothing of the rest. It is pflag.ErrHelp for --help.
-func LoadConfig(args []string, env func(string) string) (Config, error) {
+// LoadConfig reads args and the environment for a command, "" being the sidecar. The error joins every Problem; the flag
+// set's own comes alone, as it says nothing of the rest. It is pflag.ErrHelp for --help.
+func LoadConfig(command string, args []string, env func(string) string) (Config, error) {
 	f := flags()
+	f.AddFlagSet(commandFlags())
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return Config{}, err
@@ -97,6 +103,15 @@ func LoadConfig(args []string, env func(string) string) (Config, error) {
 	r := &reader{flags: f, env: env, from: map[string]string{}}
 	f.VisitAll(r.fromEnvironment)
 	c := r.config()
+	c.Output, c.Watch = r.choice("output", "text", "json"), r.bool("watch")
+	c.GraceGiven = f.Changed("grace-period")
+	c.Bare = true
+	f.Visit(func(g *pflag.Flag) {
+		c.Bare = false
+		if of, some := ofCommands[g.Name]; some && !slices.Contains(of, command) {
+			r.problem(g.Name, "is no flag here", "it belongs to prestop "+strings.Join(of, " and prestop "))
+		}
+	})
 	return c, errors.Join(r.problems...)
 }
 

@@ -23,7 +23,7 @@ func (s settings) env(name string) string { return s[name] }
 // load loads a configuration that must be right.
 func load(t *testing.T, env settings, args ...string) Config {
 	t.Helper()
-	c, err := LoadConfig(args, env.env)
+	c, err := LoadConfig("", args, env.env)
 	if err != nil {
 		t.Fatalf("args %q, environment %v: %v", args, env, err)
 	}
@@ -33,7 +33,7 @@ func load(t *testing.T, env settings, args ...string) Config {
 // refused loads a configuration that must be wrong, and returns what is said of it.
 func refused(t *testing.T, env settings, args ...string) string {
 	t.Helper()
-	_, err := LoadConfig(args, env.env)
+	_, err := LoadConfig("", args, env.env)
 	if err == nil {
 		t.Fatalf("args %q, environment %v: not refused", args, env)
 	}
@@ -378,7 +378,7 @@ func TestAllProblemsComeTogether(t *testing.T) {
 }
 
 func TestAProblemIsTyped(t *testing.T) {
-	_, err := LoadConfig([]string{"--count=guess"}, settings{}.env)
+	_, err := LoadConfig("", []string{"--count=guess"}, settings{}.env)
 	if p := (Problem{}); !errors.As(err, &p) || p.Setting != "--count" || p.Value != "guess" || p.Wrong == "" || p.Remedy == "" {
 		t.Errorf("the error is %#v", p)
 	}
@@ -499,7 +499,7 @@ func FuzzAPasswordInAURLIsInNoError(f *testing.F) {
 			"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE":     "http://me:" + password + "@host:8761/eureka,ftp://other",
 			"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "me:" + password + "@host,nacos://other",
 		} {
-			_, err := LoadConfig(nil, settings{name: list}.env)
+			_, err := LoadConfig("", nil, settings{name: list}.env)
 			if err == nil {
 				t.Fatalf("%q is not refused", list)
 			}

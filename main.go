@@ -43,8 +43,8 @@ const usage = `prestop stops a Pod without losing a request.
   prestop shutdown [flags]   exec hook: start or join the drain of the running sidecar and wait for its end;
                              exit 0 drained, 2 expired, 1 not reached
   prestop resume [flags]     cancel a drain and rejoin every registry
-  prestop status [flags]     what the running sidecar does, for people
-  prestop check [flags]      is everything in place for a drain? exit 1 if not
+  prestop status [flags]     what the running sidecar does and waits for; --watch shows it again and again
+  prestop check [flags]      is everything in place for a drain? each problem with its remedy; exit 1 if there is one
   prestop version
 
 Each flag is also an environment variable: PRESTOP_ and its name in capitals, e.g. PRESTOP_GRACE_PERIOD; the flag wins.
@@ -68,7 +68,7 @@ func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
 			return exitUsage
 		}
 	}
-	c, err := LoadConfig(args, env)
+	c, err := LoadConfig(name, args, env)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		return help(c, stdout, stderr)
@@ -90,7 +90,7 @@ func help(_ Config, stdout, _ io.Writer) int {
 			f.Usage += " [also " + strings.Join(also, ", ") + "]"
 		}
 	})
-	fmt.Fprint(stdout, f.FlagUsages())
+	fmt.Fprintf(stdout, "%s\nOf status and check alone, without a variable:\n\n%s", f.FlagUsages(), commandFlags().FlagUsages())
 	return exitOK
 }
 

@@ -36,6 +36,9 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == deniedArg {
+		panic(denied(os.Args[2:]))
+	}
 	// The tests wait for processes, which need little of a core. Before the command line is read, so that it can say otherwise.
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
@@ -376,10 +379,19 @@ type result struct {
 // command runs the binary to its end.
 func command(t *testing.T, env []string, args ...string) result {
 	t.Helper()
+	return commandIn(t, nil, env, args...)
+}
+
+// commandIn runs the binary to its end in a world that change makes.
+func commandIn(t *testing.T, change func(*exec.Cmd), env []string, args ...string) result {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c := exec.CommandContext(ctx, binary, args...)
 	c.Env = append([]string{}, env...)
+	if change != nil {
+		change(c)
+	}
 	var out, errOut bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errOut
 	err := c.Run()

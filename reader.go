@@ -37,7 +37,7 @@ func (p Problem) Error() string {
 // fromEnvironment sets a flag that the command line has not set.
 func (r *reader) fromEnvironment(f *pflag.Flag) {
 	r.from[f.Name] = "--" + f.Name
-	if f.Changed {
+	if f.Changed || ofCommands[f.Name] != nil {
 		return
 	}
 	for i, name := range append([]string{variable(f.Name)}, variables[f.Name]...) {

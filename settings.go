@@ -21,6 +21,12 @@ var variables = map[string][]string{
 	"port":               {"SERVER_PORT"},
 }
 
+// ofCommands are the flags that only some commands have, and which. They have no variable: what they say is about one call.
+var ofCommands = map[string][]string{
+	"output": {"status", "check"},
+	"watch":  {"status"},
+}
+
 // secrets are the flags whose values are never shown.
 var secrets = []string{"nacos-password", "token"}
 
@@ -68,6 +74,15 @@ func flags() *pflag.FlagSet {
 	f.String("termination-log", "/dev/termination-log", "`file` that gets the outcome in a line if it can be written; empty: none")
 	f.String("log-format", "json", "`format` on standard error: json, text")
 	f.String("log-level", "info", "`level`: debug, info, warn, error")
+	return f
+}
+
+// commandFlags returns the flags of ofCommands.
+func commandFlags() *pflag.FlagSet {
+	f := pflag.NewFlagSet("prestop", pflag.ContinueOnError)
+	f.SortFlags = false
+	f.String("output", "text", "`format` of what a command tells: text for people, json for programs; of status and check")
+	f.Bool("watch", false, "show the page again each second until interrupted; of status; default off")
 	return f
 }
 

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"prestop/drain/conns"
+)
+
+// checkPod tells where the app listens, whether the kernel can be asked, and who is connected. It returns the ports
+// that the app listens on; those of the settings where that cannot be seen.
+func checkPod(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []finding) {
+	counter, found := openForCheck(c, newLog(Config{LogFormat: "text", LogLevel: slog.LevelError}, stderr))
+	if counter == nil {
+		return c.Ports, found
+	}
+	defer counter.Close()
+	listeners, err := counter.Listeners(ctx)
+	if err != nil {
+		return c.Ports, append(found, problem("connections", "the listening sockets cannot be read: "+err.Error(), "set --count to another source"))
+	}
+	ports, every := appPorts(listeners, c.Ports), appPorts(listeners, nil)
+	if len(ports) == 0 {
+		there := "nothing else does either"
+		if len(every) > 0 {
+			there = fmt.Sprintf("what listens here is on %v", every[:min(len(every), 10)])
+		}
+		return nil, append(found, problem("app", fmt.Sprintf("the app does not listen (looked for %s); %s", portNames(c.Ports), there), "start it, or set --port to the ports that it listens on"))
+	}
+	found = append(found, fine("app", "the app listens on %v%s", ports, silent(c.Ports, ports)))
+	t, err := counter.Count(ctx, ports)
+	if err != nil {
+		remedy := "set --count to another source"
+		if c.Count == conns.Prometheus {
+			remedy = "is --metrics-url right, may this user reach it, does it tell each --metric?"
+		}
+		return ports, append(found, problem("connections", "connections cannot be counted: "+err.Error(), remedy))
+	}
+	return ports, append(found, fine("connections", "%d connections in use, %d idle (%s)%s", t.Active, t.Idle, t.Source, clients(t)))
+}
+
+// silent names the ports of the settings on which nobody listens.
+func silent(given, ports []uint16) string {
+	rest := slices.DeleteFunc(slices.Clone(given), func(p uint16) bool { return slices.Contains(ports, p) })
+	if len(rest) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; nobody listens on %v", rest)
+}
+
+// clients names those with the most connections in use.
+func clients(t conns.Tally) string {
+	var names []string
+	for _, p := range t.Peers {
+		if p.Active > 0 && len(names) < 5 {
+			names = append(names, fmt.Sprintf("%s×%d", p.Address, p.Active))
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(names, ", ")
+}
+
+// openForCheck opens the count as the sidecar does, and says what it could not have.
+func openForCheck(c Config, log *slog.Logger) (conns.Counter, []finding) {
+	const remedy = "a drain ends with its linger here: allow a netlink socket (seccomp: socket(AF_NETLINK)), or reading /proc/net/tcp"
+	first := c
+	if c.Count == conns.Auto {
+		first.Count = conns.Netlink
+	}
+	counter, err := newCounter(first, ownPort(c), log)
+	if err == nil {
+		return counter, []finding{fine("connections", "connections can be counted (%s)", counter.Source())}
+	}
+	if c.Count != conns.Auto {
+		return nil, []finding{problem("connections", "connections cannot be counted: "+err.Error(), remedy)}
+	}
+	first.Count = conns.Proc
+	counter, procErr := newCounter(first, ownPort(c), log)
+	if procErr != nil {
+		return nil, []finding{problem("connections", fmt.Sprintf("connections cannot be counted: %v; %v", err, procErr), remedy)}
+	}
+	return counter, []finding{problem("connections", "the kernel's socket diagnosis is denied here, and /proc is read instead: every open connection counts as in use, idle or not ("+err.Error()+")",
+		"allow a netlink socket (seccomp: socket(AF_NETLINK)), or accept it with --count proc")}
+}
+
+// appPorts are the ports of the listeners, sorted; with ports given those among them.
+func appPorts(listeners []conns.Listener, given []uint16) []uint16 {
+	var ports []uint16
+	for _, l := range listeners {
+		if len(given) == 0 || slices.Contains(given, l.Port) {
+			ports = append(ports, l.Port)
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+func portNames(ports []uint16) string {
+	if len(ports) == 0 {
+		return "any port"
+	}
+	return fmt.Sprint(ports)
+}
+
+func ownPort(c Config) uint16 {
+	p, _ := portOf(c.Listen) // validated by LoadConfig
+	return p
+}
