@@ -201,6 +201,7 @@ func TestCheckOfAnAppThatIsNotThereAtAll(t *testing.T) {
 		a, b := newApp(t), newApp(t)
 		h := holds(t, kind, a)
 		h.run.Stop(t)
+		h.becomes(t, false)
 		b.die()
 		p := sidecarOf(t, b, nil, h.flag)
 		r := command(t, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+b.port, "--linger=0", h.flag)
