@@ -217,6 +217,9 @@ func sumUp(c Config, registries []registry.Registry) sum {
 	return sum{longest.Seconds(), of, leave.Seconds(), budget.Seconds(), (budget - longest).Seconds()}
 }
 
+// longest is the longest time that callers are given.
+func (s sum) longest() time.Duration { return time.Duration(s.Linger * float64(time.Second)) }
+
 // finding says the sum in words.
 func (s sum) finding(c Config) finding {
 	given := ""
@@ -228,6 +231,11 @@ func (s sum) finding(c Config) finding {
 	if s.Leave == 0 {
 		text = fmt.Sprintf("a drain takes a linger of %gs (%s) + what the requests under way take then; its deadline is after %gs (grace period %s%s, less reserve %s)",
 			s.Linger, s.LingerOf, s.Budget, c.GracePeriod, given, c.Reserve)
+	}
+	if quiet := c.QuietPeriod; quiet > 0 && quiet >= s.longest() {
+		return problem("drain", quietNote(quiet, s.longest()), "set --quiet-period to the longest pause of a caller that still knows this Pod, or drop it")
+	} else if quiet > 0 {
+		text += fmt.Sprintf("; the linger is over once no client has said anything for %s", quiet)
 	}
 	if s.Rest > 0 {
 		return fine("drain", "%s: %gs are left for the requests", text, s.Rest)

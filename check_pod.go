@@ -32,6 +32,7 @@ func checkPod(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []find
 		return nil, append(found, problem("app", fmt.Sprintf("the app does not listen (looked for %s); %s", portNames(c.Ports), there), "start it, or set --port to the ports that it listens on"))
 	}
 	found = append(found, fine("app", "the app listens on %v%s", ports, silent(c.Ports, ports)))
+	counter.Watch(ports)
 	t, err := counter.Count(ctx, ports)
 	if err != nil {
 		remedy := "set --count to another source"
@@ -39,6 +40,10 @@ func checkPod(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []find
 			remedy = "is --metrics-url right, may this user reach it, does it tell each --metric?"
 		}
 		return ports, append(found, problem("connections", "connections cannot be counted: "+err.Error(), remedy))
+	}
+	if c.QuietPeriod > 0 && t.Heard.IsZero() {
+		found = append(found, problem("connections", fmt.Sprintf("--quiet-period does nothing: %s does not tell when clients last said something", counter.Source()),
+			"allow a netlink socket (seccomp: socket(AF_NETLINK)), or drop the setting"))
 	}
 	return ports, append(found, fine("connections", "%d connections in use, %d idle (%s)%s", t.Active, t.Idle, t.Source, clients(t)))
 }

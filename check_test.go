@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"prestop/registry"
 )
@@ -296,6 +297,24 @@ func TestExplainNamesWhatWouldHelp(t *testing.T) {
 		if text, remedy := explain(err); !strings.HasPrefix(remedy, want) || strings.Contains(text, remedy) {
 			t.Errorf("%q, %q; want %q", text, remedy, want)
 		}
+	}
+}
+
+func TestCheckTellsAQuietPeriodThatIsOfNoUse(t *testing.T) {
+	c := load(t, nil, "--nacos-url=nacos", "--grace-period=75", "--quiet-period=45", "--instance-ip=10.0.0.1")
+	registries, _ := newRegistries(c)
+	if f := sumUp(c, registries).finding(c); f.OK || !strings.Contains(f.Text, "quiet period of 45s") || !strings.Contains(f.Text, "linger of 40s") {
+		t.Errorf("%+v", f)
+	}
+	if n := strings.Join(notes(c, registries), "\n"); !strings.Contains(n, "quiet period of 45s") {
+		t.Errorf("at the start it says %q", n)
+	}
+	c.QuietPeriod = 5 * time.Second
+	if f := sumUp(c, registries).finding(c); !f.OK || !strings.Contains(f.Text, "no client has said anything for 5s") {
+		t.Errorf("%+v", f)
+	}
+	if n := notes(c, registries); len(n) != 0 {
+		t.Errorf("at the start it says %q", n)
 	}
 }
 

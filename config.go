@@ -43,6 +43,7 @@ type Config struct {
 	GraceGiven       bool // it was set, and is not the default
 	Reserve          time.Duration
 	Linger           time.Duration // negative: by registry
+	QuietPeriod      time.Duration // 0: off
 	MinOpen          int
 	IdleAfter        time.Duration
 	RequestTimeout   time.Duration
@@ -149,6 +150,9 @@ func (r *reader) config() Config {
 		TerminationLog:   r.string("termination-log"),
 		LogFormat:        r.choice("log-format", "json", "text"),
 	}
+	if s := r.string("quiet-period"); s != "" && s != "off" {
+		c.QuietPeriod = r.duration("quiet-period", false)
+	}
 	if r.string("linger") != "" {
 		c.Linger = r.duration("linger", false)
 	}
@@ -174,12 +178,23 @@ func (r *reader) together(c *Config) {
 	if c.NacosPassword.set() && c.NacosUsername == "" {
 		r.problem("nacos-username", "is missing beside a password", "set --nacos-username, or drop the password")
 	}
+	if c.QuietPeriod > 0 && c.Count == conns.Proc {
+		r.problem("quiet-period", "cannot be seen in /proc, which does not tell when clients last said something", "set --count to netlink or auto, or drop it")
+	}
+	if c.QuietPeriod > 0 && c.Linger >= 0 && c.QuietPeriod >= c.Linger {
+		c.Notes = append(c.Notes, quietNote(c.QuietPeriod, c.Linger))
+	}
 	r.metricsBelong(c)
 	r.ownPort(c)
 	host, err := netip.ParseAddr(strings.TrimSpace(r.env("HOST_IP")))
 	if err == nil && slices.Contains(c.Addresses, host.Unmap()) && len(c.Ports) == 0 {
 		r.problem("port", "is needed with hostNetwork (HOST_IP is the Pod's address), where other Pods' instances and ports look like ours", "set --port to the app's ports")
 	}
+}
+
+// quietNote says that a quiet period is of no use.
+func quietNote(quiet, linger time.Duration) string {
+	return fmt.Sprintf("the quiet period of %s is not shorter than the linger of %s, so it never ends that early: make it shorter, or drop it", quiet, linger)
 }
 
 // metricsBelong wants what --count prometheus needs, and refuses what nothing else reads.

@@ -118,7 +118,7 @@ func sidecar(c Config, _, stderr io.Writer) int {
 	}
 	registries, traffic := newRegistries(c)
 	d := drain.New(drain.Options{
-		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
+		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger, QuietPeriod: c.QuietPeriod,
 		RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
 		Calls: c.DrainCalls, Traffic: traffic, Log: log,
 	})
@@ -225,6 +225,9 @@ func notes(c Config, registries []registry.Registry) []string {
 	if c.Linger >= 0 {
 		return n
 	}
+	if longest := sumUp(c, registries).longest(); c.QuietPeriod > 0 && c.QuietPeriod >= longest {
+		n = append(n, quietNote(c.QuietPeriod, longest))
+	}
 	for _, r := range registries {
 		if _, longest := r.Linger(); longest >= c.GracePeriod-c.Reserve {
 			n = append(n, fmt.Sprintf("callers of %s may go on for %s after the leave, and the deadline is after %s (grace period %s less reserve %s): drains will expire; raise terminationGracePeriodSeconds and --grace-period, or set --linger to what your callers' caches add up to",
@@ -277,7 +280,7 @@ func openCounter(c Config, own net.Addr, log *slog.Logger) conns.Counter {
 
 // newCounter opens the source that is set; the port own is the sidecar's.
 func newCounter(c Config, own uint16, log *slog.Logger) (conns.Counter, error) {
-	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, ExcludePorts: append(slices.Clone(c.ExcludePorts), own), ExcludePeers: c.ExcludePeers}
+	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, Hear: c.QuietPeriod > 0, ExcludePorts: append(slices.Clone(c.ExcludePorts), own), ExcludePeers: c.ExcludePeers}
 	if c.Count == conns.Prometheus {
 		return conns.OpenMetrics(c.Metrics, rule, log)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -136,6 +137,42 @@ func TestTheHookWaitsForTheLastConnection(t *testing.T) {
 	p.exits(exitOK)
 }
 
+// Callers that know sooner than the linger is long, as those whose list is pushed to them.
+func TestAQuietPeriodEndsTheLingerAfterTheLastCaller(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := sidecarOf(t, a, nil, "--linger=50", "--idle-after=1", "--quiet-period=2")
+	p.says("the app listens")
+	h := p.hook()
+	p.reaches("draining")
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
+	defer stop()
+	calls := 0
+	for ; ctx.Err() == nil; calls++ { // each on a connection of its own, which is gone before anybody looks
+		resp, err := oneShot.Get(a.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		select {
+		case got := <-h:
+			t.Fatalf("the hook returned after %d calls, in the midst of them: %+v", calls, got)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	last := time.Now()
+	if heard := p.status().Connections.LastHeard; heard == nil || heard.Address != "127.0.0.1" || heard.At.After(time.Now()) {
+		t.Errorf("after %d calls: %+v", calls, heard)
+	}
+	line := p.is(h, 200, "early, as no client said anything")
+	if since := time.Since(last); since < 1900*time.Millisecond {
+		t.Errorf("the hook returned %v after the last call: %s", since, line)
+	}
+	if early, err := seconds(p.says("the drain is over")["linger_early"]); err != nil || early < 10*time.Second {
+		t.Errorf("the log says that %v (%v) were saved", early, err)
+	}
+}
+
 func TestTheHookReturnsAtTheDeadlineAndNamesWhoIsLeft(t *testing.T) {
 	t.Parallel()
 	a := newApp(t)
@@ -147,7 +184,7 @@ func TestTheHookReturnsAtTheDeadlineAndNamesWhoIsLeft(t *testing.T) {
 	p.reaches("expired")
 	p.must("/ok", 503, "deadline")
 	line := p.says("the drain is over")
-	if line["level"] != "ERROR" || line["in_use"] != 1.0 || fmt.Sprint(line["peers"]) != "[127.0.0.1×1]" {
+	if line["level"] != "ERROR" || line["in_use"] != 1.0 || !regexp.MustCompile(`^\[127\.0\.0\.1×1 \(to `+a.port+` from \d+, silent for .*s\)\]$`).MatchString(fmt.Sprint(line["peers"])) {
 		t.Errorf("the last line is %v", line)
 	}
 	eventually(t, "the termination log", func() error {

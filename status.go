@@ -113,9 +113,16 @@ func page(s drain.Status, w io.Writer, p paint, now time.Time) {
 	} else {
 		line("connections", "%d in use, %d idle (%s)", c.Active, c.Idle, c.Source)
 	}
+	if h := c.LastHeard; h != nil && s.State == "draining" {
+		from := ""
+		if h.Address != "" {
+			from = " from " + h.Address
+		}
+		line("last heard", "%s ago%s", now.Sub(h.At).Round(100*time.Millisecond), from)
+	}
 	for _, peer := range c.Peers {
 		if peer.Active > 0 {
-			line("", "%d from %s", peer.Active, peer.Address)
+			line("", "%d from %s%s", peer.Active, peer.Address, more(peer, now))
 		}
 	}
 	for _, r := range s.Registries {
@@ -133,6 +140,18 @@ func page(s drain.Status, w io.Writer, p paint, now time.Time) {
 	if s.Result != "" {
 		line("last drain", "%s", s.Result)
 	}
+}
+
+// more is what is known of a peer's connections besides how many are in use.
+func more(p drain.PeerStatus, now time.Time) string {
+	var s string
+	if p.Port != 0 {
+		s = fmt.Sprintf(" to %d", p.Port)
+	}
+	if p.Since != nil {
+		s += fmt.Sprintf(", silent for %s (client port %d)", ago(now.Sub(*p.Since)), p.ClientPort)
+	}
+	return s
 }
 
 func colourOf(state string, p paint) func(string) string {

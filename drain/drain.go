@@ -32,6 +32,8 @@ type Options struct {
 	Budget time.Duration
 	// Linger is how long callers may go on after the read-back; negative means by registry.
 	Linger time.Duration
+	// QuietPeriod ends the linger early once no client has said anything for this long; 0: nothing does.
+	QuietPeriod time.Duration
 	// RegistryTimeout is the longest time to try to leave before going on without.
 	RegistryTimeout time.Duration
 	// MinOpen is the number of connections in use at which the drain is over.
@@ -78,7 +80,7 @@ type waitable struct {
 // New returns a Drain that serves.
 func New(o Options) *Drain {
 	d := &Drain{options: o, log: o.Log, inbox: make(chan message, 64), ended: make(chan struct{})}
-	d.policy = policy{budget: o.Budget, linger: o.Linger, threshold: o.MinOpen}
+	d.policy = policy{budget: o.Budget, linger: o.Linger, quiet: o.QuietPeriod, threshold: o.MinOpen}
 	d.lookout = newLookout(o, func(e event) { d.tell(message{event: e}) })
 	d.calls = &calls{all: o.Calls, log: o.Log}
 	for _, r := range o.Registries {
@@ -317,7 +319,7 @@ func (o *owner) command() {
 	o.cancel = cancel
 	for i, k := range o.keepers {
 		number := o.order
-		k.give(order{ctx: ctx, want: o.state.want(), observe: o.policy.linger < 0, tell: func(what kind) {
+		k.give(order{ctx: ctx, want: o.state.want(), observe: o.policy.linger < 0 || o.policy.quiet > 0, tell: func(what kind) {
 			o.tell(message{event: event{kind: what, reg: i}, order: number})
 		}})
 	}

@@ -112,7 +112,7 @@ func TestDrainEndsAtItsDeadline(t *testing.T) {
 		out := <-w.hook(t.Context())
 		out.must(t, Expired)
 		within(t, "the drain", out.took, 60*time.Second, 60*time.Second+time.Millisecond)
-		if s := out.String(); !strings.HasPrefix(s, "EXPIRED") || !strings.Contains(s, "10.0.0.9×3") {
+		if s := out.String(); !strings.HasPrefix(s, "EXPIRED") || !strings.Contains(s, "10.0.0.9×3 (to 8080 from 50001, silent for 2s)") {
 			t.Errorf("the outcome does not name who is left: %s", s)
 		}
 		if ok, _ := w.drain.Safe(); ok {

@@ -178,8 +178,8 @@ func TestStatusHasTheKeysOfTheContract(t *testing.T) {
 				t.Fatalf("%v in %s", err, rec.Body)
 			}
 			want := map[string]any{
-				"": []string{"connections", "deadline", "lingerUntil", "registries", "result", "since", "state"}, "connections": []string{"active", "idle", "open", "peers", "source"},
-				"connections.peers[]": []string{"active", "address"}, "registries[]": []string{"error", "instances", "kind", "url"},
+				"": []string{"connections", "deadline", "lingerUntil", "registries", "result", "since", "state"}, "connections": []string{"active", "idle", "lastHeard", "open", "peers", "source"},
+				"connections.lastHeard": []string{"address", "at"}, "connections.peers[]": []string{"active", "address", "clientPort", "idle", "port", "since"}, "registries[]": []string{"error", "instances", "kind", "url"},
 				"registries[].instances[]": []string{"id", "service", "status"},
 			}
 			keys := map[string][]string{}
@@ -231,7 +231,7 @@ func (c throng) Count(ctx context.Context, ports []uint16) (conns.Tally, error) 
 	t.Peers = nil
 	for i := range conns.MaxPeers {
 		a := netip.MustParseAddr(fmt.Sprintf("2001:db8:1111:2222:3333:4444:5555:%x", 0x6000+i))
-		t.Peers = append(t.Peers, conns.Peer{Address: a, Active: 10_000, Open: 10_000})
+		t.Peers = append(t.Peers, conns.Peer{Address: a, Port: 65535, Active: 10_000, Open: 1_000_000, Since: time.Hour, ClientPort: 65535})
 	}
 	t.Open, t.Active = 200_000, 200_000
 	return t, err

@@ -19,7 +19,7 @@ type action struct {
 	pause time.Duration
 }
 
-var actions = []string{"hook", "hook", "resume", "crash", "start", "connect", "disconnect", "break", "hang", "heal", "undo", "blind", "see", "wait", "term"}
+var actions = []string{"hook", "hook", "resume", "crash", "start", "connect", "disconnect", "talk", "break", "hang", "heal", "undo", "blind", "see", "wait", "term"}
 
 // TestRandomHistoriesKeepTheInvariants runs the whole drain, its keepers and its lookout, through random events and faults
 // in synctest's time: ten thousand histories, a million by `make soak` (-rapid.checks).
@@ -33,8 +33,9 @@ func TestRandomHistoriesKeepTheInvariants(t *testing.T) {
 	}), 1, 14)
 	rapid.Check(t, func(rt *rapid.T) {
 		history := histories.Draw(rt, "history")
+		quiet := time.Duration(rapid.SampledFrom([]int{0, 1, 4}).Draw(rt, "quiet period")) * time.Second
 		var wrong []string
-		synctest.Test(t, func(t *testing.T) { wrong = live(t.Context(), history) })
+		synctest.Test(t, func(t *testing.T) { wrong = live(t.Context(), history, quiet) })
 		if len(wrong) > 0 {
 			rt.Fatalf("%s", strings.Join(wrong, "\n"))
 		}
@@ -42,8 +43,8 @@ func TestRandomHistoriesKeepTheInvariants(t *testing.T) {
 }
 
 // live runs one history and returns what was wrong.
-func live(ctx context.Context, history []action) []string {
-	w := newWorld(2, nil)
+func live(ctx context.Context, history []action, quiet time.Duration) []string {
+	w := newWorld(2, func(o *Options) { o.QuietPeriod = quiet })
 	defer w.end()
 	w.start()
 	wait(ctx, 5*time.Second)
@@ -101,6 +102,11 @@ func (w *world) do(a action) {
 	case "connect":
 		if w.alive() {
 			w.connect(1)
+		}
+	case "talk":
+		if w.alive() {
+			w.connect(1)
+			w.connect(-1)
 		}
 	case "disconnect":
 		w.connect(-1)

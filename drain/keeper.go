@@ -36,7 +36,7 @@ type order struct {
 	want want
 	// tell reports to the machine; reports of an order that another replaced are dropped there.
 	tell func(kind)
-	// observe: the linger depends on when the registry's callers can see the change.
+	// observe: the end of the linger depends on when the registry's callers can see the change.
 	observe bool
 }
 

@@ -65,15 +65,16 @@ type lookout struct {
 	tally     conns.Tally
 	err       error // why the last count failed
 
-	asked   chan question
-	failing time.Time     // since when the counter fails
-	failed  int           // how many looks have
-	took    time.Duration // of the last look
-	looked  time.Time     // when it ended
-	credit  time.Duration // that looks after events have saved up as of looked; negative: overdrawn
-	began   time.Time     // of the last count
-	next    time.Duration // from then until a connection may become idle
-	waits   time.Time     // since when the app is waited for
+	asked    chan question
+	failing  time.Time     // since when the counter fails
+	failed   int           // how many looks have
+	took     time.Duration // of the last look
+	looked   time.Time     // when it ended
+	lookedAt pace          // at which pace it was made
+	credit   time.Duration // that looks after events have saved up as of looked; negative: overdrawn
+	began    time.Time     // of the last count
+	next     time.Duration // from then until a connection may become idle
+	waits    time.Time     // since when the app is waited for
 }
 
 // question asks for a look now. With tally it is the count that matters, which may be a little old if it is costly.
@@ -89,7 +90,7 @@ func newLookout(o Options, heard func(event)) *lookout {
 	}
 }
 
-// setPace changes how closely to look; a look follows at once if it is closer than before.
+// setPace changes how closely to look; a look follows at once unless nothing hangs on it any more.
 func (l *lookout) setPace(p pace) {
 	if pace(l.pace.Swap(int32(p))) != p && p != paceServing {
 		l.poke()
@@ -199,7 +200,12 @@ func (l *lookout) await(ctx context.Context) bool {
 		case <-timer.C:
 			return true
 		case <-l.poked:
-			return true
+			if l.lookedAt != paceLast || pace(l.pace.Load()) != paceLinger {
+				return true
+			}
+			// A client was heard, so the linger goes on: nobody waits for another look.
+			due = l.looked.Add(l.patience())
+			timer.Reset(time.Until(due))
 		case q := <-l.asked:
 			l.answer(ctx, q)
 		case <-ended:
@@ -272,7 +278,7 @@ func (l *lookout) lull() time.Duration { return min(lazy*l.took, slowest) }
 
 // look makes one look and tells what follows from it.
 func (l *lookout) look(ctx context.Context) {
-	began := time.Now()
+	began, at := time.Now(), pace(l.pace.Load())
 	listeners, err := l.counter.Listeners(ctx)
 	took := time.Since(began)
 	if err == nil {
@@ -283,7 +289,7 @@ func (l *lookout) look(ctx context.Context) {
 		}
 	}
 	l.credit = min(saved, l.credit+began.Sub(l.looked)/eager)
-	l.looked, l.took = time.Now(), took
+	l.looked, l.took, l.lookedAt = time.Now(), took, at
 	l.credit = max(l.credit-l.took, -slowest/eager)
 	if ctx.Err() != nil {
 		return
@@ -378,7 +384,7 @@ func (l *lookout) count(ctx context.Context) error {
 		return errors.Join(errors.New("count the connections"), err)
 	}
 	l.began, l.next = t.Began, t.NextIdle
-	l.heard(event{kind: sawCount, tally: tally{began: t.Began, active: t.Active}})
+	l.heard(event{kind: sawCount, tally: tally{began: t.Began, active: t.Active, heard: t.Heard}})
 	return nil
 }
 

@@ -3,6 +3,8 @@ package drain
 import (
 	"slices"
 	"time"
+
+	"prestop/drain/conns"
 )
 
 // This file is the state machine: what is known, what may happen, and what follows. Nothing in it waits, calls or logs;
@@ -85,6 +87,8 @@ type state struct {
 type tally struct {
 	began  time.Time
 	active int
+	// heard is the last moment at which a client may have said something; zero while that is not known.
+	heard time.Time
 	// none: there is no source that can count.
 	none bool
 }
@@ -135,6 +139,8 @@ type policy struct {
 	budget time.Duration
 	// linger is --linger; negative means by registry.
 	linger time.Duration
+	// quiet is --quiet-period; 0 means that nothing ends the linger early.
+	quiet time.Duration
 	// afterPublished and afterLeave are each registry's Linger.
 	afterPublished, afterLeave []time.Duration
 	// threshold is the number of connections in use at which the drain is over.
@@ -320,9 +326,19 @@ func (p policy) done(s state, now time.Time) bool {
 	return s.counted.none || !s.counted.began.IsZero() && !s.counted.began.Before(from) && s.counted.active <= p.threshold
 }
 
-// lingerUntil is when callers have stopped. It is not known before every registry was left or given up, and seen to
-// have told its callers where that can be seen.
+// lingerUntil is when callers have stopped: their time is over or, if nothing is heard of them from now on, they have been
+// quiet for long enough. It is not known before every registry was left or given up, and seen to have told its callers where
+// that can be seen.
 func (p policy) lingerUntil(s state) (time.Time, bool) {
+	until, known := p.lingerWhole(s)
+	if early, quiet := p.quietUntil(s); quiet && early.Before(until) {
+		until = early
+	}
+	return until, known
+}
+
+// lingerWhole is when callers have had their time, whatever is heard of them.
+func (p policy) lingerWhole(s state) (time.Time, bool) {
 	until := s.began.Add(p.atLeast())
 	for i, r := range s.regs {
 		t, known := p.registryLinger(s, i, r)
@@ -344,6 +360,47 @@ func (p policy) atLeast() time.Duration {
 		return p.linger
 	}
 	return min(p.linger, endpointLinger)
+}
+
+// quietUntil is when callers will have been quiet for --quiet-period, if nothing is heard of them from the newest tally on.
+// Only the time counts in which they know: from when every registry was seen to have told them, or must have. One that was
+// given up never does. What endpoints need is waited for in any case.
+func (p policy) quietUntil(s state) (time.Time, bool) {
+	if p.quiet == 0 || s.counted.none || s.counted.heard.IsZero() {
+		return time.Time{}, false
+	}
+	from := s.began
+	for i, r := range s.regs {
+		at := r.published
+		switch {
+		case r.left.IsZero() || !r.gaveUp.IsZero():
+			return time.Time{}, false
+		case r.blind:
+			at = r.left.Add(p.afterLeave[i] - p.afterPublished[i])
+		case !r.held:
+			continue // nobody can have learned of it here
+		case r.published.IsZero():
+			return time.Time{}, false
+		}
+		from = later(from, at)
+	}
+	early := later(from, s.counted.heard).Add(p.quiet + conns.WordLag)
+	return later(early, s.began.Add(p.floor())), true
+}
+
+// floor is how long a drain lingers at the least, quiet or not.
+func (p policy) floor() time.Duration {
+	if p.linger < 0 {
+		return endpointLinger
+	}
+	return min(p.linger, endpointLinger)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 func (p policy) registryLinger(s state, i int, r regState) (until time.Time, known bool) {

@@ -25,10 +25,17 @@ func seen(sec float64, active int) step {
 	return step{sec, event{kind: sawCount, tally: tally{began: at(sec), active: active}}}
 }
 
+// heard is a tally of none in use, of a look that began at sec, when a client was last heard at another time.
+func heard(sec, last float64) step {
+	return step{sec, event{kind: sawCount, tally: tally{began: at(sec), heard: at(last)}}}
+}
+
 func TestMachine(t *testing.T) {
 	byRegistry := policy{budget: 100 * time.Second, linger: -1, afterPublished: []time.Duration{40 * time.Second}, afterLeave: []time.Duration{70 * time.Second}}
 	none := policy{budget: 20 * time.Second, linger: -1}
 	fixed := policy{budget: 100 * time.Second, linger: 10 * time.Second, afterPublished: []time.Duration{40 * time.Second}, afterLeave: []time.Duration{70 * time.Second}}
+	quiet, quietFixed, quietNone := byRegistry, fixed, policy{budget: 100 * time.Second, linger: 30 * time.Second, quiet: 5 * time.Second}
+	quiet.quiet, quietFixed.quiet = 5*time.Second, 5*time.Second
 	up := saw(0, sawListen)
 	for _, c := range []struct {
 		behaviour string
@@ -57,6 +64,24 @@ func TestMachine(t *testing.T) {
 		{"an undone leave lingers anew", fixed, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(8, sawUndone, 0), told(9, sawLeft, 0), seen(18, 0)}, draining, wantOut, false},
 		{"nobody reaches an app that does not listen: no linger", byRegistry, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), saw(2, sawVanish), seen(2, 0)}, drained, wantOut, false},
 		{"but its last answers are waited for", byRegistry, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), saw(2, sawVanish), seen(3, 1)}, draining, wantOut, false},
+
+		{"a quiet period ends the linger", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(20, sawPublished, 0), heard(32.1, 27)}, drained, wantOut, false},
+		{"but not before it is over", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(20, sawPublished, 0), heard(31.9, 27)}, draining, wantOut, false},
+		{"a client that is heard again begins it anew", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(20, sawPublished, 0), heard(31, 27), heard(33, 31.5), saw(36, sawTime)}, draining, wantOut, false},
+		{"what was said is learnt by a look, not by the time", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(20, sawPublished, 0), heard(31, 27), saw(33, sawTime)}, draining, wantOut, false},
+		{"silence before callers could know is none", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(20, sawPublished, 0), heard(25, 0)}, draining, wantOut, false},
+		{"nor is it one in the time that publication takes where it cannot be seen", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(2, sawUnseen, 0), heard(36, 0)}, draining, wantOut, false},
+		{"after that it is", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(2, sawUnseen, 0), heard(36.1, 0)}, drained, wantOut, false},
+		{"callers of a registry that was given up do not know: silence says nothing", quiet, appAbsent, []step{up, saw(0, sawHook), told(10, sawGaveUp, 0), heard(60, 0)}, draining, wantOut, false},
+		{"a given linger too waits for the publication", quietFixed, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), heard(9, 0)}, draining, wantOut, false},
+		{"and ends early then", quietFixed, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(3, sawPublished, 0), heard(8.1, 0)}, drained, wantOut, false},
+		{"and is not made longer", quietFixed, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(9, sawPublished, 0), heard(11.1, 11)}, drained, wantOut, false},
+		{"a quiet period is no count", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(20, sawPublished, 0), {33, event{kind: sawCount, tally: tally{began: at(33), heard: at(27), active: 1}}}}, draining, wantOut, false},
+		{"an undone leave begins everything anew", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(20, sawPublished, 0), told(24, sawUndone, 0), heard(33, 0)}, draining, wantOut, false},
+		{"where clients cannot be heard the whole linger is waited for", quiet, appAbsent, []step{up, saw(0, sawHook), told(1, sawLeft, 0), told(20, sawPublished, 0), seen(59, 0)}, draining, wantOut, false},
+		{"endpoints have their time though all is quiet", policy{budget: 100 * time.Second, linger: 30 * time.Second, quiet: time.Second}, appAbsent, []step{up, saw(0, sawHook), heard(2.9, 0)}, draining, wantOut, false},
+		{"without a registry silence counts from the hook on", quietNone, appAbsent, []step{up, saw(10, sawHook), heard(15, 0)}, draining, wantOut, false},
+		{"and then ends it", quietNone, appAbsent, []step{up, saw(10, sawHook), heard(15.1, 0)}, drained, wantOut, false},
 
 		{"a crash takes the instance out", byRegistry, appAbsent, []step{up, saw(5, sawVanish)}, serving, wantOut, false},
 		{"and its return puts it back", byRegistry, appAbsent, []step{up, saw(5, sawVanish), saw(9, sawListen)}, serving, wantIn, false},
@@ -108,6 +133,8 @@ func TestEverySequenceKeepsTheInvariants(t *testing.T) {
 		{"no registry", policy{budget: 5 * time.Second, linger: -1}, appAbsent, 9},
 		{"one registry", policy{budget: 5 * time.Second, linger: -1, afterPublished: []time.Duration{time.Second}, afterLeave: []time.Duration{2 * time.Second}}, appAbsent, 7},
 		{"one registry, the sockets cannot be seen", policy{budget: 5 * time.Second, linger: time.Second, afterPublished: []time.Duration{0}, afterLeave: []time.Duration{0}}, appUnseen, 7},
+		{"a quiet period", policy{budget: 8 * time.Second, linger: 5 * time.Second, quiet: time.Second}, appAbsent, 9},
+		{"a quiet period, one registry", policy{budget: 8 * time.Second, linger: -1, quiet: time.Second, afterPublished: []time.Duration{4 * time.Second}, afterLeave: []time.Duration{5 * time.Second}}, appAbsent, 7},
 		{"two registries", policy{budget: 5 * time.Second, linger: -1, afterPublished: []time.Duration{time.Second, 0}, afterLeave: []time.Duration{2 * time.Second, time.Second}}, appAbsent, 6},
 	} {
 		t.Run(w.name, func(t *testing.T) {
@@ -122,7 +149,7 @@ func TestEverySequenceKeepsTheInvariants(t *testing.T) {
 			for depth := 0; depth < w.depth; depth++ {
 				var next []node
 				for _, n := range level {
-					for _, e := range alphabet(len(w.policy.afterLeave), w.app, n.now) {
+					for _, e := range alphabet(w.policy, w.app, n.now) {
 						now := n.now
 						if e.kind == sawTime {
 							now = now.Add(time.Second)
@@ -152,13 +179,18 @@ func TestEverySequenceKeepsTheInvariants(t *testing.T) {
 }
 
 // alphabet is everything that can happen.
-func alphabet(registries int, app appState, now time.Time) []event {
+func alphabet(p policy, app appState, now time.Time) []event {
 	all := []event{{kind: sawHook}, {kind: sawTerm}, {kind: sawResume}, {kind: sawTime},
 		{kind: sawCount, tally: tally{began: now, active: 1}}, {kind: sawCount, tally: tally{began: now}}, {kind: sawCount, tally: tally{began: now, none: true}}}
 	if app != appUnseen {
 		all = append(all, event{kind: sawListen}, event{kind: sawVanish})
 	}
-	for r := range registries {
+	if p.quiet > 0 {
+		for _, ago := range []time.Duration{0, time.Second, 2 * time.Second} {
+			all = append(all, event{kind: sawCount, tally: tally{began: now, heard: now.Add(-ago)}})
+		}
+	}
+	for r := range p.afterLeave {
 		for k := sawLeft; k <= sawForgot; k++ {
 			all = append(all, event{kind: k, reg: r})
 		}
@@ -198,8 +230,10 @@ func violated(p policy, was, s state, e event, now time.Time) string {
 	// What drained means.
 	case s.phase == drained && was.phase == draining && !p.done(s, now):
 		return "drained, and not done"
-	case s.phase == drained && was.phase == draining && s.app != appGone && now.Before(s.began.Add(p.atLeast())):
+	case s.phase == drained && was.phase == draining && s.app != appGone && now.Before(s.began.Add(p.floor())):
 		return "drained before anybody could know"
+	case s.phase == drained && was.phase == draining && s.app != appGone && !p.callersStopped(s, now):
+		return "drained while callers may go on"
 	case s.phase == drained && was.phase == draining && !s.counted.none && s.counted.active > p.threshold:
 		return "drained with connections in use"
 	// Facts belong to one side.
@@ -207,6 +241,17 @@ func violated(p policy, was, s state, e event, now time.Time) string {
 		return "facts of the other side are still believed"
 	}
 	return ""
+}
+
+// callersStopped reports whether the callers had their whole time, or were seen quiet for long enough since all of them knew.
+func (p policy) callersStopped(s state, now time.Time) bool {
+	if whole, known := p.lingerWhole(s); known && !now.Before(whole) {
+		return true
+	}
+	knew := s.every(func(r regState) bool {
+		return r.gaveUp.IsZero() && !r.left.IsZero() && (!r.held || r.blind || !r.published.IsZero() && s.counted.began.Sub(r.published) >= p.quiet)
+	})
+	return p.quiet > 0 && knew && !s.counted.heard.IsZero() && s.counted.began.Sub(s.counted.heard) >= p.quiet && s.counted.began.Sub(s.began) >= p.quiet
 }
 
 // key is what matters of a state: times by their distance, those far away as one.
@@ -219,7 +264,7 @@ func key(s state, now time.Time) string {
 	}
 	var b strings.Builder
 	fmt.Fprint(&b, s.phase, near(s.since), s.app, near(s.appSince), near(s.began), near(s.deadline), s.stopping, near(s.stopBy),
-		near(s.counted.began), s.counted.active, s.counted.none)
+		near(s.counted.began), near(s.counted.heard), s.counted.active, s.counted.none)
 	for _, r := range s.regs {
 		fmt.Fprint(&b, "|", near(r.left), near(r.published), near(r.gaveUp), r.blind, r.held, r.in, r.forgot)
 	}

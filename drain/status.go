@@ -24,7 +24,7 @@ const (
 )
 
 // outcomeLimit bounds an Outcome's line: the kubelet stops reading an answer at 10 KiB.
-const outcomeLimit = 4 << 10
+const outcomeLimit = 3 << 10
 
 // Outcome is what came of a drain.
 type Outcome struct {
@@ -32,6 +32,8 @@ type Outcome struct {
 	// Took is the whole time; it is the sum of Leave (until every registry was read back as out, or given up), Linger
 	// (until the callers had had their time) and Count (until no connection was in use).
 	Took, Leave, Linger, Count time.Duration
+	// Early is by how much --quiet-period made the linger shorter.
+	Early time.Duration
 	// Connections is the last count. Its zero value, with Uncounted, means that there was none.
 	Connections conns.Tally
 	Uncounted   bool
@@ -39,7 +41,7 @@ type Outcome struct {
 	Trouble []string
 }
 
-// String is the outcome in one line, at most 4 KiB.
+// String is the outcome in one line, at most 3 KiB.
 func (o Outcome) String() string {
 	var b strings.Builder
 	switch o.Result {
@@ -50,7 +52,11 @@ func (o Outcome) String() string {
 	default:
 		fmt.Fprintf(&b, "CANCELLED after %s", short(o.Took))
 	}
-	fmt.Fprintf(&b, " (leave %s, linger %s, count %s)", short(o.Leave), short(o.Linger), short(o.Count))
+	fmt.Fprintf(&b, " (leave %s, linger %s, count %s", short(o.Leave), short(o.Linger), short(o.Count))
+	if o.Early > 0 {
+		fmt.Fprintf(&b, "; the linger ended %s early, as no client said anything", short(o.Early))
+	}
+	b.WriteString(")")
 	if o.Uncounted {
 		b.WriteString("; connections not counted")
 	} else {
@@ -66,13 +72,27 @@ func (o Outcome) String() string {
 	return strings.ToValidUTF8(line[:min(len(line), outcomeLimit)], "") // cut inside no character
 }
 
-// peers lists who has connections in use, as address×count.
+// namedPeers is how many clients a line names; /status lists more.
+const namedPeers = 10
+
+// peers lists who has connections in use: address×count, and of the one that has been silent for longest since when and from
+// which port of the client.
 func peers(t conns.Tally) []string {
 	var names []string
+	more := t.Active
 	for _, p := range t.Peers {
-		if p.Active > 0 {
-			names = append(names, fmt.Sprintf("%s×%d", p.Address, p.Active))
+		if p.Active == 0 || len(names) == namedPeers {
+			break
 		}
+		more -= p.Active
+		name := fmt.Sprintf("%s×%d", p.Address, p.Active)
+		if p.Port != 0 {
+			name += fmt.Sprintf(" (to %d from %d, silent for %s)", p.Port, p.ClientPort, p.Since.Round(time.Millisecond))
+		}
+		names = append(names, name)
+	}
+	if more > 0 && len(names) > 0 {
+		names = append(names, fmt.Sprintf("others×%d", more))
 	}
 	return names
 }
@@ -81,6 +101,9 @@ func (o Outcome) attrs() []slog.Attr {
 	a := []slog.Attr{
 		slog.String("result", string(o.Result)), slog.String("took", short(o.Took)), slog.String("leave", short(o.Leave)),
 		slog.String("linger", short(o.Linger)), slog.String("count", short(o.Count)),
+	}
+	if o.Early > 0 {
+		a = append(a, slog.String("linger_early", short(o.Early)))
 	}
 	if o.Uncounted {
 		a = append(a, slog.String("connections", "not counted"))
@@ -114,7 +137,13 @@ func (p policy) spent(s state, now time.Time) Outcome {
 		return Outcome{}
 	}
 	away, callers := p.ends(s, now)
-	return Outcome{Took: now.Sub(s.began), Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers)}
+	out := Outcome{Took: now.Sub(s.began), Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers)}
+	if whole, known := p.lingerWhole(s); known && s.app != appGone && callers.Before(whole) && callers.After(away) {
+		if early, quiet := p.quietUntil(s); quiet && !now.Before(early) {
+			out.Early = whole.Sub(callers)
+		}
+	}
+	return out
 }
 
 // ends are when the registries were left and when the callers had had their time, as far as that came before now.
@@ -196,12 +225,26 @@ type Connections struct {
 	Idle   int          `json:"idle"`
 	Source string       `json:"source"`
 	Peers  []PeerStatus `json:"peers"`
+	// LastHeard is the last thing that a client said; nil if that is not watched: only --quiet-period asks for it.
+	LastHeard *LastHeard `json:"lastHeard,omitempty"`
 }
 
-// PeerStatus is one client address in a Status.
+// PeerStatus is one client address in a Status, with its connections to one port of the app. Since is when the one of the
+// active connections that has been silent for longest was last used, and ClientPort the client's port of it; they are left
+// out where nothing is known of it.
 type PeerStatus struct {
-	Address string `json:"address"`
-	Active  int    `json:"active"`
+	Address    string     `json:"address"`
+	Port       uint16     `json:"port"`
+	Active     int        `json:"active"`
+	Idle       int        `json:"idle"`
+	ClientPort uint16     `json:"clientPort,omitempty"`
+	Since      *time.Time `json:"since,omitempty"`
+}
+
+// LastHeard is the last moment at which a client connected or sent a byte, and his address if it is known.
+type LastHeard struct {
+	At      time.Time `json:"at"`
+	Address string    `json:"address,omitempty"`
 }
 
 // RegistryStatus is one registry in a Status.
@@ -268,7 +311,18 @@ func (d *Drain) connections() Connections {
 	t, _ := d.lookout.last()
 	c := Connections{Open: t.Open, Active: t.Active, Idle: t.Idle, Source: d.source(), Peers: []PeerStatus{}}
 	for _, p := range t.Peers {
-		c.Peers = append(c.Peers, PeerStatus{p.Address.String(), p.Active})
+		told := PeerStatus{Address: p.Address.String(), Port: p.Port, Active: p.Active, Idle: p.Open - p.Active, ClientPort: p.ClientPort}
+		if p.Since > 0 {
+			since := t.Began.Add(-p.Since).UTC()
+			told.Since = &since
+		}
+		c.Peers = append(c.Peers, told)
+	}
+	if !t.Heard.IsZero() {
+		c.LastHeard = &LastHeard{At: t.Heard.UTC()}
+		if t.HeardFrom.IsValid() {
+			c.LastHeard.Address = t.HeardFrom.String()
+		}
 	}
 	return c
 }

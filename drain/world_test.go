@@ -22,7 +22,10 @@ type world struct {
 	started  time.Time // the app's
 	socket   uint64    // identity of the app's listening socket
 	active   int
-	blind    bool // counts fail
+	blind    bool      // counts fail
+	deaf     bool      // counts do not tell when clients were heard
+	heard    time.Time // when one was, and since when it would be known
+	watched  time.Time
 	sockets  chan struct{}
 	regs     []*fakeRegistry
 	problems []string // invariants that were seen broken
@@ -85,6 +88,9 @@ func (w *world) crash() {
 func (w *world) connect(n int) {
 	w.mu.Lock()
 	w.active = max(0, w.active+n)
+	if n > 0 {
+		w.heard = time.Now()
+	}
 	w.mu.Unlock()
 	if n < 0 {
 		w.event()
@@ -137,12 +143,25 @@ func (w *world) Count(_ context.Context, ports []uint16) (conns.Tally, error) {
 	t := conns.Tally{Source: "fake", Began: time.Now()}
 	if len(ports) > 0 {
 		t.Open, t.Active = w.active, w.active
-		t.Peers = []conns.Peer{{Address: netip.MustParseAddr("10.0.0.9"), Active: w.active, Open: w.active}}
+		t.Peers = []conns.Peer{{Address: netip.MustParseAddr("10.0.0.9"), Port: appPort, Active: w.active, Open: w.active, Since: 2 * time.Second, ClientPort: 50001}}
+		if w.heard.Before(w.watched) {
+			w.heard = w.watched
+		}
+		if !w.deaf {
+			t.Heard, t.HeardFrom = w.heard, netip.MustParseAddr("10.0.0.9")
+		}
 	}
 	return t, nil
 }
 
-func (w *world) Watch([]uint16)         {}
+func (w *world) Watch(ports []uint16) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(ports) > 0 {
+		w.watched = time.Now()
+	}
+}
+
 func (w *world) Ended() <-chan struct{} { return w.sockets }
 func (w *world) Close() error           { return nil }
 
@@ -298,9 +317,32 @@ func (w *world) hook(ctx context.Context) <-chan ended {
 	began := time.Now()
 	go func() {
 		out, err := w.drain.Shutdown(ctx)
+		if err == nil && time.Since(began) > 0 {
+			w.early(out)
+		}
 		c <- ended{out, err, time.Since(began)}
 	}()
 	return c
+}
+
+// early checks a drain that has just ended before the callers had had their whole time.
+func (w *world) early(out Outcome) {
+	if out.Early == 0 {
+		return
+	}
+	for _, r := range w.regs {
+		r.mu.Lock()
+		if since := time.Since(r.changed); r.registered && r.disabled && since < fakePublish+w.drain.policy.quiet {
+			w.problem(fmt.Sprintf("the linger ended early %v after %s was left", since, r.name))
+		}
+		r.mu.Unlock()
+	}
+	w.mu.Lock()
+	silent := time.Since(w.heard)
+	w.mu.Unlock()
+	if silent > 0 && silent-out.Count < w.drain.policy.quiet {
+		w.problem(fmt.Sprintf("the linger ended early, with a client heard %v before", silent-out.Count))
+	}
 }
 
 type ended struct {

@@ -58,15 +58,28 @@ type Tally struct {
 	NextIdle time.Duration
 	// Peers are the clients with the most active connections, those first, at most MaxPeers.
 	Peers []Peer
+	// Heard is the last moment at which a client may have connected or sent a byte since the ports are watched, also on a
+	// connection that came and went between two looks; of one that ended in the last moments before Began the kernel's
+	// word may be missing yet (WordLag). Zero without Rule.Hear, and if the source cannot tell.
+	Heard time.Time
+	// HeardFrom is that client, if it is known.
+	HeardFrom netip.Addr
 }
 
-// Peer is one client address.
+// WordLag bounds how long after the end of a connection the kernel's word of it comes: measured 40 to 300 us, and a few
+// milliseconds where the machine has no time.
+const WordLag = 50 * time.Millisecond
+
+// Peer is one client address, with its connections to one port of the app.
 type Peer struct {
 	Address netip.Addr
+	Port    uint16
 	// Active and Open count its connections.
 	Active, Open int
 	// Since is for how long the longest-waiting of the active ones has been silent; 0 when the source cannot tell.
 	Since time.Duration
+	// ClientPort is the client's port of that one; 0 when none is active.
+	ClientPort uint16
 }
 
 // Rule says which connections do not count, and when an open one is not in use.
@@ -75,6 +88,8 @@ type Rule struct {
 	IdleAfter time.Duration
 	// RequestTimeout: a request without a byte either way for longer than this is not believed in flight any more.
 	RequestTimeout time.Duration
+	// Hear: Tally.Heard is wanted. It costs what the idleness of connections costs.
+	Hear bool
 	// ExcludePorts do not count and are not listeners of the app.
 	ExcludePorts []uint16
 	// ExcludePeers are client addresses that do not count.

@@ -82,14 +82,17 @@ func (e *ends) watchListeners(ports *portSet) (more bool) {
 func (e *ends) choose(c *chosenEnds) {
 	e.chosen.Store(c)
 	filter := endFilter(c.connections.list(), c.listeners.list())
-	_ = e.raw.Control(func(fd uintptr) {
-		if filter == nil {
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
-			return
-		}
-		program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
-	})
+	_ = e.raw.Control(func(fd uintptr) { attach(fd, filter) })
+}
+
+// attach makes the kernel drop what the filter rejects; nil: nothing.
+func attach(fd uintptr, filter []unix.SockFilter) {
+	if filter == nil {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+		return
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
 }
 
 // endFilter is the classic BPF program that passes chosen ends; nil if there are too many ports for its jumps of a byte.

@@ -28,18 +28,23 @@ type netlinkCounter struct {
 	buf  []byte
 	look look
 	msg  message
+	log  *slog.Logger
 	// separately is set once the kernel has refused to tell both families at once.
 	separately bool
 
 	ends *ends // nil without events
+	ear  *ear  // nil unless clients are to be heard
 }
 
 // openNetlink looks at the listeners once, so that a kernel that refuses is known now.
 func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
-	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}}
+	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}, log: log}
 	ends, endsErr := openEnds()
 	if endsErr == nil {
 		n.ends = ends
+		if rule.Hear {
+			n.ear = newEar(&n.look.rule)
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -47,7 +52,7 @@ func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
 		return nil, errors.Join(err, n.Close())
 	}
 	if endsErr != nil {
-		log.Warn("the kernel does not tell when connections end: they are looked at from time to time", "reason", endsErr)
+		log.Warn("the kernel does not tell when connections end: they are looked at from time to time"+deafness(rule), "reason", endsErr)
 	}
 	return n, nil
 }
@@ -92,8 +97,11 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	if len(wanted) == 0 {
 		return l.end(), nil
 	}
+	if l.rule.Hear {
+		l.heard = n.hear() // before the dump: what ended later is in it, or happened after it began
+	}
 	// Without tcp_info, which is most of the cost, nothing is idle: then do not ask for it.
-	info := l.rule.IdleAfter > 0
+	info := l.rule.IdleAfter > 0 || l.rule.Hear
 	err := n.dump(ctx, openStates, info, wanted, l.restart, func(m *message) {
 		if l.counts(m.connection) {
 			l.add(m.connection, m.sample, m.cookie)
@@ -105,9 +113,24 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	return l.end(), nil
 }
 
+// hear returns what was heard on connections that have ended.
+func (n *netlinkCounter) hear() heard {
+	if n.ear == nil {
+		return heard{deaf: true}
+	}
+	return n.ear.hear()
+}
+
 func (n *netlinkCounter) Watch(ports []uint16) {
 	if n.ends != nil {
 		n.ends.watch(ports)
+	}
+	if n.ear == nil || n.turn.take(context.Background()) != nil {
+		return
+	}
+	defer n.turn.release()
+	if err := n.ear.listen(ports); err != nil {
+		n.log.Warn("it is not known when clients last said something, so that --quiet-period does nothing", "error", err)
 	}
 }
 
@@ -121,6 +144,10 @@ func (n *netlinkCounter) Ended() <-chan struct{} {
 func (n *netlinkCounter) Close() error {
 	if n.ends == nil {
 		return nil
+	}
+	if n.ear != nil && n.turn.take(context.Background()) == nil {
+		n.ear.close()
+		n.turn.release()
 	}
 	return n.ends.close()
 }
@@ -176,6 +203,7 @@ func (n *netlinkCounter) ask(ctx context.Context, request []byte, each func(*mes
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
+		n.look.at = time.Now()
 		// With MSG_TRUNC the kernel tells the datagram's full length.
 		size, _, err := unix.Recvfrom(fd, n.buf, unix.MSG_TRUNC)
 		switch {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 )
 
 // procBuffer holds many lines of /proc/net/tcp, which are 150 to 200 bytes long.
@@ -66,6 +67,7 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	defer p.turn.release()
 	l := &p.look
 	l.begin(Proc, ports)
+	l.heard.deaf = true // what has ended is not told
 	if l.ports.empty() {
 		return l.end(), nil
 	}
@@ -110,6 +112,7 @@ func (p *procCounter) readFile(ctx context.Context, name string, each func(*proc
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
+		p.look.at = time.Now()
 		n, err := f.Read(p.buf[kept:])
 		lines := p.buf[:kept+n]
 		for {

@@ -71,6 +71,7 @@ type metricsCounter struct {
 	Counter // the kernel's
 	metrics Metrics
 	client  *http.Client
+	hear    bool
 	turn    turn // guards body
 	body    *bufio.Reader
 }
@@ -82,7 +83,9 @@ func OpenMetrics(m Metrics, rule Rule, log *slog.Logger) (Counter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newMetrics(kernel, m), nil
+	c := newMetrics(kernel, m)
+	c.hear = rule.Hear
+	return c, nil
 }
 
 func newMetrics(kernel Counter, m Metrics) *metricsCounter {
@@ -108,6 +111,11 @@ func (c *metricsCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 		return Tally{}, fmt.Errorf("count connections by the metrics at %s: %w", c.metrics.URL, err)
 	}
 	took := time.Since(t.Began)
+	if c.hear { // metrics tell nothing of it; without it the drain is longer, but no worse
+		if k, err := c.Counter.Count(ctx, ports); err == nil {
+			t.Heard, t.HeardFrom = k.Heard, k.HeardFrom
+		}
+	}
 	t.Open, t.Active = n, n
 	t.NextIdle = min(max(share*took, soonest), latest)
 	t.Took = min(max(took, leastCost), mostCost)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// knownPeers bounds the client addresses that one look keeps apart.
+// knownPeers bounds the client addresses and ports that one look keeps apart.
 const knownPeers = 4096
 
 // look sums up one pass over the sockets. Its memory is reused and does not grow with the number of connections.
@@ -17,14 +17,24 @@ type look struct {
 	rule  Rule
 	ports portSet
 	tally Tally
-	peers map[[16]byte]peer
+	peers map[client]peer
 	past  history
+	// at is when the kernel told what is being added.
+	at    time.Time
+	heard heard
 }
 
-// peer is a client address's part of a look.
+// client is a client address and the port of the app that it is connected to.
+type client struct {
+	address [16]byte
+	port    uint16
+}
+
+// peer is a client's part of a look.
 type peer struct {
 	active, open int
 	silent       time.Duration
+	port         uint16 // of the longest silent connection in use, the client's
 }
 
 // connection names one end of a connection as the app's side sees it.
@@ -41,10 +51,11 @@ func mapped(a [4]byte) [16]byte {
 // begin empties the look for connections to ports.
 func (l *look) begin(source string, ports []uint16) {
 	l.tally = Tally{Source: source, Began: time.Now()}
+	l.at, l.heard = l.tally.Began, heard{}
 	l.ports.set(ports, l.rule.ExcludePorts)
 	l.past.begin()
 	if l.peers == nil {
-		l.peers = make(map[[16]byte]peer)
+		l.peers = make(map[client]peer)
 	}
 	clear(l.peers)
 }
@@ -56,19 +67,24 @@ func (l *look) restart() {
 }
 
 // counts reports whether the connection is one that a client opened to the app.
+func (l *look) counts(c connection) bool {
+	return l.ports.has(c.localPort) && l.rule.fromClient(c)
+}
+
+// fromClient reports whether the connection, to a port of the app, is one that a client opened to it.
 //
 // The app's outgoing connections have an ephemeral local port. The kernel does not lend a listener's port to one, so the
 // port alone decides; the exception is a socket that was connected to itself, which a client that redials a dead port
 // of its own host brings about (simultaneous open).
-func (l *look) counts(c connection) bool {
-	if !l.ports.has(c.localPort) || c.localPort == c.remotePort && c.local == c.remote {
+func (r *Rule) fromClient(c connection) bool {
+	if c.localPort == c.remotePort && c.local == c.remote {
 		return false
 	}
-	if len(l.rule.ExcludePeers) == 0 {
+	if len(r.ExcludePeers) == 0 {
 		return true
 	}
 	remote := netip.AddrFrom16(c.remote).Unmap()
-	return !slices.ContainsFunc(l.rule.ExcludePeers, func(p netip.Prefix) bool { return p.Contains(remote) })
+	return !slices.ContainsFunc(r.ExcludePeers, func(p netip.Prefix) bool { return p.Contains(remote) })
 }
 
 // add judges and counts one connection; cookie is its socket's, 0 if the source has none.
@@ -78,6 +94,7 @@ func (l *look) add(c connection, s sample, cookie uint64) {
 		past = &m
 	}
 	v := l.rule.judge(s, past)
+	l.heard.add(c, s, l.at, v.use)
 	if v.use == gone {
 		return
 	}
@@ -89,15 +106,18 @@ func (l *look) add(c connection, s sample, cookie uint64) {
 	}
 	t := &l.tally
 	t.Open++
-	p, known := l.peers[c.remote]
+	who := client{c.remote, c.localPort}
+	p, known := l.peers[who]
 	p.open++
 	if v.use == active {
 		t.Active++
 		p.active++
-		p.silent = max(p.silent, v.silent)
+		if p.active == 1 || v.silent > p.silent {
+			p.silent, p.port = v.silent, c.remotePort
+		}
 		if v.next > 0 && (t.NextIdle == 0 || v.next < t.NextIdle) {
 			// A long look sees its connections well after it began.
-			t.NextIdle = min(time.Since(t.Began)+v.next, cmp.Or(t.NextIdle, math.MaxInt64))
+			t.NextIdle = min(l.at.Sub(t.Began)+v.next, cmp.Or(t.NextIdle, math.MaxInt64))
 		}
 	} else {
 		t.Idle++
@@ -105,7 +125,7 @@ func (l *look) add(c connection, s sample, cookie uint64) {
 	if !known && len(l.peers) >= knownPeers {
 		l.forgetPeers()
 	}
-	l.peers[c.remote] = p
+	l.peers[who] = p
 }
 
 // forgetPeers makes room: the addresses with the fewest connections go, as they are the least likely to be told.
@@ -124,6 +144,9 @@ func (l *look) end() Tally {
 	t := l.tally
 	t.Peers = l.foremost()
 	t.Took = time.Since(t.Began)
+	if l.rule.Hear {
+		t.Heard, t.HeardFrom = l.heard.told()
+	}
 	return t
 }
 
@@ -131,13 +154,13 @@ func (l *look) end() Tally {
 func (l *look) foremost() []Peer {
 	foremost := make([]Peer, 0, MaxPeers+1)
 	order := func(a, b Peer) int {
-		return cmp.Or(cmp.Compare(b.Active, a.Active), cmp.Compare(b.Open, a.Open), a.Address.Compare(b.Address))
+		return cmp.Or(cmp.Compare(b.Active, a.Active), cmp.Compare(b.Open, a.Open), a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port))
 	}
 	for a, p := range l.peers {
 		if n := len(foremost); n == MaxPeers && p.active < foremost[n-1].Active {
 			continue
 		}
-		told := Peer{Address: netip.AddrFrom16(a).Unmap(), Active: p.active, Open: p.open, Since: p.silent}
+		told := Peer{netip.AddrFrom16(a.address).Unmap(), a.port, p.active, p.open, p.silent, p.port}
 		at, _ := slices.BinarySearchFunc(foremost, told, order)
 		foremost = slices.Insert(foremost, at, told)
 		foremost = foremost[:min(len(foremost), MaxPeers)]

@@ -1,0 +1,93 @@
+package conns
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ear hears from the kernel's word of each connection that ended when its client last said something, so that one which
+// came and went between two looks is known. It is asked at each look; in between the kernel queues, for some hundred
+// connections, and costs no wake-up. What it could not queue counts as heard when that is found out.
+type ear struct {
+	rule  *Rule
+	fd    int // -1: closed
+	buf   []byte
+	ports portSet
+	heard heard // since the ports are listened for
+	msg   message
+}
+
+// earQueue is asked of the kernel for its queue; it gives what net.core.rmem_max allows.
+const earQueue = 1 << 20
+
+func newEar(rule *Rule) *ear { return &ear{rule: rule, fd: -1, buf: make([]byte, 4<<10)} }
+
+// listen listens for connections to ports from now on. No ports: not any more.
+func (e *ear) listen(ports []uint16) error {
+	e.close()
+	e.ports.set(ports, e.rule.ExcludePorts)
+	e.heard = heard{}
+	if len(ports) == 0 {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return fmt.Errorf("open a socket to hear clients: %w", err)
+	}
+	e.fd = fd
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, earQueue)
+	attach(uintptr(fd), endFilter(ports, nil))
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: destroyGroups}); err != nil {
+		e.close()
+		return fmt.Errorf("hear clients: %w", err)
+	}
+	e.heard.at = time.Now() // what was said before, nobody knows
+	return nil
+}
+
+// hear returns what was heard so far, on connections that have ended.
+func (e *ear) hear() heard {
+	if e.fd < 0 {
+		return heard{deaf: true}
+	}
+	for {
+		n, _, err := unix.Recvfrom(e.fd, e.buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return e.heard
+		case err != nil: // ENOBUFS: some were lost
+			e.heard.join(heard{at: time.Now()})
+		default:
+			e.take(e.buf[:n])
+		}
+	}
+}
+
+// take takes the kernel's word of a connection that ended.
+func (e *ear) take(b []byte) {
+	now := time.Now()
+	_, err := parseDump(b, &e.msg, func(m *message) {
+		if m.remotePort == 0 || !e.ports.has(m.localPort) || !e.rule.fromClient(m.connection) {
+			return
+		}
+		if !m.hasClocks {
+			e.heard.join(heard{at: now})
+			return
+		}
+		e.heard.add(m.connection, m.sample, now, gone)
+	})
+	if err != nil {
+		e.heard.join(heard{at: now})
+	}
+}
+
+func (e *ear) close() {
+	if e.fd >= 0 {
+		unix.Close(e.fd)
+	}
+	e.fd = -1
+}

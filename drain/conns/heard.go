@@ -1,0 +1,51 @@
+package conns
+
+import (
+	"net/netip"
+	"time"
+)
+
+// heard is when a client was last heard: connected or sent a byte. What the app sends does not count, nor what acknowledges
+// it, nor the end of a connection.
+type heard struct {
+	at   time.Time // zero: never
+	from [16]byte  // whom; zero: unknown
+	// deaf: something was there of which the kernel does not tell when it was heard.
+	deaf bool
+}
+
+// add takes a connection as it was at now, of which the rule says use.
+func (h *heard) add(c connection, s sample, now time.Time, use use) {
+	switch {
+	case s.hasClocks:
+		// The clock starts when the connection is opened, so one on which nothing was said yet counts as well.
+		now = now.Add(-s.sinceReceived)
+	case use == gone:
+		return // a SYN that nobody follows up
+	case s.state != stateSynRecv && s.state != stateNewSynRecv:
+		h.deaf = true
+		return
+	}
+	if now.After(h.at) {
+		h.at, h.from = now, c.remote
+	}
+}
+
+// join takes what another has heard.
+func (h *heard) join(other heard) {
+	if other.at.After(h.at) {
+		h.at, h.from = other.at, other.from
+	}
+	h.deaf = h.deaf || other.deaf
+}
+
+// told is what is known; zero where that is not enough.
+func (h *heard) told() (time.Time, netip.Addr) {
+	switch {
+	case h.deaf:
+		return time.Time{}, netip.Addr{}
+	case h.from == [16]byte{}:
+		return h.at, netip.Addr{}
+	}
+	return h.at, netip.AddrFrom16(h.from).Unmap()
+}
