@@ -9,7 +9,7 @@ BUILD       := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomi
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: build cross demo test test-all traps soak fuzz bench lint vulncheck image clean
+.PHONY: build cross demo test test-all traps e2e soak fuzz bench lint vulncheck image clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o prestop .
@@ -31,6 +31,9 @@ test-all: ## and the older versions of the registries
 traps: ## every trap against every version of the registries, and the tables of test/README.md from that
 	{ s=0; go test -v -count 1 ./registry/... || s=1; (cd test && go test -v -count 1 -tags all -timeout 60m .) || s=1; exit $$s; } | \
 	  tee /dev/stderr | (cd test && go run ./traps README.md)
+
+e2e: ## on Kubernetes: the cluster that KUBECONFIG names, else, as root, one on this machine, by the script KUBE_UP
+	test/e2e.sh
 
 soak: ## a million random histories of the drain
 	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -timeout 3h

@@ -5,16 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-need() { # COMMAND PACKAGE
-  command -v "$1" >/dev/null && return
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "installing $2, for $1"
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
-  else
-    echo "$1 is missing: install the package $2" >&2
-    exit 1
-  fi
-}
+. test/need.sh
 need java openjdk-17-jdk-headless
 need mvn maven
 need ip iproute2
@@ -44,7 +35,8 @@ run() { # NAME FOLDER ARGUMENTS: go test there, showing the packages' results an
 }
 
 run "the product" . -timeout 20m ./...
-run "real servers" test -timeout 60m "$@" ./...
+# Those on Kubernetes have a target of their own, e2e.
+run "real servers" test -timeout 60m "$@" $(cd test && go list ./... | grep -vE '/(e2e|rollout)(/|$)')
 
 echo "$ran passed, $bad failed"
 exit $failed

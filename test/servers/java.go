@@ -81,7 +81,7 @@ func build(ctx context.Context, dir string, goals []string, after func(built str
 	if _, err := os.Stat(mark); err == nil {
 		return built, nil
 	}
-	unlock, err := lock(filepath.Join(cache, "maven.lock"))
+	unlock, err := Lock(filepath.Join(cache, "maven.lock"))
 	if err != nil {
 		return "", err
 	}
@@ -188,8 +188,8 @@ func eachFile(dir string, f func(rel string, body []byte) error) error {
 	})
 }
 
-// lock takes the file's lock, which the kernel drops when the process dies.
-func lock(path string) (unlock func(), err error) {
+// Lock takes the file's lock, which the kernel drops when the process dies.
+func Lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err

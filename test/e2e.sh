@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs the tests on Kubernetes: on the cluster that KUBECONFIG names, or on one on this machine, which is left running.
+# Arguments are go test's.
+set -euo pipefail
+cd "$(dirname "$0")"
+. ./need.sh
+
+if [ -z "${KUBECONFIG:-}" ]; then
+  need containerd containerd
+  need runc runc
+  need iptables iptables
+  need ip iproute2
+  need openssl openssl
+  need python3 python3
+  need curl curl
+fi
+# Most of a case is waiting, so more of them run at once than there are cores.
+exec go test ./e2e -count=1 -parallel 12 -timeout 20m "$@"

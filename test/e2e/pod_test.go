@@ -1,0 +1,144 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"prestop/test/kube"
+)
+
+const (
+	service     = "orders"
+	appPort     = 8080
+	controlPort = 9090 // on which the tests tell the app what to do
+	sidecarPort = 8090
+	finalizer   = "e2e.prestop/recorded"
+)
+
+// style is how the sidecar is built into the Pod.
+type style int
+
+const (
+	native         style = iota
+	old                  // an ordinary container with a hook of its own
+	oldWithoutHook       // SIGTERM comes before anything else
+)
+
+// cast is a Pod with prestop and an app that is registered in both registries; the zero value is a good one.
+type cast struct {
+	name   string // "" is orders
+	grace  int    // 0 is 300: one that no test waits for
+	style  style
+	env    map[string]string // of prestop: a variable without its PRESTOP_, or a whole one with a $ before it
+	app    map[string]string // of the app
+	hook   kube.Object       // "" is httpGet /shutdown
+	change func(pod *parts)
+}
+
+// parts are what a case may change: a Pod's spec and its containers.
+type parts struct{ spec, sidecar, app kube.Object }
+
+// pod is the manifest of a Pod.
+func (g *stage) pod(c cast) kube.Object {
+	p := g.template(c)
+	p["apiVersion"], p["kind"] = "v1", "Pod"
+	p["metadata"].(kube.Object)["name"] = c.named()
+	return p
+}
+
+func (c cast) named() string {
+	if c.name == "" {
+		return service
+	}
+	return c.name
+}
+
+// template is a Pod's without its name. It keeps to the restricted Pod Security standard.
+func (g *stage) template(c cast) kube.Object {
+	if c.grace == 0 {
+		c.grace = 300
+	}
+	if c.hook == nil {
+		c.hook = kube.Object{"httpGet": kube.Object{"path": "/shutdown", "port": sidecarPort}}
+	}
+	spec := kube.Object{
+		"automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": c.grace, "securityContext": podSecurity(),
+	}
+	sidecar, app := g.sidecar(c), g.app(c)
+	if c.change != nil {
+		c.change(&parts{spec, sidecar, app})
+	}
+	containers := []kube.Object{sidecar, app}
+	if c.style == native {
+		sidecar["restartPolicy"] = "Always"
+		before, _ := spec["initContainers"].([]kube.Object)
+		spec["initContainers"], containers = append(before, sidecar), []kube.Object{app}
+	}
+	spec["containers"] = containers
+	return kube.Object{"metadata": kube.Object{"labels": kube.Object{"app": service}, "finalizers": []string{finalizer}}, "spec": spec}
+}
+
+func (g *stage) sidecar(c cast) kube.Object {
+	env := map[string]string{
+		"PRESTOP_GRACE_PERIOD": strconv.Itoa(c.grace), "PRESTOP_LINGER": "2s", "PRESTOP_EXCLUDE_PORT": strconv.Itoa(controlPort),
+		"PRESTOP_EUREKA_URL": g.world + "/eureka/", "PRESTOP_NACOS_URL": g.world + "/nacos",
+	}
+	for k, v := range c.env {
+		if k[0] != '$' {
+			k = "$PRESTOP_" + k
+		}
+		env[k[1:]] = v
+	}
+	sidecar := kube.Object{
+		"name": "prestop", "image": g.Prestop, "imagePullPolicy": "IfNotPresent", "securityContext": security(),
+		"env":          append(variables(env), kube.Object{"name": "POD_IPS", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "status.podIPs"}}}),
+		"startupProbe": kube.Object{"httpGet": kube.Object{"path": "/healthz", "port": sidecarPort}, "periodSeconds": 1, "failureThreshold": 30},
+		"resources":    kube.Object{"requests": kube.Object{"cpu": "1m", "memory": "16Mi"}, "limits": kube.Object{"memory": "32Mi"}},
+	}
+	if c.style == old {
+		sidecar["lifecycle"] = kube.Object{"preStop": c.hook}
+	}
+	return sidecar
+}
+
+func (g *stage) app(c cast) kube.Object {
+	env := map[string]string{
+		"WORLD": g.world, "SERVICE": service, "PORT": strconv.Itoa(appPort), "CONTROL": strconv.Itoa(controlPort), "REGISTER": "eureka,nacos",
+	}
+	maps.Copy(env, c.app)
+	return kube.Object{
+		"name": "app", "image": g.Fixture, "imagePullPolicy": "IfNotPresent", "args": []string{"app"}, "securityContext": security(),
+		"env":            append(variables(env), kube.Object{"name": "POD_IP", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "status.podIP"}}}),
+		"readinessProbe": kube.Object{"httpGet": kube.Object{"path": "/", "port": appPort}, "periodSeconds": 1},
+		"lifecycle":      kube.Object{"preStop": c.hook},
+		"resources":      kube.Object{"requests": kube.Object{"cpu": "1m", "memory": "16Mi"}},
+	}
+}
+
+func variables(env map[string]string) []kube.Object {
+	var list []kube.Object
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		list = append(list, kube.Object{"name": k, "value": env[k]})
+	}
+	return list
+}
+
+func podSecurity() kube.Object {
+	return kube.Object{"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": kube.Object{"type": "RuntimeDefault"}}
+}
+
+func security() kube.Object {
+	return kube.Object{"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": kube.Object{"drop": []string{"ALL"}}}
+}
+
+// play creates the Pod and waits until it is ready and callers of both registries are sent to it.
+func (g *stage) play(c cast) kube.Pod {
+	g.Helper()
+	g.create("v1/pods", g.pod(c))
+	p := g.ready(c.named())
+	g.callersGo(p)
+	g.rec.note("", fmt.Sprintf("test: %s is ready at %s", c.named(), p.Status.PodIP))
+	return p
+}

@@ -1,0 +1,197 @@
+// Package kube reaches the Kubernetes cluster of the tests: the one that KUBECONFIG names, else one on this machine, which
+// a script builds and starts.
+package kube
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"prestop/test/servers"
+)
+
+// Cluster is a running one. Its methods may be called by any goroutine.
+type Cluster struct {
+	// Prestop and Fixture are the images, loaded, of the sidecar and of the applications of the tests.
+	Prestop, Fixture string
+
+	kubectl []string // the command
+	script  string   // that started it; "" for one that KUBECONFIG names
+	client  *client
+}
+
+// Connect returns the cluster with both images loaded. Its connection ends with the test; the cluster is left running.
+//
+// With KUBECONFIG set, the images come there by the command E2E_LOAD, which gets the name of a docker archive as its last
+// argument (`kind load image-archive`), and kubectl must be in the PATH. Without it, as root, the script KUBE_UP, or
+// ../shared/kube/kube-up.sh beside the repository, builds and starts one.
+func Connect(t testing.TB) *Cluster {
+	t.Helper()
+	c := &Cluster{kubectl: []string{"kubectl"}}
+	if os.Getenv("KUBECONFIG") == "" {
+		script, err := findScript()
+		if err == nil {
+			err = start(t.Context(), script)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.script, c.kubectl = script, []string{script, "k"}
+	} else if os.Getenv("E2E_LOAD") == "" {
+		t.Fatal("KUBECONFIG is set and E2E_LOAD is not: set it to the command that loads a docker archive into that cluster, e.g. E2E_LOAD='kind load image-archive'")
+	}
+	var err error
+	if c.client, err = connect(t, c.kubectl); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.images(t.Context(), t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Root is the repository's folder.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "test", "go.mod")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("the repository's folder is not found; run the tests inside it")
+}
+
+func findScript() (string, error) {
+	script := os.Getenv("KUBE_UP")
+	if script == "" {
+		root, err := Root()
+		if err != nil {
+			return "", err
+		}
+		script = filepath.Join(filepath.Dir(root), "shared", "kube", "kube-up.sh")
+	}
+	if _, err := os.Stat(script); err != nil {
+		return "", fmt.Errorf("no cluster: set KUBECONFIG to one, or KUBE_UP to the script that starts one: %w", err)
+	}
+	if os.Getuid() != 0 {
+		return "", fmt.Errorf("%s needs root; run as root, or set KUBECONFIG to a cluster that runs", script)
+	}
+	return script, nil
+}
+
+// start builds what is missing and starts the cluster unless it runs. One process does so at a time.
+func start(ctx context.Context, script string) error {
+	cache, err := servers.CacheDir()
+	if err != nil {
+		return err
+	}
+	unlock, err := servers.Lock(filepath.Join(cache, "kube.lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if runs(ctx, script) {
+		return nil
+	}
+	for command, pkg := range map[string]string{
+		"containerd": "containerd", "runc": "runc", "iptables": "iptables", "ip": "iproute2", "openssl": "openssl", "python3": "python3", "curl": "curl", "nsenter": "util-linux",
+	} {
+		if _, err := exec.LookPath(command); err != nil {
+			return fmt.Errorf("%w; install it: apt-get install -y %s", err, pkg)
+		}
+	}
+	built, err := isBuilt()
+	if err != nil {
+		return err
+	}
+	if !built {
+		// The script gets one package by apt-get, which knows of none on a fresh machine. Where this fails, that tells why.
+		_, _ = run(ctx, nil, "apt-get", "update", "-qq")
+		if _, err := run(ctx, nil, script, "build"); err != nil {
+			return fmt.Errorf("build the cluster: %w", err)
+		}
+	}
+	if _, err := run(ctx, nil, script, "up"); err != nil {
+		return fmt.Errorf("start the cluster (after a crash, `%s down` clears up): %w", script, err)
+	}
+	return nil
+}
+
+func runs(ctx context.Context, script string) bool {
+	out, err := run(ctx, nil, script, "k", "get", "--raw", "/readyz", "--request-timeout=5s")
+	return err == nil && strings.TrimSpace(out) == "ok"
+}
+
+// isBuilt reports whether everything is there that the script's build leaves; one that was interrupted leaves some of it.
+func isBuilt() (bool, error) {
+	dir := os.Getenv("KUBE_DIR")
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return false, err
+		}
+		dir = filepath.Join(cache, "kube-up")
+	}
+	if _, err := exec.LookPath("kubectl"); err != nil {
+		if _, err := os.Stat(filepath.Join(dir, "bin", "kubectl")); err != nil {
+			return false, nil
+		}
+	}
+	for _, f := range []string{"bin/kubelet", "bin/etcd", "bin/kube-apiserver", "bin/kube-controller-manager", "bin/kube-scheduler", "bin/kube-proxy", "kt/kt", "deb/x/usr/lib/cni/bridge"} {
+		if _, err := os.Stat(filepath.Join(dir, f)); err != nil {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// RestartKubelet restarts the node's kubelet, by the command E2E_RESTART_KUBELET where KUBECONFIG names the cluster.
+func (c *Cluster) RestartKubelet(ctx context.Context) error {
+	command := os.Getenv("E2E_RESTART_KUBELET")
+	if command == "" && c.script == "" {
+		return errors.New("set E2E_RESTART_KUBELET to a command that restarts the kubelet of the cluster's node")
+	}
+	if command == "" {
+		command = c.script + " restart kubelet"
+	}
+	_, err := run(ctx, nil, "sh", "-c", command)
+	return err
+}
+
+// Kubectl runs kubectl with stdin and returns what it said on standard output.
+func (c *Cluster) Kubectl(ctx context.Context, stdin []byte, args ...string) (string, error) {
+	return run(ctx, stdin, c.kubectl[0], append(c.kubectl[1:len(c.kubectl):len(c.kubectl)], args...)...)
+}
+
+// run runs a command to its end and returns its output; the error holds the tail of that on standard error.
+func run(ctx context.Context, stdin []byte, name string, args ...string) (string, error) {
+	cmd := command(ctx, name, args...)
+	cmd.Stdin = bytes.NewReader(stdin)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		text := strings.TrimSpace(out.String() + errs.String())
+		return out.String(), fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, text[max(0, len(text)-4000):])
+	}
+	return out.String(), nil
+}
+
+// command is one whose whole process group ends with ctx: what the script starts is its child.
+func command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
