@@ -59,7 +59,7 @@ type Config struct {
 	LogLevel         slog.Level
 	Output           string // of a command: "text" or "json"
 	Watch            bool   // of a command
-	// Bare: nothing was set, neither by a flag nor by a variable.
+	// Bare: nothing was set, neither by a flag nor by a variable, and this is no Pod: somebody tries it out.
 	Bare bool
 	// Notes are what is odd but no reason not to start; said in the log.
 	Notes []string
@@ -106,7 +106,7 @@ func LoadConfig(command string, args []string, env func(string) string) (Config,
 	c := r.config()
 	c.Output, c.Watch = r.choice("output", "text", "json"), r.bool("watch")
 	c.GraceGiven = f.Changed("grace-period")
-	c.Bare = true
+	c.Bare = env("KUBERNETES_SERVICE_HOST") == ""
 	f.Visit(func(g *pflag.Flag) {
 		c.Bare = false
 		if of, some := ofCommands[g.Name]; some && !slices.Contains(of, command) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -26,8 +27,8 @@ import (
 	"prestop/registry/nacos"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and commit are set by the linker.
+var version, commit = "dev", ""
 
 // Exit codes. 2 is only of `prestop shutdown`.
 const (
@@ -95,12 +96,16 @@ func help(_ Config, stdout, _ io.Writer) int {
 }
 
 func showVersion(_ Config, stdout, _ io.Writer) int {
-	fmt.Fprintln(stdout, "prestop", version)
+	from := ""
+	if commit != "" {
+		from = "commit " + commit + ", "
+	}
+	fmt.Fprintf(stdout, "prestop %s (%s%s %s/%s)\n", version, from, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return exitOK
 }
 
 // sidecar runs until it was told to stop and nothing is left to do.
-func sidecar(c Config, _, stderr io.Writer) int {
+func sidecar(c Config, stdout, stderr io.Writer) int {
 	log := newLog(c, stderr)
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
@@ -127,6 +132,9 @@ func sidecar(c Config, _, stderr io.Writer) int {
 	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
+	if c.Bare {
+		fmt.Fprintf(stdout, firstTry, local(listener.Addr().String()))
+	}
 	introduce(c, registries, counter, listener.Addr(), log)
 
 	ctx, now := context.WithCancelCause(context.Background())
@@ -174,67 +182,6 @@ func farewell(ctx context.Context, server *http.Server, log *slog.Logger) int {
 	}
 	log.Info("stopped")
 	return exitOK
-}
-
-func newLog(c Config, w io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{Level: c.LogLevel, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Value.Kind() == slog.KindDuration { // as text in JSON too: nanoseconds are for nobody
-			a.Value = slog.StringValue(a.Value.Duration().Round(time.Millisecond).String())
-		}
-		return a
-	}}
-	if c.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(w, o))
-	}
-	return slog.New(slog.NewJSONHandler(w, o))
-}
-
-// introduce says what was found and what will be done.
-func introduce(c Config, registries []registry.Registry, counter conns.Counter, addr net.Addr, log *slog.Logger) {
-	source := "none"
-	if counter != nil {
-		source = counter.Source()
-	}
-	urls := []string{}
-	for _, r := range registries {
-		urls = append(urls, r.Kind()+" "+r.URL())
-	}
-	log.Info("prestop started", "version", version, "listen", addr.String(), "registries", urls, "addresses", c.Addresses,
-		"count", source, "grace_period", c.GracePeriod, "deadline_after", c.GracePeriod-c.Reserve)
-	for _, n := range append(c.Notes, notes(c, registries)...) {
-		log.Warn(n)
-	}
-	if counter == nil {
-		return
-	}
-	// A native sidecar starts before the app; where it stays at this line, the app is not where it is looked for.
-	if listeners, err := counter.Listeners(context.Background()); err == nil && len(appPorts(listeners, c.Ports)) == 0 {
-		log.Info("the app does not listen yet; until it does, a drain has no connections to wait for", "ports", portNames(c.Ports))
-	}
-}
-
-// notes are what an operator should know before the first drain.
-func notes(c Config, registries []registry.Registry) []string {
-	var n []string
-	if len(registries) == 0 {
-		n = append(n, "no registry is set; set --eureka-url or --nacos-url if the app is registered in one")
-	}
-	if len(registries) > 0 && len(c.Addresses) == 0 {
-		n = append(n, "the Pod has no address by which its instances could be found; set POD_IP by the downward API")
-	}
-	if c.Linger >= 0 {
-		return n
-	}
-	if longest := sumUp(c, registries).longest(); c.QuietPeriod > 0 && c.QuietPeriod >= longest {
-		n = append(n, quietNote(c.QuietPeriod, longest))
-	}
-	for _, r := range registries {
-		if _, longest := r.Linger(); longest >= c.GracePeriod-c.Reserve {
-			n = append(n, fmt.Sprintf("callers of %s may go on for %s after the leave, and the deadline is after %s (grace period %s less reserve %s): drains will expire; raise terminationGracePeriodSeconds and --grace-period, or set --linger to what your callers' caches add up to",
-				r.Kind(), longest, c.GracePeriod-c.Reserve, c.GracePeriod, c.Reserve))
-		}
-	}
-	return n
 }
 
 // newRegistries connects the configured registries; nothing is called yet. Their requests are counted by kind.

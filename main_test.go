@@ -37,7 +37,7 @@ func TestExitCodes(t *testing.T) {
 		"help":                                  {bad, []string{"--help"}, 0, "--grace-period", ""},
 		"help as a command":                     {bad, []string{"help"}, 0, "--grace-period", ""},
 		"help on a command":                     {bad, []string{"shutdown", "--help"}, 0, "--grace-period", ""},
-		"version":                               {bad, []string{"version"}, 0, "prestop 1.2.3\n", ""},
+		"version":                               {bad, []string{"version"}, 0, "prestop 1.2.3 (commit abc1234, go1.", ""},
 		"an unknown flag":                       {nil, []string{"--grace", "3"}, 64, "", "--grace"},
 		"an unknown flag of a command":          {nil, []string{"shutdown", "--grace", "3"}, 64, "", "--grace"},
 		"an unknown command":                    {nil, []string{"stop"}, 64, "", `unknown command "stop"`},
@@ -384,6 +384,43 @@ func TestTheLogIsJSONAndItsLastLineTellsWhereTheTimeWent(t *testing.T) {
 		if last[key] == nil {
 			t.Errorf("%s is not told: %v", key, last)
 		}
+	}
+}
+
+// TestAStartTellsWhatWasFoundAndWhatWillBeDone has the two starts of a newcomer: in a Pod with its address alone, and on a
+// laptop with nothing.
+func TestAStartTellsWhatWasFoundAndWhatWillBeDone(t *testing.T) {
+	const plan = "on the hook a drain will leave the registries, let the callers' caches run out, and wait until no connection is in use"
+	const hint = "this looks like a first try"
+	for sentence, c := range map[string]struct {
+		env  []string
+		hint bool
+		say  []string
+	}{
+		"nothing but POD_IP": {[]string{"POD_IP=127.0.0.1", "KUBERNETES_SERVICE_HOST=10.96.0.1"}, false,
+			[]string{`"addresses":["127.0.0.1"]`, "up to 3s (no registry", `"at_most":"25s"`, "any port that the app listens on", "no registry is set; set --eureka-url or --nacos-url"}},
+		"nothing, in a Pod": {[]string{"KUBERNETES_SERVICE_HOST=10.96.0.1"}, false, []string{plan}},
+		"nothing at all":    {nil, true, []string{plan}},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			var out bytes.Buffer
+			p := launch(t, func(c *exec.Cmd) {
+				c.Stdout = &out
+				c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET} // where nobody else has the port of the contract
+			}, c.env)
+			p.says(plan)
+			for _, want := range c.say {
+				if !strings.Contains(p.logs.String(), want) {
+					t.Errorf("%q is not said:\n%s", want, p.logs)
+				}
+			}
+			p.says("the app does not listen yet; until it does, a drain has no connections to wait for") // the last of a start
+			p.signal(syscall.SIGKILL)
+			<-p.ended
+			if got := strings.Contains(out.String(), hint); got != c.hint {
+				t.Errorf("how to try it is told: %v; want %v: %q", got, c.hint, out.String())
+			}
+		})
 	}
 }
 

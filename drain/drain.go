@@ -75,6 +75,8 @@ type message struct {
 type waitable struct {
 	done    chan struct{}
 	outcome Outcome
+	cause   string  // "hook" or "SIGTERM"
+	undone  []int64 // how often each registry had put the Pod back in before it began
 }
 
 // New returns a Drain that serves.
@@ -258,9 +260,12 @@ func (o *owner) handle(m message) {
 func (o *owner) effects(was state, e event, now time.Time) {
 	s := o.state
 	if s.began != was.began {
-		o.drain = &waitable{done: make(chan struct{})}
+		o.drain = &waitable{done: make(chan struct{}), cause: causeOf(e.kind)}
+		for _, k := range o.keepers {
+			o.drain.undone = append(o.drain.undone, k.undone.Load())
+		}
 		o.calls.begin(o.ctx, s.deadline)
-		o.log.Info("draining", "cause", causeOf(e.kind), "deadline", s.deadline, "budget", o.policy.budget, "app", o.lookout.listening())
+		o.log.Info("draining", "cause", o.drain.cause, "deadline", s.deadline, "budget", o.policy.budget, "app", o.lookout.listening())
 	}
 	o.publish(s, o.drain) // before anybody is answered, so that what he asks next agrees with the answer
 	if s.app != was.app || e.kind == sawListen {
@@ -360,7 +365,7 @@ func (o *owner) finish(s state, now time.Time) {
 	}
 	out := o.outcome(s, r, now)
 	o.answer(out) // before anything that takes time
-	o.log.LogAttrs(o.ctx, level, "the drain is over", out.attrs()...)
+	o.log.LogAttrs(o.ctx, level, "the drain is over", append(out.attrs(), slog.Duration("budget", o.policy.budget), slog.String("cause", o.drain.cause))...)
 	o.readyFile(s.phase == drained)
 	if o.options.TerminationLog != "" {
 		_ = os.WriteFile(o.options.TerminationLog, []byte(out.String()+"\n"), 0o644) // not there outside Kubernetes

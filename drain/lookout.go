@@ -63,7 +63,8 @@ type lookout struct {
 	ever      []uint16         // ports that the app listens on or has listened on, sorted
 	instances []uint16         // ports that the registries know it by
 	tally     conns.Tally
-	err       error // why the last count failed
+	busy      conns.Tally // the last one with a connection in use
+	err       error       // why the last count failed
 
 	asked    chan question
 	failing  time.Time     // since when the counter fails
@@ -124,6 +125,13 @@ func (l *lookout) last() (conns.Tally, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.tally, l.err
+}
+
+// lastInUse returns the newest tally with a connection in use.
+func (l *lookout) lastInUse() conns.Tally {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.busy
 }
 
 // listening returns the app's ports that are listened on now, sorted.
@@ -377,6 +385,9 @@ func (l *lookout) count(ctx context.Context) error {
 	l.err = err
 	if err == nil {
 		l.tally = t
+		if t.Active > 0 {
+			l.busy = t
+		}
 	}
 	l.mu.Unlock()
 	if err != nil {

@@ -37,6 +37,12 @@ type Outcome struct {
 	// Connections is the last count. Its zero value, with Uncounted, means that there was none.
 	Connections conns.Tally
 	Uncounted   bool
+	// LastInUse are the clients whose connections were the last in use, as address×count, where the drain waited for them.
+	LastInUse []string
+	// Why says what most of the time went for; "" when it was short.
+	Why string
+	// Registries tell when each was left, one sentence for each.
+	Registries []string
 	// Trouble is what is wrong at a registry or with a drain call, one sentence for each.
 	Trouble []string
 }
@@ -65,8 +71,11 @@ func (o Outcome) String() string {
 	if o.Connections.Active > 0 {
 		b.WriteString(": " + strings.Join(peers(o.Connections), ", "))
 	}
-	for _, t := range o.Trouble {
+	for _, t := range append(o.Registries, o.Trouble...) {
 		b.WriteString("; " + t)
+	}
+	if o.Why != "" {
+		b.WriteString("; most of it: " + o.Why)
 	}
 	line := strings.ReplaceAll(b.String(), "\n", " ")
 	return strings.ToValidUTF8(line[:min(len(line), outcomeLimit)], "") // cut inside no character
@@ -113,8 +122,16 @@ func (o Outcome) attrs() []slog.Attr {
 	if o.Connections.Active > 0 {
 		a = append(a, slog.Any("peers", peers(o.Connections)))
 	}
-	if len(o.Trouble) > 0 {
-		a = append(a, slog.Any("trouble", o.Trouble))
+	for _, list := range []struct {
+		key  string
+		text []string
+	}{{"last_in_use", o.LastInUse}, {"registries", o.Registries}, {"trouble", o.Trouble}} {
+		if len(list.text) > 0 {
+			a = append(a, slog.Any(list.key, list.text))
+		}
+	}
+	if o.Why != "" {
+		a = append(a, slog.String("why", o.Why))
 	}
 	return a
 }
@@ -128,7 +145,73 @@ func (d *Drain) outcome(s state, r Result, now time.Time) Outcome {
 	if !out.Uncounted {
 		out.Connections, _ = d.lookout.last()
 	}
+	if s.phase != drained && s.phase != expired {
+		return out
+	}
+	if last := d.lookout.lastInUse(); out.Count >= worthTelling && out.Connections.Active == 0 && last.Began.After(s.began) {
+		out.LastInUse = peers(last)
+	}
+	out.Registries = d.partings(s)
+	out.Why = d.why(s, out)
 	return out
+}
+
+// worthTelling is a time that somebody may ask the reason of.
+const worthTelling = time.Second
+
+// why says what the longest part of a drain was spent on.
+func (d *Drain) why(s state, out Outcome) string {
+	switch longest := max(out.Leave, out.Linger, out.Count); {
+	case longest < worthTelling:
+		return ""
+	case longest == out.Leave:
+		return "leave: a registry did not say that the Pod is out"
+	case longest == out.Count && len(out.LastInUse) > 0:
+		return "count: connections in use, the last of " + strings.Join(out.LastInUse, ", ")
+	case longest == out.Count:
+		return "count: connections in use"
+	case d.policy.linger >= 0:
+		return "linger: --linger is " + d.policy.linger.String()
+	}
+	last, of := s.began, -1
+	for i, r := range s.regs {
+		if until, known := d.policy.registryLinger(s, i, r); known && until.After(last) && r.held {
+			last, of = until, i
+		}
+	}
+	if of < 0 {
+		return "linger: the time in which kube-proxies learn of it"
+	}
+	return "linger: callers of " + d.keepers[of].registry.Kind() + ", whose caches run out that late"
+}
+
+// partings tell when each registry was left during the drain, and what came of it.
+func (d *Drain) partings(s state) []string {
+	var all []string
+	now := d.status.Load()
+	for i, r := range s.regs {
+		kind := d.keepers[i].registry.Kind()
+		after := func(t time.Time) string { return short(max(0, t.Sub(s.began))) }
+		text := kind + " not left"
+		switch {
+		case !r.gaveUp.IsZero():
+			text = kind + " given up after " + after(r.gaveUp)
+		case !r.left.IsZero() && !r.held:
+			text = kind + " held nothing of the Pod"
+		case !r.left.IsZero():
+			text = kind + " left after " + after(r.left)
+		}
+		if !r.published.IsZero() {
+			text += ", seen by callers after " + after(r.published)
+		}
+		if now.drain != nil && i < len(now.drain.undone) {
+			if n := d.keepers[i].undone.Load() - now.drain.undone[i]; n > 0 {
+				text += fmt.Sprintf(", put back in by somebody %d times", n)
+			}
+		}
+		all = append(all, text)
+	}
+	return all
 }
 
 // spent is an Outcome with nothing but the times of the drain that began last, as of now; without one they are zero.
