@@ -37,50 +37,14 @@ type Eureka struct {
 // RunEureka starts n servers, each a peer of the others, and ends them with the test.
 func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 	t.Helper()
-	if o.Project == "" {
-		o.Project = "server"
-	}
 	t.Attr("server", "Eureka "+EurekaVersion+map[bool]string{true: ", two peers"}[n > 1])
-	java, err := BuildSpring(t.Context(), "servers/eureka/"+o.Project)
+	all, err := NewEureka(t.Context(), n, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Heap != "" {
-		java = slices.Clone(java)
-		java[slices.Index(java, "-Xmx64m")] = "-Xmx" + o.Heap
-	}
-	var all []*Eureka
-	var urls, hosts []string
-	if o.User != "" {
-		o.Flags = append([]string{"--spring.security.user.name=" + o.User, "--spring.security.user.password=" + o.Password}, o.Flags...)
-	}
-	for range n {
-		port, err := FreePort()
-		if err != nil {
-			t.Fatal(err)
-		}
-		hosts = append(hosts, fmt.Sprint(port))
-		urls = append(urls, fmt.Sprintf("http://localhost:%d/eureka/", port))
-	}
-	for i, port := range hosts {
-		args := append(slices.Clone(java), "--server.port="+port,
-			"--eureka.instance.hostname=localhost", "--eureka.instance.instance-id=eureka:"+port,
-			// Without its own URL among its peers a server takes localhost:8761 for one. It tells its own from the others by
-			// the host name alone (spring-cloud-netflix#2401) unless it is told which it is.
-			"--eureka.client.service-url.defaultZone="+strings.Join(urls, ","), "--eureka.server.my-url="+urls[i],
-			"--eureka.server.registry-sync-retries=1", "--eureka.server.registry-sync-retry-wait-ms=500",
-			"--eureka.server.peer-node-read-timeout-ms=2000", "--eureka.server.peer-node-connect-timeout-ms=2000",
-			"--eureka.server.response-cache-update-interval-ms=1000", "--eureka.server.eviction-interval-timer-in-ms=1000",
-			"--eureka.server.enable-self-preservation=false", "--eureka.server.wait-time-in-ms-when-sync-empty=0")
-		if n > 1 {
-			args = append(args, "--eureka.client.fetch-registry=true")
-		}
-		e := &Eureka{URL: "http://127.0.0.1:" + port + "/eureka/"}
-		e.spec = Spec{Name: "eureka-" + port, Dir: t.TempDir(), Args: append(args, o.Flags...), Ready: "http://127.0.0.1:" + port + "/eureka/apps", User: o.User, Password: o.Password}
-		all = append(all, e)
-	}
 	started := make(chan error, n)
 	for _, e := range all {
+		e.spec.Dir = t.TempDir()
 		go func() { started <- e.Again(t.Context()) }()
 		t.Cleanup(func() {
 			if e.Process == nil {
@@ -100,6 +64,61 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 		}
 	}
 	return all
+}
+
+// NewEureka prepares n servers, each a peer of the others. Again starts one.
+func NewEureka(ctx context.Context, n int, o EurekaOptions) ([]*Eureka, error) {
+	if o.Project == "" {
+		o.Project = "server"
+	}
+	java, err := BuildSpring(ctx, "servers/eureka/"+o.Project)
+	if err != nil {
+		return nil, err
+	}
+	if o.Heap != "" {
+		java = slices.Clone(java)
+		java[slices.Index(java, "-Xmx64m")] = "-Xmx" + o.Heap
+	}
+	var all []*Eureka
+	var urls, hosts []string
+	if o.User != "" {
+		o.Flags = append([]string{"--spring.security.user.name=" + o.User, "--spring.security.user.password=" + o.Password}, o.Flags...)
+	}
+	for range n {
+		port, err := FreePort()
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, fmt.Sprint(port))
+		urls = append(urls, fmt.Sprintf("http://localhost:%d/eureka/", port))
+	}
+	for i, port := range hosts {
+		args := append(slices.Clone(java), "--server.port="+port,
+			"--eureka.instance.hostname=localhost", "--eureka.instance.instance-id=eureka:"+port,
+			// Without its own URL among its peers a server takes localhost:8761 for one. It tells its own from the others by
+			// the host name alone (spring-cloud-netflix#2401) unless it is told which it is.
+			"--eureka.client.service-url.defaultZone="+strings.Join(urls, ","), "--eureka.server.my-url="+urls[i],
+			"--eureka.server.registry-sync-retries=1", "--eureka.server.registry-sync-retry-wait-ms=500",
+			"--eureka.server.peer-node-read-timeout-ms=2000", "--eureka.server.peer-node-connect-timeout-ms=2000",
+			"--eureka.server.response-cache-update-interval-ms=1000", "--eureka.server.eviction-interval-timer-in-ms=1000",
+			"--eureka.server.enable-self-preservation=false", "--eureka.server.wait-time-in-ms-when-sync-empty=0")
+		if n > 1 {
+			args = append(args, "--eureka.client.fetch-registry=true")
+		}
+		e := &Eureka{URL: "http://127.0.0.1:" + port + "/eureka/"}
+		e.spec = Spec{Name: "eureka-" + port, Args: withFlags(args, o.Flags), Ready: "http://127.0.0.1:" + port + "/eureka/apps", User: o.User, Password: o.Password}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// withFlags adds flags in the place of those of the same names: Spring would join the values of one that is given twice.
+func withFlags(args, flags []string) []string {
+	for _, f := range flags {
+		name, _, _ := strings.Cut(f, "=")
+		args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, name+"=") })
+	}
+	return append(args, flags...)
 }
 
 // Again starts a server that has ended again at the same address. It has forgotten everything but what its peers tell it.

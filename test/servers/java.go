@@ -50,7 +50,8 @@ func BuildSpring(ctx context.Context, dir string) ([]string, error) {
 		if err := os.Rename(filepath.Join(built, "run", filepath.Base(jars[0])), filepath.Join(built, "run", name+".jar")); err != nil {
 			return err
 		}
-		args := append(slices.Clone(smallJVM), "-XX:ArchiveClassesAtExit=run/classes.jsa", "-Dspring.context.exit=onRefresh", "-jar", "run/"+name+".jar", "--server.port=0")
+		// The archive holds the path of the jar as it is given here, and serves a program that is given the same.
+		args := append(slices.Clone(smallJVM), "-XX:ArchiveClassesAtExit=run/classes.jsa", "-Dspring.context.exit=onRefresh", "-jar", built+"/run/"+name+".jar", "--server.port=0")
 		return run(ctx, built, java, args...)
 	})
 	if err != nil {
@@ -58,6 +59,9 @@ func BuildSpring(ctx context.Context, dir string) ([]string, error) {
 	}
 	return append(slices.Clone(smallJVM), "-XX:SharedArchiveFile="+built+"/run/classes.jsa", "-jar", built+"/run/"+name+".jar"), nil
 }
+
+// layout tells what build leaves from what earlier ones of another kind have left.
+const layout = "2"
 
 // smallJVM keeps a Spring program below 200 MB and starts it quickly on two cores.
 var smallJVM = []string{"-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k", "-Xshare:auto"}
@@ -68,7 +72,7 @@ func build(ctx context.Context, dir string, goals []string, after func(built str
 	if err != nil {
 		return "", err
 	}
-	hash, err := projectHash(dir, append(goals, fmt.Sprint(after != nil)))
+	hash, err := projectHash(dir, append(slices.Clone(goals), fmt.Sprint(after != nil), layout))
 	if err != nil {
 		return "", fmt.Errorf("hash the Maven project %s: %w", dir, err)
 	}

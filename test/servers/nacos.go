@@ -72,29 +72,12 @@ type Nacos struct {
 // nacos.core.auth.enabled=true.
 func RunNacos(t testing.TB, version string, settings ...string) *Nacos {
 	t.Helper()
-	v, ok := nacosVersions[version]
-	if !ok {
-		t.Fatalf("Nacos %s is none of %v", version, NacosVersions())
-	}
 	t.Attr("server", "Nacos "+version)
-	goals := append([]string{"compile", "dependency:build-classpath", "-Dmdep.outputFile=target/classpath"}, v.goals...)
-	classpath, err := buildClasspath(t.Context(), "servers/nacos/"+v.project, goals)
+	n, err := NewNacos(t.Context(), t.TempDir(), version, settings...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err := FreePort(v.offsets...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &Nacos{URL: fmt.Sprintf("http://127.0.0.1:%d/nacos", port), Major: v.major, User: "nacos", Password: "nacos", home: t.TempDir()}
-	args := []string{"-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-		"--add-opens=java.base/java.lang=ALL-UNNAMED", "--add-opens=java.base/java.util=ALL-UNNAMED", "--add-opens=java.base/java.util.concurrent=ALL-UNNAMED",
-		"-Dnacos.standalone=true", "-Dnacos.home=" + n.home, "-Duser.home=" + n.home, "-Djava.io.tmpdir=" + n.home,
-		fmt.Sprintf("-Dserver.port=%d", port), fmt.Sprintf("-Dnacos.server.main.port=%d", port), "-Dserver.tomcat.basedir=" + n.home}
-	for _, s := range settings {
-		args = append(args, "-D"+s)
-	}
-	n.spec = Spec{Name: "nacos-" + version, Dir: t.TempDir(), Args: append(args, "-cp", classpath, "it.Server"), Ready: n.URL + "/v1/ns/operator/metrics"}
+	n.spec.Dir = t.TempDir()
 	t.Cleanup(func() {
 		if n.Process == nil {
 			return
@@ -106,18 +89,49 @@ func RunNacos(t testing.TB, version string, settings ...string) *Nacos {
 			t.Errorf("kill %s: %v", n.Name, err)
 		}
 	})
-	// On a machine that is busy enough its database does not let the server in within the server's time, and it ends.
-	err = n.Again(t.Context())
-	for tries := 0; err != nil && tries < 2 && strings.Contains(err.Error(), "Login timeout exceeded"); tries++ {
-		t.Logf("%s could not log in at its own database; once more", n.spec.Name)
-		if err = n.Wipe(); err == nil {
-			err = n.Again(t.Context())
-		}
-	}
-	if err != nil {
+	if err := n.First(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// NewNacos prepares a server of the version with its data in home. First starts it.
+func NewNacos(ctx context.Context, home, version string, settings ...string) (*Nacos, error) {
+	v, ok := nacosVersions[version]
+	if !ok {
+		return nil, fmt.Errorf("find Nacos %s: it is none of %v", version, NacosVersions())
+	}
+	goals := append([]string{"compile", "dependency:build-classpath", "-Dmdep.outputFile=target/classpath"}, v.goals...)
+	classpath, err := buildClasspath(ctx, "servers/nacos/"+v.project, goals)
+	if err != nil {
+		return nil, err
+	}
+	port, err := FreePort(v.offsets...)
+	if err != nil {
+		return nil, err
+	}
+	n := &Nacos{URL: fmt.Sprintf("http://127.0.0.1:%d/nacos", port), Major: v.major, User: "nacos", Password: "nacos", home: home}
+	args := []string{"-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+		"--add-opens=java.base/java.lang=ALL-UNNAMED", "--add-opens=java.base/java.util=ALL-UNNAMED", "--add-opens=java.base/java.util.concurrent=ALL-UNNAMED",
+		"-Dnacos.standalone=true", "-Dnacos.home=" + n.home, "-Duser.home=" + n.home, "-Djava.io.tmpdir=" + n.home,
+		fmt.Sprintf("-Dserver.port=%d", port), fmt.Sprintf("-Dnacos.server.main.port=%d", port), "-Dserver.tomcat.basedir=" + n.home}
+	for _, s := range settings {
+		args = append(args, "-D"+s)
+	}
+	n.spec = Spec{Name: "nacos-" + version, Args: append(args, "-cp", classpath, "it.Server"), Ready: n.URL + "/v1/ns/operator/metrics"}
+	return n, nil
+}
+
+// First starts the server with no data, again if it fails in the one way in which it does on a machine that is busy enough:
+// its database does not let it in within its time, and it ends.
+func (n *Nacos) First(ctx context.Context) error {
+	err := n.Again(ctx)
+	for tries := 0; err != nil && tries < 2 && strings.Contains(err.Error(), "Login timeout exceeded"); tries++ {
+		if err = n.Wipe(); err == nil {
+			err = n.Again(ctx)
+		}
+	}
+	return err
 }
 
 // starting is held while a server starts: each takes both processors of a small machine, and two at a time fail for it.

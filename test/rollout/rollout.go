@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	replicas = 3
+	// lead is how long the load runs before the rollout begins.
+	lead = 10 * time.Second
+)
+
+// plan is a series of rollouts with one site.
+type plan struct {
+	caches caches
+	rate   float64 // requests a second of each caller
+	dir    string
+	// enough ends the watch of a rollout before its time: called with the requests that have failed so far.
+	enough func(m mode, failed int) bool
+	say    func(format string, args ...any)
+}
+
+// run rolls the Deployment out once for each mode, under load, and hands over each result. The n-th rollout replaces Pods of the n-th
+// mode by Pods of the next, so that none is started twice.
+func (p plan) run(ctx context.Context, all []mode, done func(result) error) (err error) {
+	s := &site{caches: p.caches, dir: p.dir}
+	p.say("build what runs")
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	if s.cluster, err = newCluster(ctx, fmt.Sprintf("rollout-%d", os.Getpid())); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	watched := make(chan error, 1)
+	running.Go(func() { watched <- s.cluster.watch(ctx) })
+	defer func() {
+		stop()
+		running.Wait()
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		err = errors.Join(err, <-watched, s.cluster.remove(ending), s.close())
+	}()
+
+	p.say("start the registries, then the callers and the Pods")
+	if err := s.registries(ctx); err != nil {
+		return err
+	}
+	if err := together(func() error { return s.call(ctx) }, func() error { return s.deploy(ctx, all[0], "0") }); err != nil {
+		return err
+	}
+	if err := p.settle(ctx, s, "0"); err != nil {
+		return err
+	}
+	for n, m := range all {
+		next := all[min(n+1, len(all)-1)]
+		r, err := p.one(ctx, s, m, next, fmt.Sprint(n), fmt.Sprint(n+1))
+		if err == nil {
+			err = done(r)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.Name, err)
+		}
+		if n+1 < len(all) {
+			if err := p.settle(ctx, s, fmt.Sprint(n+1)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// settle waits until the Pods of the revision are the only ones and known to all.
+func (p plan) settle(ctx context.Context, s *site, revision string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 4*time.Minute, errors.New("4 minutes have passed"))
+	defer cancel()
+	if err := s.cluster.until(ctx, "the Pods are ready", func(all []pod) bool {
+		ready := 0
+		for _, p := range all {
+			switch {
+			case p.Revision != revision && p.Gone.IsZero():
+				return false
+			case p.Revision == revision && !p.Ready.IsZero():
+				ready++
+			}
+		}
+		return ready == replicas
+	}); err != nil {
+		return err
+	}
+	if err := s.known(ctx, revision); err != nil {
+		return err
+	}
+	// The balancer's own cache cannot be looked into.
+	return wait(ctx, p.caches.Balancer+time.Second)
+}
+
+// one is one rollout, from Pods of mode m to those of mode next.
+func (p plan) one(ctx context.Context, s *site, m, next mode, from, to string) (result, error) {
+	dir := filepath.Join(p.dir, m.Name+"-"+from)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return result{}, err
+	}
+	ip, err := s.cluster.kubectl(ctx, "", "get", "service", "orders", "-o", "jsonpath={.spec.clusterIP}")
+	if err != nil {
+		return result{}, err
+	}
+	all, finish, err := callers(s.byName["eureka"], s.byName["nacos"], ip)
+	if err != nil {
+		return result{}, err
+	}
+	defer finish()
+
+	ctx, cancel := context.WithTimeoutCause(ctx, 8*time.Minute, errors.New("8 minutes have passed"))
+	defer cancel()
+	var logs sync.WaitGroup
+	defer logs.Wait()
+	defer cancel()
+	pods, _ := s.cluster.seen()
+	for _, old := range pods {
+		if old.Revision != from {
+			continue
+		}
+		err := s.cluster.keepLogs(ctx, &logs, dir, old.Name, "orders")
+		if m.Prestop {
+			err = errors.Join(err, s.cluster.keepLogs(ctx, &logs, dir, old.Name, "prestop"))
+		}
+		if err != nil {
+			return result{}, err
+		}
+	}
+
+	p.say("%s: load", m.Name)
+	l := begin(ctx, all, p.rate, 1)
+	defer l.finish()
+	if err := wait(ctx, lead); err != nil {
+		return result{}, err
+	}
+	p.say("%s: rolling update", m.Name)
+	rolled := time.Now()
+	if err := s.deploy(ctx, next, to); err != nil {
+		return result{}, err
+	}
+	if err := p.over(ctx, s, l, m, from, to); err != nil {
+		return result{}, err
+	}
+	l.finish()
+	events, err := s.cluster.kubectl(ctx, "", "get", "events", "--sort-by=.lastTimestamp")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "events"), []byte(events), 0o644)
+	}
+	if err != nil {
+		return result{}, err
+	}
+	pods, _ = s.cluster.seen()
+	return newResult(m, p, all, l, rolled, pods, from, to), nil
+}
+
+// over waits until the rollout is over and no caller can know an old Pod any more: each that does fails soon, as the rates are.
+func (p plan) over(ctx context.Context, s *site, l *load, m mode, from, to string) error {
+	calm := p.caches.Balancer + 5*time.Second
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var said time.Time
+	for {
+		pods, _ := s.cluster.seen()
+		var lastGone time.Time
+		over := 0
+		for _, pod := range pods {
+			switch {
+			case pod.Revision == from && !pod.Gone.IsZero():
+				over++
+				if pod.Gone.After(lastGone) {
+					lastGone = pod.Gone
+				}
+			case pod.Revision == to && !pod.Ready.IsZero():
+				over++
+			}
+		}
+		last, failed := l.lastFailure()
+		if time.Since(said) >= 10*time.Second {
+			said = time.Now()
+			p.say("%s: %3.0f s, %d of %d Pods replaced, %d requests failed", m.Name, time.Since(l.began).Seconds(), over-replicas, replicas, failed)
+		}
+		if last.Before(lastGone) {
+			last = lastGone
+		}
+		if over == 2*replicas && (time.Since(last) >= calm || p.enough != nil && p.enough(m, failed)) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of the rollout: %w; the Pods: %+v", context.Cause(ctx), pods)
+		}
+	}
+}
