@@ -48,8 +48,8 @@ bench: ## the figures of the design
 
 lint: ## gofmt, vet, staticcheck
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
-	go vet ./... && (cd test && go vet ./...)
-	go run $(STATICCHECK) ./... && (cd test && go run $(STATICCHECK) ./...)
+	go vet ./... && (cd test && go vet ./...) && (cd test/monitoring && go vet ./...)
+	go run $(STATICCHECK) ./... && (cd test && go run $(STATICCHECK) ./...) && (cd test/monitoring && go run $(STATICCHECK) ./...)
 
 vulncheck: ## needs the vulnerability database from the network
 	go run $(GOVULNCHECK) ./...

@@ -20,12 +20,10 @@ import (
 
 // scene is a Pod that is checked: what is there, and how the command is called.
 type scene struct {
-	app     *app
-	held    *held // nil: the registry is not told to the command
-	args    []string
-	env     []string
-	sidecar []string // more arguments of the sidecar
-	change  func(*exec.Cmd)
+	app    *app
+	held   *held // nil: the registry is not told to the command
+	args   []string
+	change func(*exec.Cmd)
 }
 
 func (s *scene) answers(f http.HandlerFunc) { s.held.wrong.Store(&f) }
@@ -102,7 +100,7 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 				if s.held != nil {
 					s.args = append(s.args, flag)
 				}
-				r := commandIn(t, s.change, s.env, s.args...)
+				r := commandIn(t, s.change, nil, s.args...)
 				if strings.Contains(r.out+r.errOut, hush) {
 					t.Errorf("the password is told:\n%s%s", r.out, r.errOut)
 				}

@@ -35,6 +35,7 @@ run() { # NAME FOLDER ARGUMENTS: go test there, showing the packages' results an
 }
 
 run "the product" . -timeout 20m ./...
+run "alerts and dashboard" test/monitoring -timeout 5m ./...
 # Those on Kubernetes have a target of their own, e2e.
 run "real servers" test -timeout 60m "$@" $(cd test && go list ./... | grep -vE '/(e2e|rollout)(/|$)')
 
