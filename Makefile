@@ -10,7 +10,7 @@ BUILD       := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomi
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: build cross demo test test-all traps e2e soak fuzz bench lint vulncheck image clean
+.PHONY: build cross demo test test-all traps e2e rollout soak fuzz bench lint vulncheck image clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o prestop .
@@ -35,6 +35,9 @@ traps: ## every trap against every version of the registries, and the tables of 
 
 e2e: ## on Kubernetes: the cluster that KUBECONFIG names, else, as root, one on this machine, by the script KUBE_UP
 	test/e2e.sh
+
+rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its table, and docs/rollout.svg (half an hour)
+	mkdir -p docs && cd test && go run ./rollout -out rollout/results && go run ./rollout -out rollout/results -svg ../docs/rollout.svg
 
 soak: ## a million random histories of the drain
 	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -timeout 3h

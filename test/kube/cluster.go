@@ -58,6 +58,19 @@ func Connect(t testing.TB) *Cluster {
 	return c
 }
 
+// OnNode returns the words that, before a command, run it where Pods and Services are reached, with KUBECONFIG set. It starts
+// the cluster that Connect would; with KUBECONFIG set already there are none, and this machine must be the node.
+func OnNode(ctx context.Context) ([]string, error) {
+	if os.Getenv("KUBECONFIG") != "" {
+		return nil, nil
+	}
+	script, err := findScript()
+	if err != nil {
+		return nil, err
+	}
+	return []string{script, "ns"}, start(ctx, script)
+}
+
 // Root is the repository's folder.
 func Root() (string, error) {
 	dir, err := os.Getwd()

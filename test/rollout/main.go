@@ -1,7 +1,8 @@
 // Rollout measures what callers see of a rolling update: three replicas of a Spring Boot app on a real Kubernetes, under load of five
 // kinds of callers, stopped in the ways in which people stop Pods.
 //
-// It runs on the node, in the folder test/ of the repository, with kubectl in PATH and KUBECONFIG set.
+// It runs in the folder test/ of the repository, on the node of the cluster that KUBECONFIG names, or starts a cluster on
+// this machine by the script KUBE_UP. Nothing is installed in the Pods: they mount the node's JVM.
 package main
 
 import (
@@ -11,19 +12,23 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
+
+	"prestop/test/kube"
 )
 
 func main() { os.Exit(run()) }
 
 func run() int {
-	names := flag.String("modes", "none,sleep35,out35,out100,prestop", "the ways to stop a Pod, in the order in which they are measured")
-	rate := flag.Float64("rate", 50, "requests a second of each of the five callers")
+	names := flag.String("modes", "none,sleep35,out35,out100,prestop,quiet", "the ways to stop a Pod, in the order in which they are measured")
+	rate := flag.Float64("rate", 20, "requests a second of each of the five callers")
 	out := flag.String("out", "rollout/out", "where results and logs go")
-	prepare := flag.Bool("prepare", false, "only build what runs; the rest needs no network")
+	onNode := flag.Bool("on-node", false, "all is built, the cluster runs and this is in its network; without, that is seen to first")
 	fast := flag.Bool("quick", false, "caches of 5 s, as the test has them, instead of Spring Cloud's")
 	svg := flag.String("svg", "", "draw the results that -out holds into this file, write their table, and measure nothing")
 	language := flag.String("lang", "en", "of the picture: en, zh")
@@ -33,21 +38,50 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if *svg != "" {
-		if err := show(*out, *svg, *language); err != nil {
-			say("%v", err)
-			return 1
-		}
-		return 0
+	var err error
+	switch {
+	case *svg != "":
+		err = show(*out, *svg, *language)
+	case *onNode:
+		err = measure(ctx, *names, *rate, *out, *fast, say)
+	default:
+		err = goToNode(ctx, os.Args[1:], say)
 	}
-	if err := measure(ctx, *names, *rate, *out, *prepare, *fast, say); err != nil {
+	if err != nil {
 		say("%v", err)
 		return 1
 	}
 	return 0
 }
 
-func measure(ctx context.Context, names string, rate float64, out string, prepare, fast bool, say func(string, ...any)) error {
+// goToNode builds what needs the network, which the node has none of, and runs this program there.
+func goToNode(ctx context.Context, args []string, say func(string, ...any)) error {
+	say("build what runs")
+	logs, err := os.MkdirTemp("", "rollout-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(logs)
+	if err := (&site{caches: defaults, dir: logs}).prepare(ctx); err != nil {
+		return err
+	}
+	node, err := kube.OnNode(ctx)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	words := slices.Concat(node, []string{self, "-on-node"}, args)
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = time.Minute
+	return cmd.Run()
+}
+
+func measure(ctx context.Context, names string, rate float64, out string, fast bool, say func(string, ...any)) error {
 	all, err := pick(names)
 	if err != nil {
 		return err
@@ -62,9 +96,6 @@ func measure(ctx context.Context, names string, rate float64, out string, prepar
 	p := plan{caches: defaults, rate: rate, dir: logs, say: say}
 	if fast {
 		p.caches = quick
-	}
-	if prepare {
-		return (&site{caches: p.caches, dir: logs}).prepare(ctx)
 	}
 	return p.run(ctx, all, func(r result) error {
 		fmt.Print(r.report())

@@ -26,6 +26,7 @@ var modes = []mode{
 	{Name: "out35", Title: "OUT_OF_SERVICE + sleep 35", Chinese: "OUT_OF_SERVICE + sleep 35", Shell: outOfService + "sleep 35"},
 	{Name: "out100", Title: "OUT_OF_SERVICE + sleep 100", Chinese: "OUT_OF_SERVICE + sleep 100", Shell: outOfService + "sleep 100"},
 	{Name: "prestop", Title: "prestop", Chinese: "prestop", Prestop: true},
+	{Name: "quiet", Title: "prestop --quiet-period 10s", Chinese: "prestop --quiet-period 10s", Prestop: true, Flags: []string{"--quiet-period=10s"}},
 }
 
 // pick finds modes by their names, with commas.

@@ -147,7 +147,7 @@ func (r result) report() string {
 
 // store writes the result beside the others of its mode.
 func (r result) store(dir string) error {
-	text, err := json.MarshalIndent(r, "", " ")
+	text, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}

@@ -49,14 +49,21 @@ func (p plan) run(ctx context.Context, all []mode, done func(result) error) (err
 		err = errors.Join(err, <-watched, s.cluster.remove(ending), s.close())
 	}()
 
-	p.say("start the registries, then the callers and the Pods")
+	p.say("start the registries, the Pods and the callers")
 	if err := s.registries(ctx); err != nil {
 		return err
 	}
-	if err := together(func() error { return s.call(ctx) }, func() error { return s.deploy(ctx, all[0], "0") }); err != nil {
+	if err := s.deploy(ctx, all[0], "0"); err != nil {
 		return err
 	}
-	if err := p.settle(ctx, s, "0"); err != nil {
+	if err := s.ready(ctx, "0"); err != nil {
+		return err
+	}
+	// Last, so that they know every Pod from the beginning.
+	if err := s.call(ctx); err != nil {
+		return err
+	}
+	if err := s.known(ctx, "0"); err != nil {
 		return err
 	}
 	for n, m := range all {
@@ -68,38 +75,18 @@ func (p plan) run(ctx context.Context, all []mode, done func(result) error) (err
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.Name, err)
 		}
-		if n+1 < len(all) {
-			if err := p.settle(ctx, s, fmt.Sprint(n+1)); err != nil {
-				return err
-			}
+		if n+1 == len(all) {
+			break
+		}
+		if err := s.known(ctx, fmt.Sprint(n+1)); err != nil {
+			return err
+		}
+		// The balancer's own cache cannot be looked into.
+		if err := wait(ctx, p.caches.Balancer+time.Second); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// settle waits until the Pods of the revision are the only ones and known to all.
-func (p plan) settle(ctx context.Context, s *site, revision string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 4*time.Minute, errors.New("4 minutes have passed"))
-	defer cancel()
-	if err := s.cluster.until(ctx, "the Pods are ready", func(all []pod) bool {
-		ready := 0
-		for _, p := range all {
-			switch {
-			case p.Revision != revision && p.Gone.IsZero():
-				return false
-			case p.Revision == revision && !p.Ready.IsZero():
-				ready++
-			}
-		}
-		return ready == replicas
-	}); err != nil {
-		return err
-	}
-	if err := s.known(ctx, revision); err != nil {
-		return err
-	}
-	// The balancer's own cache cannot be looked into.
-	return wait(ctx, p.caches.Balancer+time.Second)
 }
 
 // one is one rollout, from Pods of mode m to those of mode next.
@@ -172,27 +159,27 @@ func (p plan) over(ctx context.Context, s *site, l *load, m mode, from, to strin
 	for {
 		pods, _ := s.cluster.seen()
 		var lastGone time.Time
-		over := 0
+		gone, ready := 0, 0
 		for _, pod := range pods {
 			switch {
 			case pod.Revision == from && !pod.Gone.IsZero():
-				over++
+				gone++
 				if pod.Gone.After(lastGone) {
 					lastGone = pod.Gone
 				}
 			case pod.Revision == to && !pod.Ready.IsZero():
-				over++
+				ready++
 			}
 		}
 		last, failed := l.lastFailure()
 		if time.Since(said) >= 10*time.Second {
 			said = time.Now()
-			p.say("%s: %3.0f s, %d of %d Pods replaced, %d requests failed", m.Name, time.Since(l.began).Seconds(), over-replicas, replicas, failed)
+			p.say("%s: %3.0f s, %d of %d old Pods gone, %d requests failed", m.Name, time.Since(l.began).Seconds(), gone, replicas, failed)
 		}
 		if last.Before(lastGone) {
 			last = lastGone
 		}
-		if over == 2*replicas && (time.Since(last) >= calm || p.enough != nil && p.enough(m, failed)) {
+		if gone == replicas && ready == replicas && (time.Since(last) >= calm || p.enough != nil && p.enough(m, failed)) {
 			return nil
 		}
 		select {

@@ -205,8 +205,25 @@ func (s *site) deploy(ctx context.Context, m mode, revision string) error {
 	return err
 }
 
-// known waits until every caller knows the ready Pods of the revision and no others.
+// ready waits until the Pods of the revision are.
+func (s *site) ready(ctx context.Context, revision string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("3 minutes have passed"))
+	defer cancel()
+	return s.cluster.until(ctx, "the Pods are ready", func(all []pod) bool {
+		ready := 0
+		for _, p := range all {
+			if p.Revision == revision && !p.Ready.IsZero() {
+				ready++
+			}
+		}
+		return ready == replicas
+	})
+}
+
+// known waits until every caller knows the Pods of the revision and no others.
 func (s *site) known(ctx context.Context, revision string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("3 minutes have passed"))
+	defer cancel()
 	all, _ := s.cluster.seen()
 	var want []string
 	for _, p := range all {
