@@ -124,6 +124,9 @@ func (w *NacosWorld) Callers(t testing.TB, service string) [][]Seen {
 	return lists
 }
 
+// NacosCallers is the list that a server gives to callers of the service of i over HTTP.
+func NacosCallers(server string, i NacosInstance) ([]Seen, error) { return nacosList(server, i) }
+
 func nacosList(server string, of NacosInstance) ([]Seen, error) {
 	var v struct {
 		Hosts []struct {
