@@ -22,7 +22,7 @@ import (
 )
 
 // metered stands between a client and a server, and counts the requests.
-func metered(b *testing.B, server string) (string, *atomic.Int64) {
+func metered(b testing.TB, server string) (string, *atomic.Int64) {
 	b.Helper()
 	target, err := url.Parse(server)
 	if err != nil {

@@ -127,11 +127,13 @@ func TestNacosContract(t *testing.T) {
 	for _, version := range []string{"2.3.2", "3.1.0"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			w := nacosWorld(runNacos(t, version))
+			n := runNacos(t, version)
+			w := nacosWorld(n)
 			t.Run("registered over gRPC", func(t *testing.T) {
 				registrytest.Run(t, overGRPC(w, clients))
 				registrytest.RunNacos(t, overGRPC(w, clients))
 			})
+			t.Run("by other clients", func(t *testing.T) { clientsLeave(t, n) })
 			w.StartAgain = nil // once for each version is enough
 			t.Run("registered over HTTP", func(t *testing.T) {
 				registrytest.Run(t, w)

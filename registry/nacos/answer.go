@@ -43,6 +43,10 @@ var absences = []string{
 // absenceCodes are those of 2.x and 3.x: resource, instance, service not found.
 var absenceCodes = []int{20004, 21003, 21008}
 
+// noSuchPath is in a 3.x's answer where it does not have the path: 404, or 500 where another handler of errors comes first
+// (nacos#13269, nacos#13898).
+const noSuchPath = "No static resource"
+
 // transient400 is in a node's 400 that passes: another node has just died.
 const transient400 = "receive invalid redirect request from peer"
 
@@ -66,6 +70,8 @@ func judge(a registry.Answer, wholeBody bool) verdict {
 		return sick
 	case a.Code >= 500 && saysAbsent(body):
 		return absent
+	case a.Code >= 500 && bytes.Contains(body, []byte(noSuchPath)):
+		return otherGeneration
 	case a.Code >= 500:
 		return sick
 	case a.Code == http.StatusBadRequest && saysAbsent(body):

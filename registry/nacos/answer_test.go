@@ -1,6 +1,7 @@
 package nacos
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -73,3 +74,20 @@ func FuzzJudge(f *testing.F) {
 
 // ok is an answer with that body.
 func ok(body []byte) registry.Answer { return registry.Answer{Code: 200, Body: body} }
+
+func TestAnswersOfVersionsThatDoNotRunHereAreJudged(t *testing.T) {
+	var answers []struct {
+		Version, Origin, Request, Body, Means string
+		Code                                  int
+	}
+	if err := json.NewDecoder(golden(t, "published")).Decode(&answers); err != nil {
+		t.Fatal(err)
+	}
+	means := map[string]verdict{"absent": absent, "other generation": otherGeneration, "refused": refused, "sick": sick}
+	for _, a := range answers {
+		want, ok := means[a.Means]
+		if got := judge(registry.Answer{Code: a.Code, Body: []byte(a.Body)}, true); got != want || !ok {
+			t.Errorf("%s, %s (%s): judged %d, want %s", a.Version, a.Request, a.Origin, got, a.Means)
+		}
+	}
+}

@@ -29,7 +29,7 @@ func world(t *testing.T, version string, major int, grpc bool) *registrytest.Nac
 	t.Cleanup(s.Close)
 	w := &registrytest.NacosWorld{
 		Servers: []string{s.URL + "/nacos"}, Client: client, Heartbeat: 50 * time.Millisecond, Major: major, User: "nacos", Password: "nacos",
-		StartAgain: func(testing.TB) { memory.Restart() },
+		StartAgain: func(testing.TB) { memory.Restart() }, NoV1: version == "3.2.0",
 	}
 	if grpc {
 		w.Connect = func(_ testing.TB, i registrytest.NacosInstance) registrytest.NacosConnection {
@@ -51,6 +51,7 @@ func TestContract(t *testing.T) {
 		"2.3.2, registered over HTTP": world(t, "2.3.2", 2, false),
 		"3.1.0, registered over gRPC": world(t, "3.1.0", 3, true),
 		"3.1.0, registered over HTTP": world(t, "3.1.0", 3, false),
+		"3.2.0, registered over gRPC": world(t, "3.2.0", 3, true),
 		"1.4.1, registered over HTTP": world(t, "1.4.1", 1, false),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package nacos
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -123,5 +124,5 @@ func unknownPath(a registry.Answer) bool {
 	case http.StatusNotFound, http.StatusGone, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true
 	}
-	return false
+	return a.Code >= 500 && bytes.Contains(a.Body, []byte(noSuchPath))
 }

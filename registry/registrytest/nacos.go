@@ -14,7 +14,7 @@ import (
 
 // NacosConfig sets up an in-memory Nacos. The zero value is a 2.3.2 without a login at /nacos, with the real one's times.
 type NacosConfig struct {
-	// Version is the server's, and decides which API it speaks: "1.4.1", "2.3.2" (also ""), "3.1.0".
+	// Version is the server's, and decides which API it speaks: "1.4.1", "2.3.2" (also ""), "3.1.0", "3.2.0".
 	Version string
 	// Upgrading: a 2.0 or 2.1 whose cluster still has a 1.x in it. It works as a 1.x does.
 	Upgrading bool
@@ -53,8 +53,8 @@ type NacosInstance struct {
 // record), with the traps that come of it; the contract suite runs on it and on the real one. Safe for concurrent use. It
 // starts no goroutine: what a real server does by timers is made up for at the next call.
 type Nacos struct {
-	config NacosConfig
-	major  int
+	config       NacosConfig
+	major, minor int
 
 	mu       sync.Mutex
 	services map[nacosName]*nacosService
@@ -158,8 +158,9 @@ func (n *Nacos) Upgrade(version string) {
 
 // generation derives major from the configuration.
 func (n *Nacos) generation() {
-	major, _, _ := strings.Cut(n.config.Version, ".")
-	n.major, _ = strconv.Atoi(major)
+	numbers := append(strings.Split(n.config.Version, "."), "")
+	n.major, _ = strconv.Atoi(numbers[0])
+	n.minor, _ = strconv.Atoi(numbers[1])
 	if n.config.Upgrading {
 		n.major = 1
 	}

@@ -27,6 +27,10 @@ func (n *Nacos) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	serve := n.routes()[r.Method+" "+path]
+	if n.removed(path) {
+		n.sendError(w, r, 404, "No static resource "+strings.TrimPrefix(r.URL.Path, "/")+".")
+		return
+	}
 	switch {
 	case !ok || serve == nil && !strings.HasPrefix(path, "/v1/ns/"):
 		n.sendError(w, r, 404, "No message available")
@@ -88,6 +92,12 @@ func (n *Nacos) routes() map[string]nacosRoute {
 
 func (n *Nacos) state() map[string]any {
 	return map[string]any{"version": n.config.Version, "startup_mode": "standalone", "auth_enabled": strconv.FormatBool(n.config.Auth)}
+}
+
+// removed: from 3.2 on there is nothing of the former APIs but what 2.x clients need (nacos#14050).
+func (n *Nacos) removed(path string) bool {
+	kept := path == "/v1/auth/users/login" || path == "/v1/ns/operator/metrics"
+	return (strings.HasPrefix(path, "/v1/") || strings.HasPrefix(path, "/v2/")) && !kept && n.minor >= 2 && n.major == 3
 }
 
 // gated: a 3.x leaves what v1 clients need open and refuses what its console and admin API have taken over.

@@ -54,7 +54,7 @@ func (p *nacosPlace) listed(i NacosInstance, want bool) (seen Seen) {
 	p.Helper()
 	p.eventually(fmt.Sprintf("be listed: %v", want), func() error {
 		for n, s := range p.world.Servers {
-			list, err := nacosList(s, i)
+			list, err := p.world.list(s, i)
 			if err != nil {
 				return err
 			}
@@ -260,7 +260,7 @@ func hundredsOfNames(p *nacosPlace) {
 		a := &nacosApp{world: p.world, instance: i}
 		p.must(a.register(p.Context()), "register")
 		p.Cleanup(func() {
-			_, err := nacosCall(context.Background(), http.MethodDelete, p.world.Servers[0], "v1/ns/instance", a.query())
+			_, err := nacosCall(context.Background(), http.MethodDelete, p.world.Servers[0], p.world.path(), a.query())
 			p.must(err, "deregister")
 		})
 	}

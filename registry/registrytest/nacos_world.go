@@ -32,6 +32,8 @@ type NacosWorld struct {
 	Connect func(t testing.TB, i NacosInstance) NacosConnection
 	// Major is the servers' version's: 1, 2 or 3.
 	Major int
+	// NoV1: the servers have nothing of v1, as from 3.2 on.
+	NoV1 bool
 	// User and Password are for the tests' own look at instances; "" needs no login.
 	User, Password string
 }
@@ -115,7 +117,7 @@ func (w *NacosWorld) Callers(t testing.TB, service string) [][]Seen {
 	t.Helper()
 	var lists [][]Seen
 	for _, s := range w.Servers {
-		list, err := nacosList(s, NacosInstance{Service: service})
+		list, err := w.list(s, NacosInstance{Service: service})
 		if err != nil {
 			t.Fatalf("list %s: %v", service, err)
 		}
@@ -125,20 +127,30 @@ func (w *NacosWorld) Callers(t testing.TB, service string) [][]Seen {
 }
 
 // NacosCallers is the list that a server gives to callers of the service of i over HTTP.
-func NacosCallers(server string, i NacosInstance) ([]Seen, error) { return nacosList(server, i) }
+func NacosCallers(server string, i NacosInstance) ([]Seen, error) {
+	return (&NacosWorld{}).list(server, i)
+}
 
-func nacosList(server string, of NacosInstance) ([]Seen, error) {
-	var v struct {
-		Hosts []struct {
-			IP               string
-			Port             uint16
-			Weight           float64
-			Healthy, Enabled bool
-			Metadata         map[string]string
-		}
+// nacosHost is an instance as callers read it.
+type nacosHost struct {
+	IP               string
+	Port             uint16
+	Weight           float64
+	Healthy, Enabled bool
+	Metadata         map[string]string
+}
+
+// list is what a server gives to callers of the service of i: of all clusters, where v1 tells.
+func (w *NacosWorld) list(server string, of NacosInstance) ([]Seen, error) {
+	var v struct{ Hosts, Data []nacosHost }
+	i := of.named()
+	q := url.Values{"namespaceId": {i.Namespace}, "groupName": {i.Group}, "serviceName": {i.Service}}
+	path := "v1/ns/instance/list"
+	if w.NoV1 {
+		path = "v3/client/ns/instance/list"
+		q.Set("clusterName", i.Cluster)
 	}
-	body, err := nacosCall(context.Background(), http.MethodGet, server, "v1/ns/instance/list", url.Values{
-		"namespaceId": {of.named().Namespace}, "groupName": {of.named().Group}, "serviceName": {of.Service}})
+	body, err := nacosCall(context.Background(), http.MethodGet, server, path, q)
 	if err == nil {
 		err = json.Unmarshal(body, &v)
 	}
@@ -146,7 +158,7 @@ func nacosList(server string, of NacosInstance) ([]Seen, error) {
 		return nil, err
 	}
 	list := []Seen{}
-	for _, h := range v.Hosts {
+	for _, h := range append(v.Hosts, v.Data...) {
 		if ip, err := netip.ParseAddr(h.IP); err == nil && h.Healthy && h.Enabled {
 			list = append(list, Seen{netip.AddrPortFrom(ip, h.Port), h.Metadata, h.Weight})
 		}
@@ -203,8 +215,16 @@ func (a *nacosApp) query() url.Values {
 	}
 }
 
+// path is where apps register and deregister over HTTP.
+func (w *NacosWorld) path() string {
+	if w.NoV1 {
+		return "v3/client/ns/instance"
+	}
+	return "v1/ns/instance"
+}
+
 func (a *nacosApp) register(ctx context.Context) error {
-	_, err := nacosCall(ctx, http.MethodPost, a.world.Servers[0], "v1/ns/instance", a.query())
+	_, err := nacosCall(ctx, http.MethodPost, a.world.Servers[0], a.world.path(), a.query())
 	return err
 }
 
@@ -319,7 +339,7 @@ func (a *nacosApp) Stop(t testing.TB) {
 	t.Helper()
 	if a.connection == nil {
 		a.Crash(t)
-		if _, err := nacosCall(context.Background(), http.MethodDelete, a.world.Servers[0], "v1/ns/instance", a.query()); err != nil {
+		if _, err := nacosCall(context.Background(), http.MethodDelete, a.world.Servers[0], a.world.path(), a.query()); err != nil {
 			t.Fatalf("deregister %s: %v", a.instance.Service, err)
 		}
 		return

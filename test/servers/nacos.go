@@ -77,6 +77,15 @@ func RunNacos(t testing.TB, version string, settings ...string) *Nacos {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.endWith(t)
+	if err := n.First(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// endWith ends the server with the test.
+func (n *Nacos) endWith(t testing.TB) {
 	n.spec.Dir = t.TempDir()
 	t.Cleanup(func() {
 		if n.Process == nil {
@@ -89,14 +98,19 @@ func RunNacos(t testing.TB, version string, settings ...string) *Nacos {
 			t.Errorf("kill %s: %v", n.Name, err)
 		}
 	})
-	if err := n.First(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 // NewNacos prepares a server of the version with its data in home. First starts it.
 func NewNacos(ctx context.Context, home, version string, settings ...string) (*Nacos, error) {
+	port, err := FreePort(nacosVersions[version].offsets...)
+	if err != nil {
+		return nil, err
+	}
+	return nacosAt(ctx, port, home, version, append(settings, "nacos.standalone=true"))
+}
+
+// nacosAt is NewNacos at a port, alone or one of a cluster.
+func nacosAt(ctx context.Context, port int, home, version string, settings []string) (*Nacos, error) {
 	v, ok := nacosVersions[version]
 	if !ok {
 		return nil, fmt.Errorf("find Nacos %s: it is none of %v", version, NacosVersions())
@@ -106,14 +120,10 @@ func NewNacos(ctx context.Context, home, version string, settings ...string) (*N
 	if err != nil {
 		return nil, err
 	}
-	port, err := FreePort(v.offsets...)
-	if err != nil {
-		return nil, err
-	}
 	n := &Nacos{URL: fmt.Sprintf("http://127.0.0.1:%d/nacos", port), Major: v.major, User: "nacos", Password: "nacos", home: home}
 	args := []string{"-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
 		"--add-opens=java.base/java.lang=ALL-UNNAMED", "--add-opens=java.base/java.util=ALL-UNNAMED", "--add-opens=java.base/java.util.concurrent=ALL-UNNAMED",
-		"-Dnacos.standalone=true", "-Dnacos.home=" + n.home, "-Duser.home=" + n.home, "-Djava.io.tmpdir=" + n.home,
+		"-Dnacos.home=" + n.home, "-Duser.home=" + n.home, "-Djava.io.tmpdir=" + n.home,
 		fmt.Sprintf("-Dserver.port=%d", port), fmt.Sprintf("-Dnacos.server.main.port=%d", port), "-Dserver.tomcat.basedir=" + n.home}
 	for _, s := range settings {
 		args = append(args, "-D"+s)
