@@ -23,30 +23,53 @@ type Line struct {
 // test ends.
 func RunLine(t testing.TB, to int, offsets ...int) *Line {
 	t.Helper()
-	port, err := FreePort(offsets...)
+	ports := append([]int{0}, offsets...)
+	port, listeners, err := listenAll(ports)
+	for tries := 0; err != nil && tries < 10; tries++ { // another program has taken one meanwhile
+		port, listeners, err = listenAll(ports)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &Line{Port: port, conns: map[net.Conn]bool{}}
 	var accepting sync.WaitGroup
-	t.Cleanup(func() { l.Cut(); accepting.Wait() }) // after the listeners are closed
-	for _, o := range append([]int{0}, offsets...) {
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+o))
-		if err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() {
+		for _, listener := range listeners {
+			listener.Close()
 		}
-		t.Cleanup(func() { listener.Close() })
+		l.Cut()
+		accepting.Wait()
+	})
+	for k, listener := range listeners {
 		accepting.Go(func() {
 			for {
 				c, err := listener.Accept()
 				if err != nil {
 					return // closed
 				}
-				go l.forward(c, fmt.Sprintf("127.0.0.1:%d", to+o))
+				go l.forward(c, fmt.Sprintf("127.0.0.1:%d", to+ports[k]))
 			}
 		})
 	}
 	return l
+}
+
+// listenAll listens at a free port plus each of offsets.
+func listenAll(offsets []int) (port int, all []net.Listener, err error) {
+	if port, err = FreePort(offsets...); err != nil {
+		return 0, nil, err
+	}
+	for _, o := range offsets {
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+o))
+		if err != nil {
+			for _, l := range all {
+				l.Close()
+			}
+			return 0, nil, err
+		}
+		all = append(all, listener)
+	}
+	return port, all, nil
 }
 
 // Cut cuts the line until Mend.
