@@ -3,11 +3,9 @@ package test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
 	"syscall"
 	"testing"
@@ -233,73 +231,5 @@ func TestEurekaPeers(t *testing.T) {
 	must(t, r.Forget(t.Context()))
 	for _, s := range peers {
 		says(t, s.URL, app.Service, id, "()")
-	}
-}
-
-func TestEurekaWithoutAListOfChanges(t *testing.T) {
-	t.Parallel()
-	server := servers.RunEureka(t, 1, servers.EurekaOptions{Flags: []string{"--eureka.server.disable-delta=true"}})[0].URL
-	_, _, pod := freshEurekaApp(t, "quiet", server)
-	r := registryAt(t, server)
-	mustFind(t, r, pod)
-	must(t, r.Leave(t.Context()))
-	comesTrue(t, "see the list turned over", func() error {
-		ok, err := r.Published(t.Context())
-		if err == nil && !ok {
-			err = errors.New("not yet")
-		}
-		return err
-	})
-}
-
-func TestEurekaBehindSpringSecurity(t *testing.T) {
-	t.Parallel()
-	const password = "p@ss/w:rd%"
-	for name, c := range map[string]struct {
-		flags  []string
-		remedy string
-		code   int
-	}{
-		"open to writes":         {},
-		"CSRF on":                {flags: []string{"--sec.csrf=on"}, remedy: "CSRF", code: 401},
-		"CSRF on, open to error": {flags: []string{"--sec.csrf=on", "--sec.error=open"}, remedy: "CSRF", code: 403},
-		"read-only role":         {flags: []string{"--sec.readonly=on"}, remedy: "role", code: 403},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			plain := servers.RunEureka(t, 1, servers.EurekaOptions{Project: "server-sec", User: "spring", Password: password, Flags: c.flags})[0].URL
-			with := func(user *url.Userinfo) string {
-				u, err := url.Parse(plain)
-				must(t, err)
-				u.User = user
-				return u.String()
-			}
-			right := with(url.UserPassword("spring", password))
-			for _, wrong := range []string{plain, with(url.UserPassword("spring", "geheim"))} {
-				_, err := registryAt(t, wrong).Find(t.Context(), registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("127.9.9.9")}, Ports: []uint16{8080}})
-				refusal(t, err, 401, "user")
-			}
-			_, _, pod := freshEurekaApp(t, "secured", right)
-			r := registryAt(t, right)
-			mustFind(t, r, pod)
-			err := r.Leave(t.Context())
-			if c.code != 0 {
-				refusal(t, err, c.code, c.remedy)
-				return
-			}
-			must(t, err)
-			must(t, r.Rejoin(t.Context()))
-		})
-	}
-}
-
-func refusal(t testing.TB, err error, code int, remedy string) {
-	t.Helper()
-	var e *registry.Error
-	if !errors.As(err, &e) || !e.Final || e.Code != code || !strings.Contains(e.Remedy, remedy) {
-		t.Errorf("%v: want a final %d with a remedy about %s", err, code, remedy)
-	}
-	if err != nil && strings.Contains(err.Error(), "geheim") {
-		t.Errorf("the password is in %v", err)
 	}
 }

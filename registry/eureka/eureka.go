@@ -213,19 +213,22 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 	}
 	// One list is enough in nearly every case, and it is megabytes: the next server's only if this one knows us not.
 	answered, err := r.servers[0].all(ctx, r.urls(), false, take)
-	if err != nil {
+	if err != nil && !registry.IsFinal(err) {
 		return nil, err
 	}
 	for _, s := range r.servers {
 		if len(found.list) > 0 {
 			break
 		}
-		if registry.Redact(s.url) != answered {
-			// The first answer stands, whatever the others say.
-			_, _ = s.all(ctx, []*url.URL{s.url}, true, take)
+		if registry.Redact(s.url) == answered {
+			continue
+		}
+		// The first answer stands, whatever the others say; unless it was a refusal, which is about one server.
+		if _, other := s.all(ctx, []*url.URL{s.url}, true, take); other == nil {
+			err = nil
 		}
 	}
-	return found.list, nil
+	return found.list, err
 }
 
 func (r *Registry) urls() []*url.URL {

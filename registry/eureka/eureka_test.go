@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,24 +39,43 @@ func client(t testing.TB, urls []*url.URL) registry.Registry {
 }
 
 func TestContractInMemory(t *testing.T) {
-	registrytest.Run(t, world(t, 1))
+	w := world(t, 1, registrytest.EurekaConfig{})
+	registrytest.Run(t, w)
+	registrytest.RunEureka(t, w)
+	registrytest.RunEurekaSetups(t, w)
 }
 
 func TestContractInMemoryWithPeers(t *testing.T) {
-	registrytest.Run(t, world(t, 2))
+	w := world(t, 2, registrytest.EurekaConfig{})
+	registrytest.Run(t, w)
+	registrytest.RunEureka(t, w)
 }
 
 // world is n servers in memory that are peers.
-func world(t *testing.T, n int) *registrytest.EurekaWorld {
+func world(t testing.TB, n int, c registrytest.EurekaConfig) *registrytest.EurekaWorld {
 	t.Attr("server", "Eureka in memory"+map[bool]string{true: ", two peers"}[n > 1])
-	w := &registrytest.EurekaWorld{Client: client, Heartbeat: 50 * time.Millisecond}
+	if c.Path == "" {
+		c.Path = "/eureka"
+	}
+	if c.Evict == 0 {
+		c.Evict = time.Second
+	}
+	c.Cache = 500 * time.Millisecond
+	w := &registrytest.EurekaWorld{Client: client, Heartbeat: 50 * time.Millisecond, Special: special}
 	var servers []*registrytest.Eureka
 	for range n {
-		e := registrytest.NewEureka(registrytest.EurekaConfig{Cache: 500 * time.Millisecond, Evict: time.Second})
+		e := registrytest.NewEureka(c)
 		s := httptest.NewServer(e)
 		t.Cleanup(s.Close)
+		u, err := url.Parse(s.URL + c.Path + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.User != "" {
+			u.User = url.UserPassword(c.User, c.Password)
+		}
 		servers = append(servers, e)
-		w.Servers = append(w.Servers, s.URL+"/eureka/")
+		w.Servers = append(w.Servers, u.String())
 	}
 	registrytest.PeerEurekas(servers...)
 	w.StartAgain = func(testing.TB) {
@@ -63,5 +83,19 @@ func world(t *testing.T, n int) *registrytest.EurekaWorld {
 			e.Restart()
 		}
 	}
+	if n > 1 {
+		w.Cut = servers[0].Cut
+		w.Hold = func(server int, hold bool) { servers[server].Lag(hold) }
+	}
 	return w
+}
+
+// special is one server that is set up otherwise. The tests' apps may do everything there.
+func special(t testing.TB, s registrytest.EurekaSetup) *registrytest.EurekaWorld {
+	c := registrytest.EurekaConfig{User: s.User, Password: s.Password, CSRF: s.CSRF, OpenError: s.OpenError, ReadOnly: s.ReadOnly}
+	if s.Odd {
+		c.Path, c.NoDelta, c.Evict = "/registry/eureka", true, time.Hour
+	}
+	c.Open = func(r *http.Request) bool { return !strings.HasPrefix(r.UserAgent(), "prestop") }
+	return world(t, 1, c)
 }

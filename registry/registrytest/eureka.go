@@ -30,8 +30,9 @@ type EurekaConfig struct {
 	Evict time.Duration
 	// User and Password are asked for where User is not "".
 	User, Password string
-	// CSRF refuses what writes by 401, as spring-security does where /eureka/** is not exempt.
-	CSRF bool
+	// CSRF refuses what writes by 401, as spring-security does where /eureka/** is not exempt; by 403 if OpenError, since the
+	// 401 comes from the error page that a refusal is forwarded to.
+	CSRF, OpenError bool
 	// ReadOnly refuses what writes by 403.
 	ReadOnly bool
 	// Open, if not nil, exempts requests from User, CSRF and ReadOnly.
@@ -160,14 +161,6 @@ func (e *Eureka) Status(app, id string) (status, override string) {
 		status = l.info.status
 	}
 	return status, e.overrides[id]
-}
-
-// ForgetOverride drops the override of an ID but not the status, as the real one does after an hour without heartbeats:
-// what is left is an OUT_OF_SERVICE that sticks.
-func (e *Eureka) ForgetOverride(id string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.overrides, id)
 }
 
 // advance makes up for the timers: the cache is made anew with the state of now at the latest before that changes, and

@@ -106,7 +106,7 @@ func (e *Eureka) allowed(w http.ResponseWriter, r *http.Request) bool {
 		}
 	}
 	if writes && e.config.CSRF { // with the right password too, and with an empty body
-		w.WriteHeader(http.StatusUnauthorized)
+		w.WriteHeader(map[bool]int{false: http.StatusUnauthorized, true: http.StatusForbidden}[e.config.OpenError])
 		return false
 	}
 	if writes && e.config.ReadOnly {

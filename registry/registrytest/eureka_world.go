@@ -28,6 +28,26 @@ type EurekaWorld struct {
 	StartAgain func(t testing.TB)
 	// Heartbeat is the apps' pace.
 	Heartbeat time.Duration
+	// Cut cuts the link between two peers, or repairs it; nil where there are none. What could not be told for Forgotten is
+	// not told any more.
+	Cut       func(cut bool)
+	Forgotten time.Duration
+	// Hold holds back what one of two peers has to tell the other, or lets it go.
+	Hold func(server int, hold bool)
+	// Jersey1: the server is one before Spring Cloud 4, with no second path at /v2.
+	Jersey1 bool
+	// Special starts a server that is set up otherwise.
+	Special func(t testing.TB, s EurekaSetup) *EurekaWorld
+}
+
+// EurekaSetup is how a Special server differs from a plain one.
+type EurekaSetup struct {
+	// Odd: the server is below the context path /registry, has no list of changes, and evicts no expired lease.
+	Odd bool
+	// User and Password are asked for unless User is "".
+	User, Password string
+	// CSRF and ReadOnly refuse what prestop writes; OpenError makes a refusal by CSRF a 403, where it is a 401 else.
+	CSRF, OpenError, ReadOnly bool
 }
 
 // Traits are Eureka's.
@@ -58,8 +78,31 @@ func (w *EurekaWorld) Restart(t testing.TB) { w.StartAgain(t) }
 // Start registers the app at the first server and heartbeats there.
 func (w *EurekaWorld) Start(t testing.TB, app App) Running {
 	t.Helper()
+	return w.start(t, eurekaShape{App: app})
+}
+
+// eurekaShape is an App with what only Eureka's apps have.
+type eurekaShape struct {
+	App
+	host       string        // the name by which it is called; "" is its address
+	secureOnly bool          // its port is the secure one
+	lease      time.Duration // 0 is 90 s; whole seconds
+	status     string        // with which it begins; "" is UP
+}
+
+func (w *EurekaWorld) start(t testing.TB, shape eurekaShape) *eurekaApp {
+	t.Helper()
+	if shape.host == "" {
+		shape.host = shape.Address.Addr().String()
+	}
+	if shape.lease == 0 {
+		shape.lease = 90 * time.Second
+	}
+	if shape.status == "" {
+		shape.status = up
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	a := &eurekaApp{world: w, app: app, name: strings.ToUpper(app.Service), id: EurekaID(app), status: up, ended: make(chan struct{}), cancel: cancel}
+	a := &eurekaApp{world: w, shape: shape, name: strings.ToUpper(shape.Service), id: EurekaID(shape.App), status: shape.status, ended: make(chan struct{}), cancel: cancel}
 	if err := a.register(ctx); err != nil {
 		t.Fatalf("register %s: %v", a.id, err)
 	}
@@ -114,6 +157,14 @@ type eurekaInstance struct {
 	LeaseInfo          struct{ LastRenewalTimestamp int64 }
 }
 
+// String is STATUS(OVERRIDE), "absent" for nil.
+func (i *eurekaInstance) String() string {
+	if i == nil {
+		return "absent"
+	}
+	return i.Status + "(" + i.OverriddenStatus + ")"
+}
+
 // Dirty is the time of the app's last registration that the server knows, in milliseconds.
 func (i *eurekaInstance) Dirty() int64 {
 	n, _ := strconv.ParseInt(i.LastDirtyTimestamp, 10, 64)
@@ -153,7 +204,7 @@ func eurekaCall(ctx context.Context, method, base, path string, body, out any) (
 // eurekaApp is an app that is registered.
 type eurekaApp struct {
 	world    *EurekaWorld
-	app      App
+	shape    eurekaShape
 	name, id string
 	cancel   context.CancelFunc
 	ended    chan struct{} // closed when it sends no heartbeats any more
@@ -170,11 +221,16 @@ func (a *eurekaApp) register(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.dirty = max(a.dirty+1, time.Now().UnixMilli())
+	port, on, off := a.shape.Address.Port(), "true", "false"
+	plain, secure := map[string]any{"$": port, "@enabled": on}, map[string]any{"$": 443, "@enabled": off}
+	if a.shape.secureOnly {
+		plain, secure = map[string]any{"$": 80, "@enabled": off}, map[string]any{"$": port, "@enabled": on}
+	}
 	body := map[string]any{"instance": map[string]any{
-		"instanceId": a.id, "hostName": a.app.Address.Addr().String(), "app": a.name, "ipAddr": a.app.Address.Addr().String(), "status": a.status,
-		"port": map[string]any{"$": a.app.Address.Port(), "@enabled": "true"}, "securePort": map[string]any{"$": 443, "@enabled": "false"},
-		"vipAddress": a.app.Service, "metadata": a.app.Metadata, "lastDirtyTimestamp": strconv.FormatInt(a.dirty, 10),
-		"leaseInfo":      map[string]any{"renewalIntervalInSecs": 30, "durationInSecs": 90},
+		"instanceId": a.id, "hostName": a.shape.host, "app": a.name, "ipAddr": a.shape.Address.Addr().String(), "status": a.status,
+		"port": plain, "securePort": secure,
+		"vipAddress": a.shape.Service, "metadata": a.shape.Metadata, "lastDirtyTimestamp": strconv.FormatInt(a.dirty, 10),
+		"leaseInfo":      map[string]any{"renewalIntervalInSecs": 30, "durationInSecs": int(a.shape.lease / time.Second)},
 		"dataCenterInfo": map[string]any{"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
 	}}
 	code, err := eurekaCall(ctx, http.MethodPost, a.world.Servers[0], "apps/"+a.name, body, nil)
@@ -196,13 +252,18 @@ func (a *eurekaApp) beat(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		a.mu.Lock()
-		query := url.Values{"status": {a.status}, "lastDirtyTimestamp": {strconv.FormatInt(a.dirty, 10)}}
-		a.mu.Unlock()
-		if code, err := eurekaCall(ctx, http.MethodPut, a.world.Servers[0], a.path()+"?"+query.Encode(), nil, nil); err == nil && code == http.StatusNotFound {
+		if code, err := a.sendBeat(ctx); err == nil && code == http.StatusNotFound {
 			_ = a.register(ctx) // the next heartbeat tries again
 		}
 	}
+}
+
+// sendBeat sends one heartbeat and returns the answer's code.
+func (a *eurekaApp) sendBeat(ctx context.Context) (int, error) {
+	a.mu.Lock()
+	query := url.Values{"status": {a.status}, "lastDirtyTimestamp": {strconv.FormatInt(a.dirty, 10)}}
+	a.mu.Unlock()
+	return eurekaCall(ctx, http.MethodPut, a.world.Servers[0], a.path()+"?"+query.Encode(), nil, nil)
 }
 
 // everywhere waits until ok is true of the instance as each server holds it; nil is not at all.
@@ -211,6 +272,16 @@ func (a *eurekaApp) everywhere(t testing.TB, what string, ok func(*eurekaInstanc
 	for _, s := range a.world.Servers {
 		a.at(t, s, what, ok)
 	}
+}
+
+// all is an error unless every server says want, see eurekaInstance.String.
+func (a *eurekaApp) all(want string) error {
+	for _, s := range a.world.Servers {
+		if i, err := a.read(s); err != nil || i.String() != want {
+			return fmt.Errorf("%s says %v, %v", s, i, err)
+		}
+	}
+	return nil
 }
 
 func (a *eurekaApp) at(t testing.TB, server, what string, ok func(*eurekaInstance) bool) {
@@ -226,7 +297,7 @@ func (a *eurekaApp) at(t testing.TB, server, what string, ok func(*eurekaInstanc
 		}
 		select {
 		case <-deadline.C:
-			t.Fatalf("%s at %s: %s: not within %v: %+v, %v", a.id, server, what, patience, i, err)
+			t.Fatalf("%s at %s: %s: not within %v: %v, %v", a.id, server, what, patience, i, err)
 		case <-tick.C:
 		}
 	}
@@ -255,11 +326,17 @@ func (a *eurekaApp) Beat(t testing.TB) {
 // Report registers with the new status, as Netflix's client does.
 func (a *eurekaApp) Report(t testing.TB, ready bool) {
 	t.Helper()
-	a.mu.Lock()
-	a.status = down
+	status := down
 	if ready {
-		a.status = up
+		status = up
 	}
+	a.report(t, status)
+}
+
+func (a *eurekaApp) report(t testing.TB, status string) {
+	t.Helper()
+	a.mu.Lock()
+	a.status = status
 	a.mu.Unlock()
 	if err := a.register(context.Background()); err != nil {
 		t.Fatalf("report of %s: %v", a.id, err)

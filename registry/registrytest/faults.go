@@ -8,7 +8,9 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,6 +23,15 @@ type faults struct {
 	urls    []string
 	servers []*httptest.Server
 	fault   atomic.Pointer[http.HandlerFunc] // nil forwards
+	mu      sync.Mutex
+	seen    []exchange
+}
+
+// exchange is a request that was forwarded, with the header of its answer.
+type exchange struct {
+	method, path string
+	code         int
+	header       http.Header
 }
 
 func newFaults(t testing.TB, urls []string) *faults {
@@ -30,9 +41,17 @@ func newFaults(t testing.TB, urls []string) *faults {
 		if err != nil {
 			t.Fatal(err)
 		}
-		forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host
-		}}
+		forward := &httputil.ReverseProxy{
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host
+			},
+			ModifyResponse: func(r *http.Response) error {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				f.seen = append(f.seen, exchange{r.Request.Method, r.Request.URL.Path, r.StatusCode, r.Header.Clone()})
+				return nil
+			},
+		}
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if fault := f.fault.Load(); fault != nil {
 				(*fault)(w, r)
@@ -46,6 +65,13 @@ func newFaults(t testing.TB, urls []string) *faults {
 		f.urls, f.servers = append(f.urls, via.String()), append(f.servers, s)
 	}
 	return f
+}
+
+// exchanges are those that were forwarded until now.
+func (f *faults) exchanges() []exchange {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.seen)
 }
 
 func (f *faults) set(h http.HandlerFunc) { f.fault.Store(&h) }

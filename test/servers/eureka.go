@@ -15,19 +15,26 @@ type EurekaOptions struct {
 	Project string
 	// User and Password are what the server asks for, as project server-sec does.
 	User, Password string
+	// Links puts a Link between two peers.
+	Links bool
 	// Heap is the JVM's, e.g. 512m; "" is 64m.
 	Heap string
+	// Path is the context path, e.g. /registry.
+	Path string
 	// Flags are more of Spring's, e.g. --eureka.server.disable-delta=true; they win.
 	Flags []string
 }
 
-// EurekaVersion is that of the server in Spring Cloud 2025.1.2.
-const EurekaVersion = "2.0.6"
+// eurekaVersions are those of the servers by project: in Spring Cloud 2025.1.2, and in 2021.0.9, the last before its change to
+// another REST library.
+var eurekaVersions = map[string]string{"server": "2.0.6", "server-sec": "2.0.6", "server1": "1.10.18"}
 
 // Eureka is a real Eureka server of Spring Cloud.
 type Eureka struct {
 	// URL is its service URL, as an app would have it.
 	URL string
+	// Link is what it tells its peers through; nil without EurekaOptions.Links.
+	Link *Link
 	// Process is the running server.
 	*Process
 
@@ -37,7 +44,10 @@ type Eureka struct {
 // RunEureka starts n servers, each a peer of the others, and ends them with the test.
 func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 	t.Helper()
-	t.Attr("server", "Eureka "+EurekaVersion+map[bool]string{true: ", two peers"}[n > 1])
+	if o.Project == "" {
+		o.Project = "server"
+	}
+	t.Attr("server", "Eureka "+eurekaVersions[o.Project]+map[bool]string{true: ", two peers"}[n > 1])
 	all, err := NewEureka(t.Context(), n, o)
 	if err != nil {
 		t.Fatal(err)
@@ -47,6 +57,9 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 		e.spec.Dir = t.TempDir()
 		go func() { started <- e.Again(t.Context()) }()
 		t.Cleanup(func() {
+			if e.Link != nil {
+				defer e.Link.Close()
+			}
 			if e.Process == nil {
 				return
 			}
@@ -71,7 +84,7 @@ func NewEureka(ctx context.Context, n int, o EurekaOptions) ([]*Eureka, error) {
 	if o.Project == "" {
 		o.Project = "server"
 	}
-	java, err := BuildSpring(ctx, "servers/eureka/"+o.Project)
+	java, err := buildEureka(ctx, o.Project)
 	if err != nil {
 		return nil, err
 	}
@@ -90,14 +103,22 @@ func NewEureka(ctx context.Context, n int, o EurekaOptions) ([]*Eureka, error) {
 			return nil, err
 		}
 		hosts = append(hosts, fmt.Sprint(port))
-		urls = append(urls, fmt.Sprintf("http://localhost:%d/eureka/", port))
+		urls = append(urls, fmt.Sprintf("http://localhost:%d%s/eureka/", port, o.Path))
 	}
 	for i, port := range hosts {
+		e := &Eureka{URL: "http://127.0.0.1:" + port + o.Path + "/eureka/"}
+		peers := slices.Clone(urls)
+		if o.Links {
+			other := (i + 1) % n // there are two
+			if e.Link, peers[other], err = newLink(urls[other]); err != nil {
+				return nil, err
+			}
+		}
 		args := append(slices.Clone(java), "--server.port="+port,
 			"--eureka.instance.hostname=localhost", "--eureka.instance.instance-id=eureka:"+port,
 			// Without its own URL among its peers a server takes localhost:8761 for one. It tells its own from the others by
 			// the host name alone (spring-cloud-netflix#2401) unless it is told which it is.
-			"--eureka.client.service-url.defaultZone="+strings.Join(urls, ","), "--eureka.server.my-url="+urls[i],
+			"--eureka.client.service-url.defaultZone="+strings.Join(peers, ","), "--eureka.server.my-url="+urls[i],
 			"--eureka.server.registry-sync-retries=1", "--eureka.server.registry-sync-retry-wait-ms=500",
 			"--eureka.server.peer-node-read-timeout-ms=2000", "--eureka.server.peer-node-connect-timeout-ms=2000",
 			"--eureka.server.response-cache-update-interval-ms=1000", "--eureka.server.eviction-interval-timer-in-ms=1000",
@@ -105,8 +126,10 @@ func NewEureka(ctx context.Context, n int, o EurekaOptions) ([]*Eureka, error) {
 		if n > 1 {
 			args = append(args, "--eureka.client.fetch-registry=true")
 		}
-		e := &Eureka{URL: "http://127.0.0.1:" + port + "/eureka/"}
-		e.spec = Spec{Name: "eureka-" + port, Args: withFlags(args, o.Flags), Ready: "http://127.0.0.1:" + port + "/eureka/apps", User: o.User, Password: o.Password}
+		if o.Path != "" {
+			args = append(args, "--server.servlet.context-path="+o.Path)
+		}
+		e.spec = Spec{Name: "eureka-" + port, Args: withFlags(args, o.Flags), Ready: e.URL + "apps", User: o.User, Password: o.Password}
 		all = append(all, e)
 	}
 	return all, nil
@@ -119,6 +142,15 @@ func withFlags(args, flags []string) []string {
 		args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, name+"=") })
 	}
 	return append(args, flags...)
+}
+
+// buildEureka returns java's arguments that run the project.
+func buildEureka(ctx context.Context, project string) ([]string, error) {
+	if project != "server1" {
+		return BuildSpring(ctx, "servers/eureka/"+project)
+	}
+	built, err := Build(ctx, "servers/eureka/"+project) // Spring Boot 2 does not extract its jar
+	return append(slices.Clone(smallJVM), "-jar", built+"/target/eureka-server.jar"), err
 }
 
 // Again starts a server that has ended again at the same address. It has forgotten everything but what its peers tell it.

@@ -1,0 +1,136 @@
+package eureka_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"prestop/registry"
+	"prestop/registry/eureka"
+	"prestop/registry/registrytest"
+)
+
+func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+func code(n int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(n) }
+}
+
+func TestAServerThatDoesNotAnswerHoldsNothingUp(t *testing.T) {
+	for name, h := range map[string]http.HandlerFunc{"hangs": hang, "resets": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, 2, registrytest.EurekaConfig{})
+			r, _ := f.started()
+			f.eurekas[0].Cut(true)
+			f.fault(0, h) // the first, which is asked first
+			f.must(r.Leave(t.Context()))
+			f.statuses("UP()", "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+			if s := f.state(r); s != registry.Out {
+				t.Errorf("%v on all that answer", s)
+			}
+			f.fault(0, nil)
+			if s := f.state(r); s != registry.In {
+				t.Errorf("%v, but the one that is back has missed it", s)
+			}
+			f.must(r.Leave(t.Context()))
+			f.statuses("OUT_OF_SERVICE(OUT_OF_SERVICE)", "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+		})
+	}
+}
+
+func TestAServerThatIsSickIsAnErrorThatNamesIt(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2, registrytest.EurekaConfig{})
+	r, _ := f.started()
+	f.fault(1, code(500))
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	err := r.Leave(ctx)
+	var e *registry.Error
+	if !errors.As(err, &e) || e.Code != 500 || !strings.HasPrefix(f.world.Servers[1], e.URL) || registry.IsFinal(err) {
+		t.Errorf("%v", err)
+	}
+	f.statuses("OUT_OF_SERVICE(OUT_OF_SERVICE)", "OUT_OF_SERVICE(OUT_OF_SERVICE)") // by its peer
+}
+
+func TestARefusalOfOneServerIsAnErrorThoughTheOtherIsTold(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2, registrytest.EurekaConfig{})
+	r, _ := f.started()
+	f.fault(0, code(401))
+	if err := r.Leave(t.Context()); !registry.IsFinal(err) {
+		t.Errorf("%v", err)
+	}
+	f.statuses("OUT_OF_SERVICE(OUT_OF_SERVICE)", "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+}
+
+func TestTheListIsTakenFromAServerThatAnswersAndKnowsUs(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2, registrytest.EurekaConfig{})
+	f.fault(0, code(503))
+	f.started()
+	f.fault(0, nil)
+
+	f = newFleet(t, 2, registrytest.EurekaConfig{})
+	f.eurekas[0].Cut(true)
+	f.world.Servers[0], f.world.Servers[1] = f.world.Servers[1], f.world.Servers[0]
+	only := *f.world
+	only.Servers = only.Servers[:1] // where the app registers; the other server never hears of it
+	only.Start(t, orders)
+	f.find(f.world.New(t, []string{f.world.Servers[1], f.world.Servers[0]}))
+}
+
+func TestTheConfiguredIDIsOursWhateverItsAddress(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1, registrytest.EurekaConfig{})
+	f.world.Start(t, orders)
+	u, err := url.Parse(f.world.Servers[0])
+	f.must(err)
+	h := registry.NewHTTP(nil, "prestop/test")
+	t.Cleanup(h.Close)
+	r := eureka.New(eureka.Options{URLs: []*url.URL{u}, InstanceID: id, HTTP: h})
+	found, err := r.Find(t.Context(), registry.Pod{})
+	if err != nil || len(found) != 1 || found[0].ID != id || found[0].State != registry.In {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	if n := f.eurekas[0].Requests()["GET /eureka/apps"]; n != 0 {
+		t.Error("the whole list was read")
+	}
+	f.must(r.Leave(t.Context()))
+	f.statuses("OUT_OF_SERVICE(OUT_OF_SERVICE)")
+}
+
+func TestADrainIsFewRequests(t *testing.T) {
+	t.Parallel()
+	for servers, most := range map[int]int{1: 5, 2: 8} {
+		f := newFleet(t, servers, registrytest.EurekaConfig{})
+		app := f.world.Start(t, orders)
+		app.Crash(t)
+		r := f.world.New(t, f.world.Servers)
+		f.find(r)
+		p := pod
+		p.Services = []string{"orders"}
+		before := f.count()
+		if _, err := r.Find(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		f.must(r.Leave(t.Context()))
+		if n := f.count() - before; n > most {
+			t.Errorf("%d servers: %d requests", servers, n)
+		}
+	}
+}
+
+func (f *fleet) count() (n int) {
+	for _, e := range f.eurekas {
+		for _, k := range e.Requests() {
+			n += k
+		}
+	}
+	return n
+}

@@ -1,0 +1,112 @@
+package registrytest
+
+import (
+	"errors"
+	"time"
+
+	"prestop/registry"
+)
+
+// cut cuts the link between the peers until the returned function repairs it, at the latest at the end of the test.
+func (p *eurekaPlace) cut() (repair func()) {
+	p.world.Cut(true)
+	repair = func() { p.world.Cut(false) }
+	p.Cleanup(repair)
+	return repair
+}
+
+// atFirst starts an app that knows the first server alone.
+func (p *eurekaPlace) atFirst(shape eurekaShape) *eurekaApp {
+	p.Helper()
+	first := *p.world
+	first.Servers = first.Servers[:1]
+	return first.start(p, shape)
+}
+
+func deafPeers(p *eurekaPlace) {
+	app := p.start(eurekaShape{App: p.app})
+	r := p.found(1)
+	repair := p.cut()
+	p.leave(r)
+	p.say(app, isOut)
+	p.rejoin(r)
+	p.back(r)
+	p.say(app, isUp)
+	p.leave(r)
+	p.say(app, isOut)
+	app.Crash(p)
+	p.must(r.Forget(p.Context()), "forget")
+	p.say(app, "absent")
+	repair()
+	p.eventually("be forgotten for good", func() error { // a heartbeat that could not be told may be told now
+		p.must(r.Forget(p.Context()), "forget")
+		return app.all("absent")
+	})
+}
+
+// The server drops what it could not tell a peer for half a minute, and tells that peer the next change alone.
+func healsPeer(p *eurekaPlace) {
+	app := p.start(eurekaShape{App: p.app})
+	r := p.New(p, p.URLs()[:1])
+	p.find(r, 1)
+	repair := p.cut()
+	p.leave(r)
+	app.at(p, p.world.Servers[0], "be out", func(i *eurekaInstance) bool { return i.String() == isOut })
+	forgotten := time.NewTimer(p.world.Forgotten)
+	defer forgotten.Stop()
+	select {
+	case <-forgotten.C:
+	case <-p.Context().Done():
+	}
+	repair()
+	if i, err := app.read(p.world.Servers[1]); err != nil || i.String() != isUp {
+		p.Fatalf("the peer says %v, %v: it was to miss the leave", i, err)
+	}
+	p.leave(r)
+	p.say(app, isOut)
+	p.rejoin(r)
+	p.eventually("be back everywhere", func() error {
+		p.must(r.Rejoin(p.Context()), "rejoin")
+		return app.all(isUp)
+	})
+}
+
+// A peer tells the others of a PUT with the status that the instance has there when it tells, which covers what the app has
+// said at another one since.
+func lateCopy(p *eurekaPlace) {
+	app := p.atFirst(eurekaShape{App: p.app})
+	r := p.New(p, p.URLs())
+	p.find(r, 1)
+	app.at(p, p.world.Servers[1], "be known", func(i *eurekaInstance) bool { return i != nil })
+	p.Cleanup(func() { p.world.Hold(1, false); p.world.Hold(0, false) })
+	p.eventually("leave and report in a moment", func() error {
+		p.world.Hold(0, true)
+		p.world.Hold(1, true)
+		began := time.Now()
+		p.leave(r)
+		app.report(p, down)
+		took := time.Since(began)
+		p.world.Hold(1, false)
+		p.world.Hold(0, false)
+		if took < 4*time.Second {
+			return nil
+		}
+		app.report(p, up) // too slow: by then a peer is taken to have been told
+		p.rejoin(r)
+		p.back(r)
+		return errors.New(took.String())
+	})
+	p.eventually("be not in, whatever the servers tell each other", func() error {
+		p.must(r.Rejoin(p.Context()), "rejoin")
+		return p.stillOut(r)
+	})
+	for range 3 {
+		app.Beat(p)
+		if instances, err := r.Check(p.Context()); err != nil || instances[0].State == registry.In {
+			p.Fatalf("%+v, %v: the app has said that it is down", instances, err)
+		}
+	}
+	app.report(p, up)
+	p.back(r)
+	p.called(p.app)
+}
