@@ -76,7 +76,9 @@ func goToNode(ctx context.Context, args []string, say func(string, ...any)) erro
 	words := slices.Concat(node, []string{self, "-on-node"}, args)
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	// The group: what a script has started would not be told by it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
 	return cmd.Run()
 }

@@ -43,11 +43,11 @@ type callerResult struct {
 	Name     string `json:"name"`
 	Title    string `json:"title"`
 	Requests int    `json:"requests"`
-	// Failed is when those that failed did.
+	// Failed is when those that failed were sent.
 	Failed []float64 `json:"failed"`
 	// Errors counts them by what the caller saw.
 	Errors map[string]int `json:"errors"`
-	// Slowest is the longest time that an answer took beyond the work itself and the median of it, in seconds.
+	// Slowest is the longest time that an answer took, in seconds.
 	Slowest float64 `json:"slowest"`
 }
 
@@ -69,7 +69,7 @@ func newResult(m mode, p plan, all []caller, l *load, rolled time.Time, pods []p
 		cr := callerResult{Name: c.Name, Title: c.Title, Requests: len(l.records[i].sent), Failed: []float64{}, Errors: map[string]int{}}
 		for _, s := range l.records[i].sent {
 			if s.err != "" {
-				cr.Failed = append(cr.Failed, round((s.at + s.took).Seconds()))
+				cr.Failed = append(cr.Failed, round(s.at.Seconds()))
 				cr.Errors[s.err]++
 			} else {
 				cr.Slowest = max(cr.Slowest, round(s.took.Seconds()))
@@ -90,7 +90,7 @@ func (r result) requests() (n int) {
 	return n
 }
 
-// failed are the moments at which requests failed, in order.
+// failed are the moments at which the requests that failed were sent, in order.
 func (r result) failed() []float64 {
 	var all []float64
 	for _, c := range r.Callers {
@@ -100,7 +100,7 @@ func (r result) failed() []float64 {
 	return all
 }
 
-// outage is from the first failed request to the last.
+// outage is from the first request that failed to the last.
 func (r result) outage() float64 {
 	all := r.failed()
 	if len(all) == 0 {

@@ -26,7 +26,7 @@ func TestARollingUpdateLosesNoRequest(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "program")
 	execute(t, 2*time.Minute, "go", "build", "-o", program, "./rollout")
-	t.Log(execute(t, 10*time.Minute, program, "-quick", "-rate", "15", "-modes", "none,prestop", "-out", dir))
+	t.Log(execute(t, 10*time.Minute, program, "-quick", "-rate", "20", "-modes", "none,prestop", "-out", dir))
 	all, err := stored(dir)
 	if err != nil || len(all) != 2 {
 		t.Fatalf("want two results, got %d, %v", len(all), err)
