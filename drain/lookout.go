@@ -17,8 +17,8 @@ const (
 	// a quiet time follow at once.
 	eager, saved = 10, 300 * time.Millisecond
 	// A look that took t is followed by another one without an event no sooner than lazy*t: a fiftieth of a core.
-	// But no wait of either kind is longer than slowest.
-	lazy, slowest = 50, 2 * time.Second
+	// But no wait of either kind is longer than slowest, and while nobody waits for the count than slowestLinger.
+	lazy, slowest, slowestLinger = 50, 2 * time.Second, 10 * time.Second
 	// While the app serves, a new port is noticed within servingLook; one that vanishes is an event.
 	servingLook = 15 * time.Second
 	// While it does not listen, its coming back is noticed within awaitLook, since there is no event for a new socket; after
@@ -282,7 +282,12 @@ func (l *lookout) patience() time.Duration {
 
 // lull is the least time between looks that nothing calls for. One look that the machine held up must not hold up the
 // drain: it is seconds at most.
-func (l *lookout) lull() time.Duration { return min(lazy*l.took, slowest) }
+func (l *lookout) lull() time.Duration {
+	if pace(l.pace.Load()) == paceLinger {
+		return min(lazy*l.took, slowestLinger)
+	}
+	return min(lazy*l.took, slowest)
+}
 
 // look makes one look and tells what follows from it.
 func (l *lookout) look(ctx context.Context) {

@@ -3,12 +3,15 @@ package conns
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"prestop/drain/conns/connstest"
 )
 
 // theirs opens source in the namespace of the calling goroutine.
@@ -28,12 +31,12 @@ func theirs(b *testing.B, source string, rule Rule) Counter {
 func BenchmarkCount(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 100_000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			inNamespace(b)
-			h := holding(b, n)
+			connstest.Pod(b)
+			h := connstest.Hold(b, n)
 			rule := Rule{IdleAfter: time.Nanosecond, RequestTimeout: time.Minute}
 			for _, churn := range []bool{false, true} {
 				if churn {
-					h.do(b, "churn")
+					h.Do(b, "churn")
 				}
 				for name, rule := range map[string]Rule{"netlink": rule, "netlink-every-open-one": {}, "proc": rule} {
 					source := name[:min(len(name), len(Netlink))]
@@ -46,7 +49,7 @@ func BenchmarkCount(b *testing.B) {
 					measure(b, name+"-"+state, c, n)
 				}
 			}
-			h.do(b, "calm")
+			h.Do(b, "calm")
 		})
 	}
 }
@@ -54,12 +57,12 @@ func BenchmarkCount(b *testing.B) {
 // measure counts for two seconds, and at least three times.
 func measure(b *testing.B, name string, c Counter, n int) {
 	b.Helper()
-	count(b, c, holdPort)
-	lowerPeak(b)
+	count(b, c, connstest.Port)
+	connstest.LowerPeak(b, os.Getpid())
 	cpu := cpuTime(b)
 	var took []time.Duration
 	for start := time.Now(); time.Since(start) < 2*time.Second || len(took) < 3; {
-		tally := count(b, c, holdPort)
+		tally := count(b, c, connstest.Port)
 		if tally.Open < n || tally.Open > n+100 {
 			b.Fatalf("%s: %d connections are counted as %+v", name, n, tally)
 		}
@@ -68,7 +71,7 @@ func measure(b *testing.B, name string, c Counter, n int) {
 	cpu = cpuTime(b) - cpu
 	slices.Sort(took)
 	fmt.Printf("count %6d %-32s n=%-6d p50 %9.3f ms  max %9.3f ms  cpu %9.3f ms  peak %5.1f MiB\n", n, name, len(took),
-		millisecs(took[len(took)/2]), millisecs(took[len(took)-1]), millisecs(cpu)/float64(len(took)), peak(b))
+		millisecs(took[len(took)/2]), millisecs(took[len(took)-1]), millisecs(cpu)/float64(len(took)), connstest.Peak(b, os.Getpid()))
 }
 
 func millisecs(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -87,32 +90,30 @@ func cpuTime(b *testing.B) time.Duration {
 func BenchmarkLastClose(b *testing.B) {
 	for _, n := range []int{0, 10_000, 100_000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			inNamespace(b)
-			h := holding(b, n)
+			connstest.Pod(b)
+			h := connstest.Hold(b, n)
 			c, err := Open(Netlink, Rule{IdleAfter: time.Nanosecond, RequestTimeout: time.Hour}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer c.Close()
-			c.Watch([]uint16{holdPort})
+			c.Watch([]uint16{connstest.Port})
 			var took []time.Duration
-			lowerPeak(b)
+			connstest.LowerPeak(b, os.Getpid())
 			b.ResetTimer()
 			for range b.N {
-				h.do(b, "open")
-				if tally := count(b, c, holdPort); tally.Active != 1 || tally.Open != n+1 {
+				h.Do(b, "open")
+				if tally := count(b, c, connstest.Port); tally.Active != 1 || tally.Open != n+1 {
 					b.Fatalf("one in use and %d idle are counted as %+v", n, tally)
 				}
-				if _, err := fmt.Fprintln(h.commands, "close"); err != nil {
-					b.Fatal(err)
-				}
+				h.Tell(b, "close")
 				for active := 1; active > 0; {
 					<-c.Ended()
-					active = count(b, c, holdPort).Active
+					active = count(b, c, connstest.Port).Active
 				}
 				zero := time.Now()
 				var closed int64
-				if _, err := fmt.Sscan(h.answer(b), &closed); err != nil {
+				if _, err := fmt.Sscan(h.Answer(b), &closed); err != nil {
 					b.Fatal(err)
 				}
 				took = append(took, zero.Sub(time.Unix(0, closed)))
@@ -122,7 +123,7 @@ func BenchmarkLastClose(b *testing.B) {
 			for p, name := range map[int]string{50: "p50-ms", 99: "p99-ms", 100: "max-ms"} {
 				b.ReportMetric(millisecs(took[(len(took)-1)*p/100]), name)
 			}
-			b.ReportMetric(peak(b), "peak-MiB")
+			b.ReportMetric(connstest.Peak(b, os.Getpid()), "peak-MiB")
 		})
 	}
 }

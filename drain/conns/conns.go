@@ -74,7 +74,7 @@ const WordLag = 50 * time.Millisecond
 type Peer struct {
 	Address netip.Addr
 	Port    uint16
-	// Active and Open count its connections.
+	// Active and Open count its connections; among thousands, idle ones may be missing.
 	Active, Open int
 	// Since is for how long the longest-waiting of the active ones has been silent; 0 when the source cannot tell.
 	Since time.Duration

@@ -77,6 +77,18 @@ func appendDump(b []byte, family uint8, states uint32, info bool, ports []uint16
 	return b
 }
 
+// appendLookup appends the request for the one socket that a dump told of by id.
+func appendLookup(b []byte, family uint8, id [sockidLen]byte) []byte {
+	const size = headerLen + 8 + sockidLen
+	b = native.AppendUint32(b, size)
+	b = native.AppendUint16(b, sockDiagByFamily)
+	b = native.AppendUint16(b, unix.NLM_F_REQUEST)
+	b = append(b, make([]byte, 8)...) // sequence, and to the kernel
+	b = append(b, family, unix.IPPROTO_TCP, 1<<(attrInfo-1), 0)
+	b = native.AppendUint32(b, 1<<32-1) // in any state
+	return append(b, id[:]...)
+}
+
 // appendPortFilter appends the program that accepts sockets whose own port is one of ports. An operation is struct
 // inet_diag_bc_op: code, where to go if true, where if false, relative to itself; past the end by 4 rejects. A comparison
 // is followed by its operand. The kernel accepts the program only if every jump lands on an operation.
@@ -108,6 +120,11 @@ type message struct {
 	sample
 	cookie uint64
 	inode  uint32
+	// family and id name the socket to the kernel.
+	family uint8
+	id     [sockidLen]byte
+	// segments were received, those without data too (Linux 4.2). They wrap.
+	segments uint32
 }
 
 // parseDump calls each for every socket in b, a whole datagram of a dump's answer, and reports whether the dump is
@@ -172,6 +189,7 @@ func parseMessage(b []byte, m *message) bool {
 	m.cookie = uint64(native.Uint32(id[44:]))<<32 | uint64(native.Uint32(id[40:]))
 	m.unread, m.unsent = native.Uint32(b[56:]), native.Uint32(b[60:])
 	m.inode = native.Uint32(b[68:])
+	m.family, m.id = b[0], [sockidLen]byte(id)
 	for a := b[messageLen:]; len(a) >= 4; {
 		length := int(native.Uint16(a))
 		if length < 4 || length > len(a) {
@@ -179,6 +197,9 @@ func parseMessage(b []byte, m *message) bool {
 		}
 		if native.Uint16(a[2:]) == attrInfo {
 			parseInfo(a[4:length], &m.sample)
+			if length >= 4+144 {
+				m.segments = native.Uint32(a[4+140:])
+			}
 		}
 		a = a[min(align4(length), len(a)):]
 	}

@@ -27,7 +27,7 @@ func aSocket(infoLen int) []byte {
 	info := make([]byte, 4+infoLen)
 	native.PutUint16(info, uint16(len(info)))
 	native.PutUint16(info[2:], attrInfo)
-	for at, value := range map[int]uint32{44: 1000, 52: 2000, 56: 3000, 152: 6, 156: 7} {
+	for at, value := range map[int]uint32{44: 1000, 52: 2000, 56: 3000, 140: 8, 152: 6, 156: 7} {
 		if at+4 <= infoLen {
 			native.PutUint32(info[4+at:], value)
 		}
@@ -64,12 +64,14 @@ func TestParseDumpReadsAsMuchOfTCPInfoAsThereIs(t *testing.T) {
 		sample: sample{state: stateCloseWait, unread: 3, unsent: 4},
 		cookie: 0x5566778811223344,
 		inode:  5,
+		family: unix.AF_INET,
+		id:     [sockidLen]byte(aSocket(0)[headerLen+socketAt:]),
 	}
 	clocks := func(m *message) {
 		m.hasClocks, m.sinceSent, m.sinceReceived, m.sinceAcked = true, time.Second, 2*time.Second, 3*time.Second
 	}
 	acked := func(m *message) { m.hasBytes, m.bytesSent, m.bytesReceived = true, 1<<33, 1<<34 }
-	segments := func(m *message) { m.hasSegments, m.segmentsReceived, m.segmentsSent = true, 6, 7 }
+	segments := func(m *message) { m.hasSegments, m.segmentsReceived, m.segmentsSent, m.segments = true, 6, 7, 8 }
 	sent := func(m *message) { m.bytesSent = 1 << 35 }
 	for _, c := range []struct {
 		infoLen int

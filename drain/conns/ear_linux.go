@@ -18,7 +18,14 @@ type ear struct {
 	ports portSet
 	heard heard // since the ports are listened for
 	msg   message
+
+	// What the connections whose ends are to be kept had received when they ended, by cookie.
+	kept map[uint64]received
+	lost bool // some ends, since kept was made
 }
+
+// received is how many segments a connection has received, and how many of them with data. They wrap.
+type received struct{ all, data uint32 }
 
 // earQueue is asked of the kernel for its queue; it gives what net.core.rmem_max allows.
 const earQueue = 1 << 20
@@ -60,6 +67,7 @@ func (e *ear) hear() heard {
 		case errors.Is(err, unix.EAGAIN):
 			return e.heard
 		case err != nil: // ENOBUFS: some were lost
+			e.lost = true
 			e.heard.join(heard{at: time.Now()})
 		default:
 			e.take(e.buf[:n])
@@ -74,6 +82,9 @@ func (e *ear) take(b []byte) {
 		if m.remotePort == 0 || !e.ports.has(m.localPort) || !e.rule.fromClient(m.connection) {
 			return
 		}
+		if _, keep := e.kept[m.cookie]; keep {
+			e.kept[m.cookie] = received{m.segments, m.segmentsReceived}
+		}
 		if !m.hasClocks {
 			e.heard.join(heard{at: now})
 			return
@@ -82,6 +93,15 @@ func (e *ear) take(b []byte) {
 	})
 	if err != nil {
 		e.heard.join(heard{at: now})
+	}
+}
+
+// keep keeps what the connections have received when they end; before that, and if they were not told, nothing. What
+// ended since the last time that somebody asked is kept, too.
+func (e *ear) keep(all []inUse) {
+	e.kept, e.lost = make(map[uint64]received, len(all)), false
+	for _, c := range all {
+		e.kept[c.cookie] = received{}
 	}
 }
 

@@ -2,15 +2,15 @@ package conns
 
 import (
 	"flag"
-	"os"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"prestop/drain/conns/connstest"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(holdConnections) != "" {
-		hold()
+	if connstest.Main() {
 		return
 	}
 	// Connections are watched while nothing happens: tests wait more than they work.

@@ -33,18 +33,16 @@ type netlinkCounter struct {
 	separately bool
 
 	ends *ends // nil without events
-	ear  *ear  // nil unless clients are to be heard
+	ear  *ear  // nil without events
+	rest rest
 }
 
 // openNetlink looks at the listeners once, so that a kernel that refuses is known now.
 func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
-	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}, log: log}
+	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}, log: log, rest: rest{slow: slowLook}}
 	ends, endsErr := openEnds()
 	if endsErr == nil {
-		n.ends = ends
-		if rule.Hear {
-			n.ear = newEar(&n.look.rule)
-		}
+		n.ends, n.ear = ends, newEar(&n.look.rule)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -91,26 +89,35 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 		return Tally{}, fmt.Errorf("count connections: %w", err)
 	}
 	defer n.turn.release()
+	if t, proved := n.countRest(ports); proved {
+		return t, nil
+	}
 	l := &n.look
 	l.begin(Netlink, ports)
 	wanted := l.ports.list()
 	if len(wanted) == 0 {
 		return l.end(), nil
 	}
-	if l.rule.Hear {
-		l.heard = n.hear() // before the dump: what ended later is in it, or happened after it began
-	}
+	l.heard = n.hear() // before the dump: what ended later is in it, or happened after it began
+	n.rest.begin(ports)
+	restart := func() { l.restart(); n.rest.restart() }
 	// Without tcp_info, which is most of the cost, nothing is idle: then do not ask for it.
 	info := l.rule.IdleAfter > 0 || l.rule.Hear
-	err := n.dump(ctx, openStates, info, wanted, l.restart, func(m *message) {
-		if l.counts(m.connection) {
-			l.add(m.connection, m.sample, m.cookie)
+	err := n.dump(ctx, openStates, info, wanted, restart, func(m *message) {
+		if l.counts(m.connection) && l.add(m.connection, m.sample, m.cookie) == active {
+			n.rest.add(m)
 		}
 	})
 	if err != nil {
+		n.rest.forget()
 		return Tally{}, fmt.Errorf("count connections by netlink: %w", err)
 	}
-	return l.end(), nil
+	t := l.end()
+	n.rest.end(t, l.heard)
+	if n.rest.valid && n.ear != nil {
+		n.ear.keep(n.rest.all)
+	}
+	return t, nil
 }
 
 // hear returns what was heard on connections that have ended.
@@ -129,8 +136,9 @@ func (n *netlinkCounter) Watch(ports []uint16) {
 		return
 	}
 	defer n.turn.release()
+	n.rest.forget()
 	if err := n.ear.listen(ports); err != nil {
-		n.log.Warn("it is not known when clients last said something, so that --quiet-period does nothing", "error", err)
+		n.log.Warn("the kernel does not tell what was said on connections that end"+deafness(n.look.rule), "error", err)
 	}
 }
 

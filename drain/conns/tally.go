@@ -50,10 +50,15 @@ func mapped(a [4]byte) [16]byte {
 
 // begin empties the look for connections to ports.
 func (l *look) begin(source string, ports []uint16) {
-	l.tally = Tally{Source: source, Began: time.Now()}
-	l.at, l.heard = l.tally.Began, heard{}
 	l.ports.set(ports, l.rule.ExcludePorts)
 	l.past.begin()
+	l.beginPart(source)
+}
+
+// beginPart empties the look for some of the connections that the last look was at.
+func (l *look) beginPart(source string) {
+	l.tally = Tally{Source: source, Began: time.Now()}
+	l.at, l.heard = l.tally.Began, heard{}
 	if l.peers == nil {
 		l.peers = make(map[client]peer)
 	}
@@ -88,7 +93,7 @@ func (r *Rule) fromClient(c connection) bool {
 }
 
 // add judges and counts one connection; cookie is its socket's, 0 if the source has none.
-func (l *look) add(c connection, s sample, cookie uint64) {
+func (l *look) add(c connection, s sample, cookie uint64) use {
 	var past *mark
 	if m, known := l.past.find(cookie); known {
 		past = &m
@@ -96,7 +101,7 @@ func (l *look) add(c connection, s sample, cookie uint64) {
 	v := l.rule.judge(s, past)
 	l.heard.add(c, s, l.at, v.use)
 	if v.use == gone {
-		return
+		return gone
 	}
 	switch {
 	case v.use == idle && (past == nil || *past != markOf(s, false)):
@@ -106,6 +111,10 @@ func (l *look) add(c connection, s sample, cookie uint64) {
 	}
 	t := &l.tally
 	t.Open++
+	if v.use == idle && t.Open > knownPeers {
+		t.Idle++ // whose it is would be most of our cost
+		return idle
+	}
 	who := client{c.remote, c.localPort}
 	p, known := l.peers[who]
 	p.open++
@@ -126,6 +135,7 @@ func (l *look) add(c connection, s sample, cookie uint64) {
 		l.forgetPeers()
 	}
 	l.peers[who] = p
+	return v.use
 }
 
 // forgetPeers makes room: the addresses with the fewest connections go, as they are the least likely to be told.
