@@ -5,10 +5,13 @@ import (
 	"net"
 	"os/exec"
 	"testing"
+
+	"prestop/drain/conns/connstest"
 )
 
 // An app that calls a dead backend over and over, and one that asks for sockets and connects none.
 func TestFailingOutgoingConnectionsWakeNobody(t *testing.T) {
+	connstest.Pod(t) // where no other process's listeners end
 	dead, port := listen(t, "tcp", "127.0.0.1:0")
 	dead.Close()
 	counter := counter(t, Netlink, Rule{}).(*netlinkCounter)
