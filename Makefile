@@ -10,7 +10,7 @@ BUILD       := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomi
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: build cross demo test test-all traps e2e rollout soak fuzz bench lint vulncheck image clean
+.PHONY: build cross demo test test-all traps e2e rollout soak fuzz bench docs lint vulncheck image clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o prestop .
@@ -48,6 +48,9 @@ fuzz: ## every parser of what comes from outside, FUZZTIME each
 bench: ## the figures of the design
 	go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
 	cd test && go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
+
+docs: ## the settings in both READMEs, from the flags
+	go test . -count=1 -run '^TestTheSettingsInTheREADMEsAreTheFlags$$' -update-docs
 
 lint: ## gofmt, vet, staticcheck
 	test -z "$$(gofmt -l . | tee /dev/stderr)"

@@ -30,7 +30,7 @@ const bin = 0.25
 const loadFull = 2 * callers * callerRate * bin / replicas
 
 const style = `
-text { font-family: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", "DejaVu Sans", sans-serif; fill: #1f2933; font-size: 13px }
+text { font-family: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", "DejaVu Sans", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "WenQuanYi Micro Hei", sans-serif; fill: #1f2933; font-size: 13px }
 .title { font-size: 27px; font-weight: 700 } .sub { font-size: 15px; font-weight: 400; fill: #52606d } .way { font-size: 20px; font-weight: 700 }
 .service { font-size: 14px; font-weight: 700 } .bad { font-size: 14px; font-weight: 700; fill: #c81e1e } .good { font-size: 14px; font-weight: 700; fill: #1d7a46 }
 .small { font-size: 12px; fill: #7b8794 } .grid { stroke: #e4e7eb } .nobody { stroke: #cbd2d9; stroke-dasharray: 2 4 }
@@ -55,7 +55,7 @@ func (p *picture) rect(x1, x2, y, height float64, class string) {
 }
 
 // writeSVG draws panels, two beside each other for each way, all on the same time axis.
-func writeSVG(w io.Writer, panels []panel) error {
+func writeSVG(w io.Writer, panels []panel, l lang) error {
 	longest := 0.0
 	for _, p := range panels {
 		longest = math.Max(longest, p.Seconds)
@@ -70,13 +70,13 @@ func writeSVG(w io.Writer, panels []panel) error {
 	d.add(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%s" viewBox="0 0 %d %s">`, pictureWidth, px(height), pictureWidth, px(height))
 	d.add(`<style>%s</style>`, style)
 	d.add(`<rect width="100%%" height="100%%" fill="#ffffff"/>`)
-	head(d)
+	head(d, l)
 	y := float64(headHeight)
 	for k := 0; k < len(panels); k += 2 {
-		d.add(`<text x="%d" y="%s" class="way">%s<tspan dx="14" class="sub">%s</tspan></text>`, margin, px(y+20), escape(panels[k].Title), escape(panels[k].What))
+		d.add(`<text x="%d" y="%s" class="way">%s<tspan dx="14" class="sub">%s</tspan></text>`, margin, px(y+20), escape(panels[k].Title.f(l)), escape(panels[k].What.f(l)))
 		y += wayHeight
 		for column, p := range panels[k:min(k+2, len(panels))] {
-			drawPanel(d, p, margin+float64(column)*(width+panelGap), y, width, span)
+			drawPanel(d, p, margin+float64(column)*(width+panelGap), y, width, span, l)
 		}
 		y += panelHeight(panels[k]) + wayGap
 	}
@@ -85,40 +85,39 @@ func writeSVG(w io.Writer, panels []panel) error {
 	return err
 }
 
-func head(d *picture) {
-	d.text(margin, 48, "title", "start", "A rolling restart of three instances under load")
-	d.text(margin, 74, "sub", "start", fmt.Sprintf("Callers keep the list of instances in caches, as Spring Cloud's do, and so go on calling an instance that has left. Each service gets %d requests a second, of %s to %s.",
-		callers*callerRate, "5 ms", "1 s"))
-	d.text(margin, 95, "sub", "start", fmt.Sprintf("The clocks of the registries, caches and hooks run %d times faster than with their defaults: one second here stands for ten.", scale))
+func head(d *picture, l lang) {
+	d.text(margin, 48, "title", "start", drawnTitle.f(l))
+	d.text(margin, 74, "sub", "start", drawnHow.f(l, callers*callerRate, "5 ms", "1 s"))
+	d.text(margin, 95, "sub", "start", drawnWhy.f(l, scale))
 	x, y := float64(margin), 112.0
 	entry := func(draw func(), label string, advance float64) {
 		draw()
 		d.text(x+36, y+13, "", "start", label)
 		x += advance
 	}
-	entry(func() { d.rect(x, x+28, y, barHeight, "starting") }, "starting", 120)
-	entry(func() { d.rect(x, x+28, y, barHeight, "serving"); d.rect(x, x+28, y+8, 8, "serving-load") }, "serving (dark: how many requests it gets)", 330)
-	entry(func() { d.rect(x, x+28, y, barHeight, "hook"); d.rect(x, x+28, y+8, 8, "hook-load") }, "told to stop, its preStop hook runs: it still serves", 390)
+	entry(func() { d.rect(x, x+28, y, barHeight, "starting") }, drawnStarting.f(l), 120)
+	entry(func() { d.rect(x, x+28, y, barHeight, "serving"); d.rect(x, x+28, y+8, 8, "serving-load") }, drawnServing.f(l), 330)
+	entry(func() { d.rect(x, x+28, y, barHeight, "hook"); d.rect(x, x+28, y+8, 8, "hook-load") }, drawnHook.f(l), 390)
 	entry(func() {
 		for _, dx := range []float64{6, 13, 17} {
 			d.add(`<path d="M%s %sv%d" class="lost"/>`, px(x+dx), px(y), barHeight)
 		}
-	}, "a lost request", 150)
-	entry(func() { d.add(`<path d="M%s %sh28" class="nobody"/>`, px(x), px(y+8)) }, "not there", 120)
+	}, drawnLost.f(l), 150)
+	entry(func() { d.add(`<path d="M%s %sh28" class="nobody"/>`, px(x), px(y+8)) }, drawnNobody.f(l), 120)
 }
 
 func panelHeight(p panel) float64 {
 	return 12 + float64(len(p.Rows))*rowHeight + lossHeight + axisHeight
 }
 
-func drawPanel(d *picture, p panel, left, top, width, span float64) {
-	d.text(left, top, "service", "start", p.Service+" on "+p.Registry)
-	d.text(left+150, top, "small", "start", p.stop())
+func drawPanel(d *picture, p panel, left, top, width, span float64, l lang) {
+	d.text(left, top, "service", "start", saysOn.f(l, p.Service, p.Registry))
+	d.text(left+150, top, "small", "start", p.stop(l))
 	class := "good"
 	if p.lost() > 0 {
 		class = "bad"
 	}
-	d.text(left+width, top, class, "end", p.result())
+	d.text(left+width, top, class, "end", p.result(l))
 
 	zero, right := left+labelWidth, left+width
 	x := func(seconds float64) float64 {
@@ -129,12 +128,12 @@ func drawPanel(d *picture, p panel, left, top, width, span float64) {
 	for s := 0.0; s <= span; s += 5 {
 		at := zero + s/span*(right-zero)
 		d.add(`<path d="M%s %sV%s" class="grid"/>`, px(at), px(rows), px(bottom))
-		label := fmt.Sprintf("%.0f s", s)
+		label := drawnSeconds.f(l, s)
 		d.text(at, bottom+16, "small", "middle", label)
 	}
 	for k, r := range p.Rows {
 		y := rows + float64(k)*rowHeight
-		d.text(zero-8, y+13, "", "end", strings.ReplaceAll(r.Name, "-", " "))
+		d.text(zero-8, y+13, "", "end", strings.NewReplacer("-", " ", "old", drawnOld.f(l), "new", drawnNew.f(l)).Replace(r.Name))
 		d.add(`<path d="M%s %sH%s" class="nobody"/>`, px(zero), px(y+barHeight/2), px(x(p.Seconds)))
 		d.rect(x(r.Started), x(r.Registered), y, barHeight, "starting")
 		d.rect(x(r.Registered), x(r.Stopping), y, barHeight, "serving")
@@ -153,7 +152,7 @@ func drawPanel(d *picture, p panel, left, top, width, span float64) {
 	for _, r := range p.Rows {
 		lost = append(lost, r.Lost...)
 	}
-	d.text(zero-8, bottom-4, "small", "end", "lost / s")
+	d.text(zero-8, bottom-4, "small", "end", drawnLosses.f(l))
 	histogram(d, lost, 0, p.Seconds, x, bottom, lossHeight-8, callers*callerRate*bin, "losses")
 	d.add(`<path d="M%s %sH%s" class="frame"/>`, px(zero), px(bottom), px(right))
 }

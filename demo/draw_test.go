@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unicode/utf8"
 )
 
 // never is a moment that has not come.
@@ -37,7 +36,7 @@ func TestCellsShowWhatAnInstanceWasAndWhatWasLost(t *testing.T) {
 
 // example is a panel with five lost requests.
 func example() panel {
-	p := panel{Title: "Stop & <go>", Service: "orders", Registry: "Eureka", Requests: 1234, Failed: map[failure]int{refused: 4, cut: 1}, Seconds: 10, Stops: []float64{1, 2}}
+	p := panel{Title: text{"Stop & <go>", "停 & <走>"}, Service: "orders", Registry: "Eureka", Requests: 1234, Failed: map[failure]int{refused: 4, cut: 1}, Seconds: 10, Stops: []float64{1, 2}}
 	for _, name := range rowNames() {
 		p.Rows = append(p.Rows, row{Name: name, Started: -2, Registered: -1, Stopping: 3, Gone: 4, Answered: []float64{0.1, 3.5}})
 	}
@@ -47,8 +46,8 @@ func example() panel {
 }
 
 func TestTimelineKeepsItsHeightWhileItGrows(t *testing.T) {
-	empty := timeline(panel{Service: "orders", Registry: "Eureka"}, true)
-	full := timeline(example(), true)
+	empty := timeline(panel{Service: "orders", Registry: "Eureka"}, true, english)
+	full := timeline(example(), true, english)
 	if len(empty) != len(full) || len(full) != 1+2*replicas {
 		t.Errorf("%d lines at first, %d later; want %d both", len(empty), len(full), 1+2*replicas)
 	}
@@ -57,20 +56,22 @@ func TestTimelineKeepsItsHeightWhileItGrows(t *testing.T) {
 func TestTimelineFitsIntoANarrowTerminal(t *testing.T) {
 	p := example()
 	p.Requests, p.Failed, p.Seconds = 2500, map[failure]int{refused: 999, cut: 999, other: 500}, 100
-	for _, line := range timeline(p, false) {
-		if n := utf8.RuneCountInString(line); n > lineWidth {
-			t.Errorf("%d columns, want at most %d: %q", n, lineWidth, line)
+	for _, l := range []lang{english, chinese} {
+		for _, line := range timeline(p, false, l) {
+			if n := columnsOf(line); n > lineWidth {
+				t.Errorf("%d columns, want at most %d: %q", n, lineWidth, line)
+			}
 		}
 	}
 }
 
 func TestVerdictSaysHowManyAndWhy(t *testing.T) {
 	p := example()
-	if got, want := p.verdict(), "5 of 1,234 lost (4 refused, 1 cut off)"; got != want {
+	if got, want := p.verdict(english), "5 of 1,234 lost (4 refused, 1 cut off)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	p.Failed = nil
-	if got, want := p.verdict(), "none of 1,234 requests lost"; got != want {
+	if got, want := p.verdict(english), "none of 1,234 requests lost"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -96,8 +97,15 @@ func TestJudgeWantsLossesWithoutAndNoneWithPrestop(t *testing.T) {
 }
 
 func TestSVGIsWellFormedAndHasATickForEachLostRequest(t *testing.T) {
+	for l, title := range []string{english: "Stop & <go>", chinese: "停 & <走>"} {
+		wellFormed(t, lang(l), title)
+	}
+}
+
+func wellFormed(t *testing.T, l lang, title string) {
+	t.Helper()
 	var b strings.Builder
-	if err := writeSVG(&b, []panel{example(), example(), example()}); err != nil {
+	if err := writeSVG(&b, []panel{example(), example(), example()}, l); err != nil {
 		t.Fatal(err)
 	}
 	ticks, titles := 0, 0
@@ -121,7 +129,7 @@ func TestSVGIsWellFormedAndHasATickForEachLostRequest(t *testing.T) {
 				}
 			}
 		case xml.CharData:
-			titles += strings.Count(string(e), "Stop & <go>")
+			titles += strings.Count(string(e), title)
 		}
 	}
 	const inLegend = 3

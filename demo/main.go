@@ -21,9 +21,18 @@ import (
 )
 
 var ways = []way{
-	{"without", "No preStop hook", "SIGTERM at once: the application deregisters and exits, but the callers' caches live on.", noHook},
-	{"sleep", "sleep 35", "What many do today, here 3.5 s. Nobody is told to go elsewhere while it sleeps, so it only puts the losses off.", sleeps},
-	{"prestop", "prestop", "Leaves the registry first; returns when callers have forgotten the instance and nothing is in flight.", callsPrestop},
+	{"without", text{"No preStop hook", "没有 preStop 钩子"}, text{
+		"SIGTERM at once: the application deregisters and exits, but the callers' caches live on.",
+		"立即收到 SIGTERM：应用注销并退出，而调用方的缓存还在。",
+	}, noHook},
+	{"sleep", text{"sleep 35", "sleep 35"}, text{
+		"What many do today, here 3.5 s. Nobody is told to go elsewhere while it sleeps, so it only puts the losses off.",
+		"很多人现在的做法，图中为 3.5 秒。睡觉期间没有人通知调用方换个实例，所以只是把失败推迟。",
+	}, sleeps},
+	{"prestop", text{"prestop", "prestop"}, text{
+		"Leaves the registry first; returns when callers have forgotten the instance and nothing is in flight.",
+		"先从注册中心下线；等调用方忘掉这个实例、没有请求在处理，才返回。",
+	}, callsPrestop},
 }
 
 var shops = []shop{
@@ -47,11 +56,16 @@ func run() int {
 		}
 		return 0
 	}
-	out := flag.String("out", "", "folder for the picture and the logs; empty: demo/out in the module")
+	out := flag.String("out", "", "folder for the pictures and the logs; empty: demo/out in the module")
+	speak := flag.String("lang", "", "language: en or zh; empty: that of the environment (LANG)")
 	flag.Parse()
+	l := spoken()
+	if *speak != "" {
+		l = language(*speak)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := demonstrate(ctx, *out); err != nil {
+	if err := demonstrate(ctx, *out, l); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
 		return 1
 	}
@@ -59,38 +73,41 @@ func run() int {
 }
 
 // demonstrate runs all ways one after the other, and judges the last.
-func demonstrate(ctx context.Context, out string) error {
+func demonstrate(ctx context.Context, out string, l lang) error {
 	began := time.Now()
-	fmt.Printf("Building prestop. Then three rolling restarts, about 25 s each; the clocks run %d times faster than real defaults.\n", scale)
+	fmt.Print(saysBuilding.f(l, scale))
 	s, err := newSite(ctx, out)
 	if err != nil {
 		return err
 	}
 	for _, shop := range shops {
-		fmt.Printf("On %s prestop runs with --grace-period %s %s\n", shop.label, shop.grace, strings.Join(shop.scaled(), " "))
+		fmt.Print(saysFlags.f(l, shop.label, shop.grace, strings.Join(shop.scaled(), " ")))
 	}
-	show := newScreen(os.Stdout)
-	fmt.Println(legend)
+	show := newScreen(os.Stdout, l)
+	fmt.Println(legend.f(l))
 	var (
 		panels []panel
 		failed error
 	)
 	for k, w := range ways {
-		fmt.Printf("\n%d of %d  %s: %s\n", k+1, len(ways), w.title, w.what)
+		fmt.Print(saysWay.f(l, k+1, len(ways), w.title.f(l), w.what.f(l)))
 		done, err := rollOut(ctx, s, w, show)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if err != nil { // the picture shows what went wrong
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", w.title, err))
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", w.title.f(l), err))
 		}
 		panels = append(panels, done...)
 	}
-	name := filepath.Join(s.out, "rollout.svg")
-	if err := draw(name, panels); err != nil {
-		return err
+	names := []string{english: filepath.Join(s.out, "rollout.svg"), chinese: filepath.Join(s.out, "rollout.zh-CN.svg")}
+	for l, name := range names {
+		if err := draw(name, panels, lang(l)); err != nil {
+			return err
+		}
 	}
-	fmt.Printf("\n%s\nDrawn: %s    Logs: %s    %.0f s in all\n", summary(panels), name, filepath.Join(s.out, "logs"), time.Since(began).Seconds())
+	fmt.Printf("\n%s\n\n%s\n", summary(panels, l), inShort(panels, l))
+	fmt.Print(saysDrawn.f(l, names[l], filepath.Base(names[1-l]), filepath.Join(s.out, "logs"), time.Since(began).Seconds()))
 	return errors.Join(failed, judge(panels))
 }
 
@@ -129,26 +146,47 @@ func rollOut(ctx context.Context, s *site, w way, show *screen) ([]panel, error)
 	}
 }
 
-func draw(name string, panels []panel) error {
+func draw(name string, panels []panel, l lang) error {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(writeSVG(f, panels), f.Close())
+	return errors.Join(writeSVG(f, panels, l), f.Close())
 }
 
 // summary is a table of all panels.
-func summary(panels []panel) string {
+func summary(panels []panel, l lang) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-16s %-18s %9s %6s   %s\n", "", "", "requests", "lost", "seconds to stop each instance")
+	row := func(title, where, requests, lost, stops string) {
+		fmt.Fprintf(&b, "%s %s %s%s %s%s   %s\n", padded(title, 17), padded(where, 18), padded("", 9-columnsOf(requests)), requests, padded("", 6-columnsOf(lost)), lost, stops)
+	}
+	row("", "", saysHeads.f(l), saysLostHead.f(l), saysStops.f(l))
 	for _, p := range panels {
 		var stops []string
 		for _, s := range p.Stops {
 			stops = append(stops, fmt.Sprintf("%.1f", s))
 		}
-		fmt.Fprintf(&b, "%-16s %-18s %9s %6s   %s\n", p.Title, p.Service+" on "+p.Registry, thousands(p.Requests), thousands(p.lost()), strings.Join(stops, "  "))
+		row(p.Title.f(l), saysOn.f(l, p.Service, p.Registry), thousands(p.Requests), thousands(p.lost()), strings.Join(stops, "  "))
 	}
 	return strings.TrimRight(b.String(), "\n")
+}
+
+// inShort is what the demo shows, for somebody who has never heard of prestop.
+func inShort(panels []panel, l lang) string {
+	var sums []any
+	for _, w := range ways {
+		requests, lost := 0, 0
+		for _, p := range panels {
+			if p.Title == w.title {
+				requests, lost = requests+p.Requests, lost+p.lost()
+			}
+		}
+		sum := panel{Requests: requests, Failed: map[failure]int{other: lost}}
+		if sums = append(sums, sum.share()); len(sums) == len(ways) {
+			sums[len(sums)-1] = sum.result(l)
+		}
+	}
+	return saysEnd.f(l, sums...)
 }
 
 // judge fails if prestop lost a request, or if nothing was lost without it: then the load was none.
@@ -157,9 +195,9 @@ func judge(panels []panel) error {
 	for _, p := range panels {
 		switch {
 		case p.Title == ways[2].title && p.lost() > 0:
-			errs = append(errs, errors.Join(fmt.Errorf("with prestop, %s on %s: %s", p.Service, p.Registry, p.verdict()), p.Odd))
+			errs = append(errs, errors.Join(fmt.Errorf("with prestop, %s on %s: %s", p.Service, p.Registry, p.verdict(english)), p.Odd))
 		case p.Title == ways[0].title && p.lost() == 0:
-			errs = append(errs, fmt.Errorf("without a hook, %s on %s: %s, so the demo shows nothing", p.Service, p.Registry, p.verdict()))
+			errs = append(errs, fmt.Errorf("without a hook, %s on %s: %s, so the demo shows nothing", p.Service, p.Registry, p.verdict(english)))
 		}
 	}
 	return errors.Join(errs...)

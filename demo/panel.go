@@ -9,8 +9,8 @@ import (
 
 // panel is what is drawn of one rollout: all times are seconds since the load began.
 type panel struct {
-	Title    string // of the way
-	What     string // of the way
+	Title    text // of the way
+	What     text // of the way
 	Service  string
 	Registry string
 	Requests int
@@ -40,29 +40,32 @@ func (p panel) lost() int {
 }
 
 // result is what was lost, in words.
-func (p panel) result() string {
+func (p panel) result(l lang) string {
 	if p.lost() == 0 {
-		return fmt.Sprintf("none of %s requests lost", thousands(p.Requests))
+		return saysNone.f(l, thousands(p.Requests))
 	}
-	return fmt.Sprintf("%s of %s requests lost", thousands(p.lost()), thousands(p.Requests))
+	return saysLost.f(l, thousands(p.lost()), thousands(p.Requests))
 }
 
+// share is what was lost, in numbers.
+func (p panel) share() string { return thousands(p.lost()) + "/" + thousands(p.Requests) }
+
 // verdict is the result with the reasons.
-func (p panel) verdict() string {
+func (p panel) verdict(l lang) string {
 	if p.lost() == 0 {
-		return p.result()
+		return p.result(l)
 	}
 	var kinds []string
 	for _, f := range []failure{refused, cut, other} {
 		if p.Failed[f] > 0 {
-			kinds = append(kinds, fmt.Sprintf("%s %s", thousands(p.Failed[f]), f))
+			kinds = append(kinds, thousands(p.Failed[f])+" "+reasons[f].f(l))
 		}
 	}
-	return fmt.Sprintf("%s of %s lost (%s)", thousands(p.lost()), thousands(p.Requests), strings.Join(kinds, ", "))
+	return saysWhy.f(l, thousands(p.lost()), thousands(p.Requests), strings.Join(kinds, saysComma.f(l)))
 }
 
 // stop is how long one instance took to stop, in words.
-func (p panel) stop() string {
+func (p panel) stop(l lang) string {
 	if len(p.Stops) == 0 {
 		return ""
 	}
@@ -70,7 +73,7 @@ func (p panel) stop() string {
 	for _, s := range p.Stops {
 		sum += s
 	}
-	return fmt.Sprintf("%.1f s to stop an instance", sum/float64(len(p.Stops)))
+	return saysStop.f(l, sum/float64(len(p.Stops)))
 }
 
 func thousands(n int) string {

@@ -21,8 +21,8 @@ const (
 // way is how an instance is stopped: what its preStop hook does.
 type way struct {
 	name  string // in file names
-	title string
-	what  string // a line about it for people
+	title text
+	what  text // a line about it for people
 	hook  hook
 }
 

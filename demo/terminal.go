@@ -20,14 +20,15 @@ type screen struct {
 	out    io.Writer
 	live   bool // the cursor can go up
 	colour bool
+	lang   lang
 	drawn  int       // lines to go up before the next drawing
 	last   time.Time // of a progress line where not live
 }
 
-func newScreen(out *os.File) *screen {
+func newScreen(out *os.File, l lang) *screen {
 	info, err := out.Stat()
 	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
-	return &screen{out: out, live: terminal, colour: terminal && os.Getenv("NO_COLOR") == ""}
+	return &screen{out: out, lang: l, live: terminal, colour: terminal && os.Getenv("NO_COLOR") == ""}
 }
 
 // progress shows panels that are still growing.
@@ -45,10 +46,10 @@ func (s *screen) progress(panels []panel, now time.Time) {
 			continue
 		}
 		if p.Requests == 0 {
-			fmt.Fprintf(s.out, "  %s: starting the instances\n", p.Service)
+			fmt.Fprint(s.out, saysStarting.f(s.lang, p.Service))
 			continue
 		}
-		fmt.Fprintf(s.out, "  %4.0f s  %s: %s requests, %d lost\n", p.Seconds, p.Service, thousands(p.Requests), p.lost())
+		fmt.Fprint(s.out, saysProgress.f(s.lang, p.Seconds, p.Service, thousands(p.Requests), p.lost()))
 	}
 }
 
@@ -65,7 +66,7 @@ func (s *screen) draw(panels []panel) {
 	}
 	s.drawn = 0
 	for _, p := range panels {
-		for _, line := range timeline(p, s.colour) {
+		for _, line := range timeline(p, s.colour, s.lang) {
 			b.WriteString(line)
 			if s.live {
 				b.WriteString("\x1b[K") // what a longer line left there before
@@ -77,24 +78,22 @@ func (s *screen) draw(panels []panel) {
 	io.WriteString(s.out, b.String())
 }
 
-const legend = "░ starting   █ serving   ▒ preStop hook, still serving   × requests lost   one column is 0.4 s"
-
 // timeline is a panel in characters. It always has the same number of lines, so that it can be drawn over.
-func timeline(p panel, colour bool) []string {
+func timeline(p panel, colour bool, l lang) []string {
 	paint := func(code, s string) string {
 		if !colour || code == "" {
 			return s
 		}
 		return "\x1b[" + code + "m" + s + "\x1b[0m"
 	}
-	verdict := paint("32", p.verdict())
+	verdict := paint("32", p.verdict(l))
 	if p.lost() > 0 {
-		verdict = paint("31", p.verdict())
+		verdict = paint("31", p.verdict(l))
 	}
 	if p.Requests == 0 {
-		verdict = "starting"
+		verdict = saysStart.f(l)
 	}
-	lines := []string{fmt.Sprintf("  %s on %s: %s", p.Service, p.Registry, verdict)}
+	lines := []string{fmt.Sprintf("  %s: %s", saysOn.f(l, p.Service, p.Registry), verdict)}
 	codes := map[rune]string{'░': "90", '█': "32", '▒': "33", '×': "31;1"}
 	for _, want := range rowNames() {
 		var line strings.Builder

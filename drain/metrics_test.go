@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +68,32 @@ func TestMetricsAreWellFormed(t *testing.T) {
 		problems, err := promlint.New(bytes.NewReader(w.drain.Metrics("1.2.3"))).Lint()
 		if err != nil || len(problems) > 0 {
 			t.Errorf("against the conventions: %v, %v", problems, err)
+		}
+	})
+}
+
+// TestEveryMetricIsInTheDocumentation reads the table of docs/operations.md.
+func TestEveryMetricIsInTheDocumentation(t *testing.T) {
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(prestop_\\w+)` \\|").FindAllSubmatch(page, -1) {
+		documented[string(m[1])] = true
+	}
+	in(t, 1, func(o *Options) { o.Traffic = map[string]*registry.Traffic{"fake0": new(registry.Traffic)} }, func(t *testing.T, w *world) {
+		told := scraped(t, w, "v")
+		told["prestop_registry_requests_total"] = nil // there are none here
+		for name := range told {
+			if !documented[name] {
+				t.Errorf("%s is not in docs/operations.md", name)
+			}
+		}
+		for name := range documented {
+			if _, is := told[name]; !is {
+				t.Errorf("docs/operations.md has %s, which is not told", name)
+			}
 		}
 	})
 }
