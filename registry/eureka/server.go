@@ -303,7 +303,7 @@ func (s *server) list(ctx context.Context, urls []*url.URL, c registry.Call, eac
 		return readList(body, each)
 	}
 	a, err := s.call(ctx, urls, c)
-	if errors.Is(err, errShape) {
+	if errors.Is(err, registry.ErrShape) {
 		var e *registry.Error
 		if errors.As(err, &e) {
 			e.Remedy = "is this Eureka's service URL?"

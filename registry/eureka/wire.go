@@ -2,21 +2,14 @@ package eureka
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
+
+	"prestop/registry"
 )
-
-// window bounds what may be read of a list without an instance or application ending: some hundred times a real instance.
-const window = 1 << 20
-
-// maxDepth bounds how deep a value that is skipped may nest.
-const maxDepth = 64
-
-var errShape = errors.New("the answer is not Eureka's JSON")
 
 // record is one instance as a server sends it. Servers of different age send different shapes: numbers as strings, one
 // object where there should be a list, overriddenstatus for overriddenStatus (Netflix/eureka#1051; encoding/json compares
@@ -98,10 +91,10 @@ func readInstance(body []byte) (record, error) {
 		Instance *record `json:"instance"`
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
-		return record{}, fmt.Errorf("%w: %w", errShape, err)
+		return record{}, fmt.Errorf("%w: %w", registry.ErrShape, err)
 	}
 	if v.Instance == nil || v.Instance.id() == "" || v.Instance.App == "" {
-		return record{}, errShape
+		return record{}, registry.ErrShape
 	}
 	return *v.Instance, nil
 }
@@ -109,19 +102,11 @@ func readInstance(body []byte) (record, error) {
 // readList reads the answer of GET apps, apps/delta and apps/{APP} as a stream and calls each with every instance in it.
 // It holds one instance at a time, whatever the length of the list.
 func readList(r io.Reader, each func(record)) error {
-	w := &windowed{r: r}
-	l := list{Decoder: json.NewDecoder(w), each: each}
-	w.consumed = l.InputOffset
-	err := l.document()
-	syntax, kind := (*json.SyntaxError)(nil), (*json.UnmarshalTypeError)(nil)
-	if errors.As(err, &syntax) || errors.As(err, &kind) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = fmt.Errorf("%w: %w", errShape, err)
-	}
-	return err
+	return list{registry.ReadValues(r), each}.document()
 }
 
 type list struct {
-	*json.Decoder
+	*registry.Values
 	each func(record)
 }
 
@@ -129,29 +114,29 @@ type list struct {
 func (l list) document() error {
 	known := false
 	err := l.object(func() error {
-		return l.fields(func(key string) error {
+		return l.Fields(func(key string) error {
 			switch key {
 			case "applications":
 				known = true
-				return l.oneOrMany(l.applications, l.skip)
+				return l.oneOrMany(l.applications, l.Skip)
 			case "application":
 				known = true
-				return l.oneOrMany(l.application, l.skip)
+				return l.oneOrMany(l.application, l.Skip)
 			}
-			return l.skip()
+			return l.Skip()
 		})
 	})()
 	if err == nil && !known {
-		return errShape
+		return registry.ErrShape
 	}
 	return err
 }
 
 // applications is the inside of the whole list.
 func (l list) applications() error {
-	return l.fields(func(key string) error {
+	return l.Fields(func(key string) error {
 		if key != "application" {
-			return l.skip()
+			return l.Skip()
 		}
 		return l.oneOrMany(l.application, l.object(l.application))
 	})
@@ -159,9 +144,9 @@ func (l list) applications() error {
 
 // application is the inside of one.
 func (l list) application() error {
-	return l.fields(func(key string) error {
+	return l.Fields(func(key string) error {
 		if key != "instance" {
-			return l.skip()
+			return l.Skip()
 		}
 		return l.oneOrMany(l.single, func() error {
 			var r record
@@ -176,7 +161,7 @@ func (l list) application() error {
 // field by field, which is slower.
 func (l list) single() error {
 	raw := map[string]json.RawMessage{}
-	err := l.fields(func(key string) error {
+	err := l.Fields(func(key string) error {
 		var v json.RawMessage
 		err := l.Decode(&v)
 		raw[key] = v
@@ -204,12 +189,12 @@ func (l list) found(r record) {
 // object takes an object, of which inside takes the inside.
 func (l list) object(inside func() error) func() error {
 	return func() error {
-		t, err := l.next()
+		t, err := l.Token()
 		if err != nil {
 			return err
 		}
 		if t != json.Delim('{') {
-			return errShape
+			return registry.ErrShape
 		}
 		return inside()
 	}
@@ -217,7 +202,7 @@ func (l list) object(inside func() error) func() error {
 
 // oneOrMany takes an object, of which inside takes the inside, or a list, of which element takes each one, or null.
 func (l list) oneOrMany(inside, element func() error) error {
-	t, err := l.next()
+	t, err := l.Token()
 	switch {
 	case err != nil:
 		return err
@@ -226,79 +211,7 @@ func (l list) oneOrMany(inside, element func() error) error {
 	case t == json.Delim('{'):
 		return inside()
 	case t != json.Delim('['):
-		return errShape
+		return registry.ErrShape
 	}
-	for l.More() {
-		if err := element(); err != nil {
-			return err
-		}
-	}
-	_, err = l.next()
-	return err
-}
-
-// fields takes the inside of an object up to its end; f takes each value.
-func (l list) fields(f func(key string) error) error {
-	for l.More() {
-		t, err := l.next()
-		if err != nil {
-			return err
-		}
-		key, ok := t.(string)
-		if !ok {
-			return errShape
-		}
-		if err := f(key); err != nil {
-			return err
-		}
-	}
-	_, err := l.next()
-	return err
-}
-
-func (l list) skip() error {
-	for depth := 0; ; {
-		t, err := l.next()
-		if err != nil {
-			return err
-		}
-		switch t {
-		case json.Delim('{'), json.Delim('['):
-			depth++
-		case json.Delim('}'), json.Delim(']'):
-			depth--
-		}
-		if depth == 0 {
-			return nil
-		}
-		if depth > maxDepth {
-			return errShape
-		}
-	}
-}
-
-// next is the next token. The end of the input is always too early.
-func (l list) next() (json.Token, error) {
-	t, err := l.Token()
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return t, err
-}
-
-// windowed fails when more than window bytes have been read of which nothing has been consumed: else one endless string
-// would be held whole.
-type windowed struct {
-	r        io.Reader
-	read     int64
-	consumed func() int64
-}
-
-func (w *windowed) Read(p []byte) (int, error) {
-	if w.read-w.consumed() > window {
-		return 0, fmt.Errorf("%w: one value in it is larger than %d bytes", errShape, window)
-	}
-	n, err := w.r.Read(p)
-	w.read += int64(n)
-	return n, err
+	return l.Elements(element)
 }

@@ -13,6 +13,8 @@ import (
 	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
+
+	"prestop/registry"
 )
 
 func TestInstancesAreReadInTheShapesThatServersSend(t *testing.T) {
@@ -85,10 +87,10 @@ func TestWhatIsNotEurekasIsAnError(t *testing.T) {
 	for _, body := range []string{"", "x", "<html></html>", "[]", "{}", `{"error":"x"}`, `{"applications":[`, `{"applications":{"application":[{"instance":[{"app":"A"`,
 		`{"applications":17}`, `{"applications":{"application":[17]}}`, `{"applications":{"application":{"instance":[["x"]]}}}`, `null`,
 		`{"applications":{"x":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}}`} {
-		if all, err := records(body); !errors.Is(err, errShape) {
+		if all, err := records(body); !errors.Is(err, registry.ErrShape) {
 			t.Errorf("list %.60q: %+v, %v", body, all, err)
 		}
-		if r, err := readInstance([]byte(body)); !errors.Is(err, errShape) {
+		if r, err := readInstance([]byte(body)); !errors.Is(err, registry.ErrShape) {
 			t.Errorf("instance %.60q: %+v, %v", body, r, err)
 		}
 	}
@@ -193,10 +195,10 @@ func TestAValueWithoutAnEndIsNotHeld(t *testing.T) {
 		"a metadata": `{"applications":{"application":[{"instance":[{"metadata":{"x":"`,
 	} {
 		taken := &counted{r: io.MultiReader(strings.NewReader(begin), infinite{})}
-		if err := readList(taken, func(record) {}); !errors.Is(err, errShape) {
+		if err := readList(taken, func(record) {}); !errors.Is(err, registry.ErrShape) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if taken.n > 4*window {
+		if taken.n > 4<<20 {
 			t.Errorf("%s: %d bytes were read", name, taken.n)
 		}
 	}
