@@ -24,7 +24,7 @@ const (
 	// A request works for this long, evenly spread on a logarithmic scale: mean 470 ms.
 	shortest, longest = 5 * time.Millisecond, 3 * time.Second
 	// patience is how long a caller waits for an answer. It is generous: being slow is not being lost.
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 )
 
 // caller is one way of finding and calling the service.

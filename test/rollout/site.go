@@ -112,7 +112,7 @@ func (s *site) call(ctx context.Context) error {
 		url := fmt.Sprintf("http://127.0.0.1:%d", port)
 		args := append(slices.Clone(s.java), fmt.Sprintf("--server.port=%d", port), "--spring.profiles.active=caller", "--spring.application.name=caller", other,
 			"--spring.grpc.server.enabled=false", "--eureka.client.register-with-eureka=false", "--spring.cloud.nacos.discovery.register-enabled=false",
-			"--server.tomcat.threads.max=600") // a caller who waits for a dead Pod must not hold up the others
+			"--server.tomcat.threads.max=1000") // a caller who waits for a dead Pod must not hold up the others
 		p := &calling{spec: servers.Spec{Name: "caller-" + registry, Dir: s.dir, Args: append(args, s.clientFlags("127.0.0.1")...), Ready: url + "/seen"}}
 		s.callers = append(s.callers, p)
 		s.byName[registry] = url
