@@ -41,14 +41,14 @@ func checkRegistries(ctx context.Context, c Config, p registry.Pod, serving bool
 // oneByOne are configurations with one server each.
 func oneByOne(c Config) []Config {
 	var all []Config
-	for _, u := range c.EurekaURLs {
+	for _, u := range slices.Concat(c.Eurekas...) {
 		one := c
-		one.EurekaURLs, one.NacosURLs = []*url.URL{u}, nil
+		one.Eurekas, one.Nacoses = [][]*url.URL{{u}}, nil
 		all = append(all, one)
 	}
-	for _, u := range c.NacosURLs {
+	for _, u := range slices.Concat(c.Nacoses...) {
 		one := c
-		one.EurekaURLs, one.NacosURLs = nil, []*url.URL{u}
+		one.Eurekas, one.Nacoses = nil, [][]*url.URL{{u}}
 		all = append(all, one)
 	}
 	return all
@@ -105,7 +105,7 @@ func missing(ctx context.Context, c Config, p registry.Pod) finding {
 	others, err := find(ctx, c, wide)
 	if err != nil || len(others) == 0 {
 		remedy := "has the app registered? with another address set --instance-ip (POD_IP), with another port --port"
-		if len(c.NacosURLs) > 0 {
+		if len(c.Nacoses) > 0 {
 			remedy += ", in another namespace --nacos-namespace (its ID, not its name), in another group --nacos-group"
 		}
 		return problem("registry", text, remedy)

@@ -24,9 +24,9 @@ import (
 // Config is the settings, validated: whatever is in it can be used.
 type Config struct {
 	Listen           string
-	EurekaURLs       []*url.URL
+	Eurekas          [][]*url.URL // the servers of each cluster
 	EurekaInstanceID string
-	NacosURLs        []*url.URL
+	Nacoses          [][]*url.URL // the servers of each cluster
 	NacosNamespace   string
 	NacosGroup       string
 	NacosUsername    string
@@ -120,9 +120,9 @@ func LoadConfig(command string, args []string, env func(string) string) (Config,
 func (r *reader) config() Config {
 	c := Config{
 		Listen:           r.listen(),
-		EurekaURLs:       r.urls("eureka-url", eurekaURL),
+		Eurekas:          r.clusters("eureka-url", eurekaURL),
 		EurekaInstanceID: r.string("eureka-instance-id"),
-		NacosURLs:        r.urls("nacos-url", nacosURL),
+		Nacoses:          r.clusters("nacos-url", nacosURL),
 		NacosNamespace:   r.string("nacos-namespace"),
 		NacosGroup:       r.string("nacos-group"),
 		NacosUsername:    r.string("nacos-username"),

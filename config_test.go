@@ -62,9 +62,9 @@ func examples(t *testing.T) map[string]example {
 	clientTLS := func(c Config) any { return len(c.RegistryTLS.Certificates) }
 	return map[string]example{
 		"listen":                {"127.0.0.1:9", func(c Config) any { return c.Listen }, "127.0.0.1:9"},
-		"eureka-url":            {"http://e1:8761/eureka,http://e2/eureka/", func(c Config) any { return c.EurekaURLs }, "[http://e1:8761/eureka http://e2/eureka/]"},
+		"eureka-url":            {"http://e1:8761/eureka,http://e2/eureka/", func(c Config) any { return c.Eurekas }, "[[http://e1:8761/eureka http://e2/eureka/]]"},
 		"eureka-instance-id":    {"orders-0:8080", func(c Config) any { return c.EurekaInstanceID }, "orders-0:8080"},
-		"nacos-url":             {"n1:8848", func(c Config) any { return c.NacosURLs }, "[http://n1:8848/nacos]"},
+		"nacos-url":             {"n1:8848", func(c Config) any { return c.Nacoses }, "[[http://n1:8848/nacos]]"},
 		"nacos-namespace":       {"blue", func(c Config) any { return c.NacosNamespace }, "blue"},
 		"nacos-group":           {"SHOP", func(c Config) any { return c.NacosGroup }, "SHOP"},
 		"nacos-username":        {"nacos", func(c Config) any { return c.NacosUsername }, "nacos"},
@@ -170,8 +170,8 @@ func TestDefaultsAreThoseOfTheContract(t *testing.T) {
 		"termination log":  {c.TerminationLog, "/dev/termination-log"},
 		"log format":       {c.LogFormat, "json"},
 		"log level":        {c.LogLevel.String(), "INFO"},
-		"eureka":           {len(c.EurekaURLs), 0},
-		"nacos":            {len(c.NacosURLs), 0},
+		"eureka":           {len(c.Eurekas), 0},
+		"nacos":            {len(c.Nacoses), 0},
 		"services":         {len(c.Services), 0},
 		"ports":            {len(c.Ports), 0},
 		"token":            {c.Token.set(), false},
@@ -240,7 +240,7 @@ func TestSpringsVariablesAreReadInTheirOrder(t *testing.T) {
 
 func TestSettingsAreReadLike(t *testing.T) {
 	lingers := func(c Config) any { return c.Linger }
-	nacos := func(c Config) any { return c.NacosURLs }
+	nacos := func(c Config) any { return c.Nacoses }
 	ports := func(c Config) any { return c.Ports }
 	for sentence, c := range map[string]struct {
 		env  settings
@@ -258,18 +258,21 @@ func TestSettingsAreReadLike(t *testing.T) {
 		"a Service's variable leaves the way for the next":           {settings{"PRESTOP_PORT": "tcp://10.96.0.1:8090", "SERVER_PORT": "8080"}, nil, ports, "[8080]"},
 		"a Service named server sets no port":                        {settings{"SERVER_PORT": "udp://10.96.0.1:53"}, nil, ports, "[]"},
 		"Spring's random port is found":                              {settings{"SERVER_PORT": "0"}, nil, ports, "[]"},
-		"a Nacos host gets port and path":                            {nil, []string{"--nacos-url", "nacos"}, nacos, "[http://nacos:8848/nacos]"},
-		"a Nacos host with port gets the path":                       {nil, []string{"--nacos-url", "nacos:80"}, nacos, "[http://nacos:80/nacos]"},
-		"a Nacos URL gets port and path":                             {nil, []string{"--nacos-url", "http://nacos/"}, nacos, "[http://nacos:8848/nacos]"},
-		"a Nacos context path stays":                                 {nil, []string{"--nacos-url", "http://nacos:8848/registry"}, nacos, "[http://nacos:8848/registry]"},
-		"a Nacos by https has https' port":                           {nil, []string{"--nacos-url", "https://nacos"}, nacos, "[https://nacos/nacos]"},
-		"a Nacos by IPv6 keeps its brackets":                         {nil, []string{"--nacos-url", "[fd00::1]"}, nacos, "[http://[fd00::1]:8848/nacos]"},
-		"several Nacos servers in a list with a gap":                 {nil, []string{"--nacos-url", "n1, n2:1,,"}, nacos, "[http://n1:8848/nacos http://n2:1/nacos]"},
+		"a Nacos host gets port and path":                            {nil, []string{"--nacos-url", "nacos"}, nacos, "[[http://nacos:8848/nacos]]"},
+		"a Nacos host with port gets the path":                       {nil, []string{"--nacos-url", "nacos:80"}, nacos, "[[http://nacos:80/nacos]]"},
+		"a Nacos URL gets port and path":                             {nil, []string{"--nacos-url", "http://nacos/"}, nacos, "[[http://nacos:8848/nacos]]"},
+		"a Nacos context path stays":                                 {nil, []string{"--nacos-url", "http://nacos:8848/registry"}, nacos, "[[http://nacos:8848/registry]]"},
+		"a Nacos by https has https' port":                           {nil, []string{"--nacos-url", "https://nacos"}, nacos, "[[https://nacos/nacos]]"},
+		"a Nacos by IPv6 keeps its brackets":                         {nil, []string{"--nacos-url", "[fd00::1]"}, nacos, "[[http://[fd00::1]:8848/nacos]]"},
+		"several Nacos servers in a list with a gap":                 {nil, []string{"--nacos-url", "n1, n2:1,,"}, nacos, "[[http://n1:8848/nacos http://n2:1/nacos]]"},
+		"several clusters of Nacos":                                  {nil, []string{"--nacos-url", "n1,n2; n3;;"}, nacos, "[[http://n1:8848/nacos http://n2:8848/nacos] [http://n3:8848/nacos]]"},
+		"several clusters of Eureka":                                 {settings{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE": "http://a/eureka,http://b/eureka;http://c/eureka"}, nil, func(c Config) any { return c.Eurekas }, "[[http://a/eureka http://b/eureka] [http://c/eureka]]"},
+		"a server that is named twice in its cluster":                {nil, []string{"--nacos-url", "n1,n1"}, nacos, "[[http://n1:8848/nacos http://n1:8848/nacos]]"},
 		"a placeholder is looked up":                                 {settings{"SPRING_APPLICATION_NAME": "${APP}-v2", "APP": "orders"}, nil, func(c Config) any { return c.Services }, "[orders-v2]"},
 		"a placeholder is looked up as Spring's relaxed names":       {settings{"SPRING_APPLICATION_NAME": "${my.app-name}", "MY_APPNAME": "orders"}, nil, func(c Config) any { return c.Services }, "[orders]"},
-		"a placeholder has a default":                                {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${NACOS:nacos}:${PORT:8848}"}, nil, nacos, "[http://nacos:8848/nacos]"},
-		"a placeholder's variable beats its default":                 {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${NACOS:nacos}:1", "NACOS": "other"}, nil, nacos, "[http://other:1/nacos]"},
-		"a default may be another placeholder":                       {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${A:${B:nacos}}:1"}, nil, nacos, "[http://nacos:1/nacos]"},
+		"a placeholder has a default":                                {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${NACOS:nacos}:${PORT:8848}"}, nil, nacos, "[[http://nacos:8848/nacos]]"},
+		"a placeholder's variable beats its default":                 {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${NACOS:nacos}:1", "NACOS": "other"}, nil, nacos, "[[http://other:1/nacos]]"},
+		"a default may be another placeholder":                       {settings{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${A:${B:nacos}}:1"}, nil, nacos, "[[http://nacos:1/nacos]]"},
 		"a placeholder's variable may hold another":                  {settings{"SPRING_APPLICATION_NAME": "${A}", "A": "${B}", "B": "orders"}, nil, func(c Config) any { return c.Services }, "[orders]"},
 		"what is not closed is no placeholder":                       {settings{"SPRING_APPLICATION_NAME": "or${ders"}, nil, func(c Config) any { return c.Services }, "[or${ders]"},
 		"our own variables have no placeholders":                     {settings{"PRESTOP_SERVICE": "${A}"}, nil, func(c Config) any { return c.Services }, "[${A}]"},
@@ -331,6 +334,7 @@ func TestWhatIsWrongIsNamedWithItsRemedy(t *testing.T) {
 		"a peer that is none":                   {nil, []string{"--exclude-peer", "10.0.0.0/33"}, []string{`"10.0.0.0/33"`, "fd00::/8"}},
 		"a Eureka without scheme":               {nil, []string{"--eureka-url", "eureka:8761/eureka"}, []string{"--eureka-url", "http://host:port/path"}},
 		"a Nacos by another scheme":             {nil, []string{"--nacos-url", "nacos://n:8848"}, []string{"--nacos-url", "http"}},
+		"a server in two clusters":              {nil, []string{"--nacos-url", "n1,n2;n2:8848"}, []string{"--nacos-url", "http://n2:8848/nacos", "two clusters", "commas"}},
 		"a URL with a port that is none":        {nil, []string{"--nacos-url", "n:88480"}, []string{`"n:88480"`, "port"}},
 		"metrics without where and which":       {nil, []string{"--count=prometheus"}, []string{"--metrics-url: is missing", "--metric: is missing", "/stats/prometheus"}},
 		"metrics that are not asked":            {settings{"PRESTOP_METRIC": "a"}, []string{"--metrics-url=http://a/", "--metric-exclude=a=b"}, []string{"PRESTOP_METRIC", "--metrics-url", "--metric-exclude", "set --count prometheus"}},
@@ -408,6 +412,8 @@ func TestNoErrorHoldsASecret(t *testing.T) {
 		"a slash in a password":                    {nil, []string{"--eureka-url=http://me:" + hush + "/x@host/eureka"}},
 		"a comma in a password":                    {nil, []string{"--eureka-url=http://me:" + hush + ",x@host/eureka"}},
 		"a comma before the password's end":        {nil, []string{"--eureka-url=http://me:x," + hush + "@host/eureka"}},
+		"a semicolon in a password":                {nil, []string{"--eureka-url=http://me:" + hush + ";x@host/eureka"}},
+		"a server with a password in two clusters": {nil, []string{"--eureka-url=http://me:" + hush + "@host/eureka;http://host/eureka"}},
 		"a percent in a password":                  {nil, []string{"--eureka-url=http://me:%" + hush + "@host/eureka"}},
 		"a space in a password":                    {nil, []string{"--nacos-url=http://me:" + hush + " x@host"}},
 		"the second of two":                        {nil, []string{"--nacos-url=http://n:1,nacos://me:" + hush + "@host"}},

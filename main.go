@@ -193,14 +193,14 @@ func newRegistries(c Config) ([]registry.Registry, map[string]*registry.Traffic)
 		all = append(all, r)
 		traffic[r.Kind()] = h.Traffic()
 	}
-	if len(c.EurekaURLs) > 0 {
-		h := client()
-		add(eureka.New(eureka.Options{URLs: c.EurekaURLs, InstanceID: c.EurekaInstanceID, HTTP: h}), h)
+	h := client()
+	for _, urls := range c.Eurekas {
+		add(eureka.New(eureka.Options{URLs: urls, InstanceID: c.EurekaInstanceID, HTTP: h}), h)
 	}
-	if len(c.NacosURLs) > 0 {
-		h := client()
+	h = client()
+	for _, servers := range c.Nacoses {
 		add(nacos.New(nacos.Options{
-			Servers: c.NacosURLs, Namespace: c.NacosNamespace, Group: c.NacosGroup,
+			Servers: servers, Namespace: c.NacosNamespace, Group: c.NacosGroup,
 			Username: c.NacosUsername, Password: c.NacosPassword.Get, HTTP: h,
 		}), h)
 	}

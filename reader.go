@@ -176,9 +176,11 @@ func (r *reader) lines(flag string, begin *regexp.Regexp) []string {
 }
 
 // list returns the non-empty parts of a comma list.
-func (r *reader) list(flag string) []string {
+func (r *reader) list(flag string) []string { return split(r.string(flag)) }
+
+func split(list string) []string {
 	var l []string
-	for _, s := range strings.Split(r.string(flag), ",") {
+	for s := range strings.SplitSeq(list, ",") {
 		if s = strings.TrimSpace(s); s != "" {
 			l = append(l, s)
 		}

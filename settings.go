@@ -36,9 +36,9 @@ func flags() *pflag.FlagSet {
 	f.SortFlags = false
 	f.SetOutput(io.Discard) // errors are reported with the other problems
 	f.String("listen", ":8090", "`address` for the hook, probes and metrics; the kubelet calls from the node, so all addresses")
-	f.String("eureka-url", "", "comma list of Eureka service `URLs` as the app has them; user:password@ is basic auth; empty: no Eureka")
+	f.String("eureka-url", "", "comma list of Eureka service `URLs` as the app has them; user:password@ is basic auth; a semicolon before those of another cluster; empty: no Eureka")
 	f.String("eureka-instance-id", "", "the app's instance `ID`; empty: found by the Pod's address and port")
-	f.String("nacos-url", "", "comma list of Nacos servers, `host:port` or URL; port 8848 and context path /nacos unless given; empty: no Nacos")
+	f.String("nacos-url", "", "comma list of Nacos servers, `host:port` or URL; port 8848 and context path /nacos unless given; a semicolon before those of another cluster; empty: no Nacos")
 	f.String("nacos-namespace", "public", "`ID` of the namespace, not its name")
 	f.String("nacos-group", "", "`group` of the instances; empty: every group")
 	f.String("nacos-username", "", "`name` to log in with; Nacos 3 wants a login for its admin API even where the clients need none; empty: no login")

@@ -19,6 +19,7 @@ import (
 	"prestop/drain"
 	"prestop/drain/conns"
 	"prestop/drain/endpoint"
+	"prestop/registry"
 )
 
 func (r *reader) bool(flag string) bool {
@@ -46,24 +47,46 @@ func portOf(address string) (uint16, error) {
 	return uint16(n), err
 }
 
-func (r *reader) urls(flag string, parse func(string) (*url.URL, error)) []*url.URL {
-	var urls []*url.URL
-	for _, s := range r.list(flag) {
-		u, err := parse(s)
-		if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "") {
-			err = errors.New("is not an http or https URL with a host")
-		} else if err == nil && u.Port() != "" {
-			if _, perr := portOf(u.Host); perr != nil {
-				err = errors.New("has a port that is none")
+// clusters reads the servers of each registry of a kind: clusters parted by semicolons, their servers by commas. One server
+// in two clusters would be told by two keepers that do not know of each other.
+func (r *reader) clusters(flag string, parse func(string) (*url.URL, error)) [][]*url.URL {
+	var all [][]*url.URL
+	in := map[string]int{} // the cluster of a server
+	for n, list := range strings.Split(r.string(flag), ";") {
+		var cluster []*url.URL
+		for _, s := range split(list) {
+			u, err := parse(s)
+			if err == nil {
+				err = usable(u)
 			}
+			if err != nil {
+				r.problem(flag, plainURLError(r.string(flag), err), "give http://host:port/path, several separated by commas, several clusters by semicolons; special characters of a password as %XX")
+				return nil
+			}
+			at := registry.Redact(u)
+			if first, ok := in[at]; ok && first != n {
+				r.problem(flag, "has "+at+" in two clusters", "part the servers of one cluster by commas; a semicolon is before another one")
+				return nil
+			}
+			in[at] = n
+			cluster = append(cluster, u)
 		}
-		if err != nil {
-			r.problem(flag, plainURLError(r.string(flag), err), "give http://host:port/path, several separated by commas; special characters of a password as %XX")
-			return nil
+		if len(cluster) > 0 {
+			all = append(all, cluster)
 		}
-		urls = append(urls, u)
 	}
-	return urls
+	return all
+}
+
+// usable says what is wrong with a server's URL.
+func usable(u *url.URL) error {
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return errors.New("is not an http or https URL with a host")
+	}
+	if _, err := portOf(u.Host); u.Port() != "" && err != nil {
+		return errors.New("has a port that is none")
+	}
+	return nil
 }
 
 // plainURLError leaves out the URL, and, where that may hold a password, the part that url.Parse stumbled over.

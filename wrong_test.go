@@ -285,6 +285,38 @@ func TestOneRegistryThatHangsDoesNotDelayTheOther(t *testing.T) {
 	sick.becomes(t, false)
 }
 
+func TestTwoRegistriesOfOneKindAreLeftByThemselves(t *testing.T) {
+	both(t, func(t *testing.T, kind string) {
+		a := newApp(t)
+		one, two := holds(t, kind, a), holds(t, kind, a)
+		_, url, _ := strings.Cut(two.flag, "=")
+		p := sidecarOf(t, a, nil, one.flag+";"+url, "--registry-timeout=20s", "--grace-period=60s")
+		eventually(t, "registered in both", func() error {
+			registries := p.status().Registries
+			if len(registries) != 2 {
+				t.Fatalf("%+v", registries)
+			}
+			for _, r := range registries {
+				if len(r.Instances) == 0 {
+					return fmt.Errorf("not in %s", r.URL)
+				}
+			}
+			return nil
+		})
+		hang := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		one.wrong.Store(&hang)
+		h := p.hook()
+		if line := p.says("left the registry"); line["url"] != p.status().Registries[1].URL {
+			t.Errorf("left %v first", line["url"])
+		}
+		two.becomes(t, false)
+		one.wrong.Store(nil)
+		p.is(h, 200, "OK drained in ")
+		one.becomes(t, false)
+		p.silent()
+	})
+}
+
 func TestAnInstanceThatIsNotThereIsSaidAndTheDrainGoesOn(t *testing.T) {
 	both(t, func(t *testing.T, kind string) {
 		other, a := newApp(t), newApp(t)

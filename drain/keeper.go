@@ -60,6 +60,9 @@ func newKeeper(r registry.Registry, o Options, pod func() registry.Pod, changed 
 		registry: r, pod: pod, timeout: o.RegistryTimeout, changed: changed, orders: make(chan order, 1),
 		log: o.Log.With("registry", r.Kind()),
 	}
+	if slices.ContainsFunc(o.Registries, func(other registry.Registry) bool { return other != r && other.Kind() == r.Kind() }) {
+		k.log = k.log.With("url", r.URL())
+	}
 	k.found.Store(new([]registry.Instance))
 	k.err.Store(new(error))
 	return k
@@ -97,7 +100,8 @@ func (k *keeper) run(ctx context.Context) {
 func (k *keeper) keepOut(o order) {
 	var (
 		began   = time.Now()
-		out     bool // told as left
+		left    time.Time // when it was told as left; read while out
+		out     bool
 		gaveUp  bool
 		watched = !o.observe // publication is told, or not asked for
 		glance  = observeFirst
@@ -123,7 +127,7 @@ func (k *keeper) keepOut(o order) {
 		k.note(err)
 		switch {
 		case err == nil && !out:
-			out = true
+			out, left = true, time.Now()
 			k.tellLeft(o, time.Since(began))
 		case err != nil && !out && !gaveUp && o.ctx.Err() == nil && (registry.IsFinal(err) || trying.Err() != nil):
 			gaveUp = true
@@ -131,7 +135,7 @@ func (k *keeper) keepOut(o order) {
 			o.tell(sawGaveUp)
 		}
 		if out && !watched {
-			watched = k.watch(ctx, o, &blind)
+			watched = k.watch(ctx, o, left, &blind)
 		}
 		cancel()
 		switch {
@@ -177,12 +181,15 @@ func (k *keeper) tellLeft(o order, took time.Duration) {
 	o.tell(sawLeft)
 }
 
-// watch looks once at the callers' view and reports whether there is nothing more to look for.
-func (k *keeper) watch(ctx context.Context, o order, blind *time.Time) bool {
+// watch looks once at the callers' view and reports whether there is nothing more to look for. Its last word says what was
+// observed and what is assumed.
+func (k *keeper) watch(ctx context.Context, o order, left time.Time, blind *time.Time) bool {
 	seen, err := k.registry.Published(ctx)
+	afterPublished, afterLeave := k.registry.Linger()
 	switch {
 	case err == nil && seen:
-		k.log.Info("what callers read shows that the instance left")
+		k.log.Info("what callers read shows that the instance left", "observed", time.Since(left).Round(time.Millisecond).String()+" after the leave, on every server that answers",
+			"servers", k.registry.URL(), "assumed", "callers' own caches: "+afterPublished.String()+" from now")
 		o.tell(sawPublished)
 		return true
 	case err == nil:
@@ -194,7 +201,8 @@ func (k *keeper) watch(ctx context.Context, o order, blind *time.Time) bool {
 		*blind = time.Now()
 	}
 	if registry.IsFinal(err) || time.Since(*blind) >= k.timeout {
-		k.log.Warn("cannot see what callers read; waiting the longest time that it can take", "error", err)
+		k.log.Warn("cannot see what callers read; waiting the longest time that it can take", "servers", k.registry.URL(),
+			"assumed", "the servers' and the callers' caches: "+afterLeave.String()+" from the leave", "error", err)
 		o.tell(sawUnseen)
 		return true
 	}

@@ -12,17 +12,35 @@ import (
 	"time"
 )
 
-// Registry takes the instances of one Pod out of one service registry and puts them back.
+// Registry takes the instances of one Pod out of one service registry and puts them back. One cluster is one Registry,
+// whatever the number of its servers.
 //
-// What an implementation must guarantee (registrytest checks it on in-memory and on real servers):
-//   - It is used by one goroutine at a time. Every method returns soon after its context ends, with ctx's error wrapped.
-//   - All methods are idempotent: repeating one that succeeded changes nothing and heals a server that missed it.
-//   - Leave, Check, Rejoin and Forget act on the instances that Find has remembered; with none they do nothing.
-//   - A live instance is disabled, never deleted. Weight and metadata survive a Leave followed by a Rejoin.
-//   - Transient failures are retried inside the method, with backoff and jitter and on every address, until ctx ends;
-//     a refusal that trying again cannot change ([Error.Final]) is returned at once.
-//   - No error, no String and no URL ever holds a password, a token or a URL's userinfo.
-//   - Bodies are read up to a bound, whatever the server sends.
+// To add a kind (Consul, Polaris…): a package beside eureka and nacos that implements this interface, a
+// registrytest.World that starts apps in it and says what their callers read, and registrytest.Run, which judges both the
+// real servers and the ones in memory; then a flag, and a line where the command connects its registries. Nothing else
+// knows of a kind.
+//
+// What an implementation must guarantee, in the words of the suite's cases where one checks it:
+//
+//   - Whose: an instance is the Pod's if its address and a port of it are; others are not touched, even when they have taken
+//     over its name or ID. Nothing is asked of the operator that the registry itself knows.
+//   - Out means out: Leave returns nil when every server that answers was read back past its caches. A live instance is
+//     disabled, never deleted: its next heartbeat would bring it back. It stays out through its heartbeats; whatever undoes
+//     it (a restart, a fail-over, the app's new registration) is seen by Check, and repeating Leave heals it.
+//   - Back means back, as it was: a Rejoin leaves no mark that would take the instance out again after a crash; weight and
+//     metadata survive. What an earlier life of the Pod left is undone by it too. The app's own Down is never made In.
+//   - Idempotent: repeating what succeeded changes nothing, and heals a server that missed it. With nothing remembered
+//     Leave, Check, Rejoin and Forget do nothing.
+//   - Patient: what may pass (no answer, 5xx, a page that is not the registry's) is tried again inside the method, with
+//     backoff and jitter and on every address, until ctx ends, so a fleet that leaves at once does not move in step. One
+//     server that is dead or hangs does not hold up what another one can do.
+//   - Prompt: every method returns soon after its context ends, with ctx's error wrapped; a refusal that trying again cannot
+//     change ([Error.Final]) is returned at once, with its remedy.
+//   - Never absent by mistake: what is wrong with a server is an error, not a Pod without an instance.
+//   - Cheap: a leave is a handful of requests to each server, and Check one for each instance and server at the most; the
+//     registry's whole list is read by Find alone, as a stream, and not again once the instances are known.
+//   - Silent: no error, no String and no URL holds a password, a token or a URL's userinfo. Bodies are read up to a bound.
+//   - It is used by one goroutine at a time and has none of its own between calls.
 type Registry interface {
 	// Kind is the registry's product in lower case: "eureka" or "nacos".
 	Kind() string

@@ -1,0 +1,44 @@
+package drain
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"prestop/registry"
+)
+
+// unseen is a registry whose callers' view cannot be read.
+type unseen struct{ *fakeRegistry }
+
+func (unseen) Published(context.Context) (bool, error) {
+	return false, &registry.Error{Op: "look", URL: "http://unseen", Final: true, Err: errors.New("it is off")}
+}
+
+func TestTheLogSaysWhatWasObservedAndWhatIsAssumed(t *testing.T) {
+	var log bytes.Buffer
+	in(t, 2, func(o *Options) {
+		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+		o.Registries[1] = unseen{o.Registries[1].(*fakeRegistry)}
+	}, func(t *testing.T, w *world) {
+		(<-w.hook(t.Context())).must(t, Drained)
+		w.end() // nothing is logged any more
+		for line, parts := range map[string][]string{
+			"what callers read shows that the instance left": {"registry=fake0", "after the leave, on every server that answers", "http://fake0", "callers' own caches: 5s from now"},
+			"cannot see what callers read":                   {"registry=fake1", "http://fake1", "the servers' and the callers' caches: 8s from the leave", "it is off"},
+		} {
+			_, after, found := strings.Cut(log.String(), line)
+			said, _, _ := strings.Cut(after, "\n")
+			before := log.String()[:len(log.String())-len(after)]
+			said = before[strings.LastIndexByte(before, '\n')+1:] + said
+			for _, p := range parts {
+				if !found || !strings.Contains(said, p) {
+					t.Errorf("%q is not in %q", p, said)
+				}
+			}
+		}
+	})
+}
