@@ -10,10 +10,10 @@ BUILD       := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomi
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: build cross demo test test-all traps e2e rollout soak fuzz bench docs lint vulncheck image clean
+.PHONY: build cross demo test test-all traps e2e rollout soak fuzz bench docs lint vulncheck image images release reproducible clean
 
 build: ## the binary, ./prestop
-	$(BUILD) -o prestop .
+	$(BUILD) -o "$${OUT:-prestop}" .
 
 cross: ## it builds for every platform that it runs on, and for those of its developers
 	for p in linux/amd64 linux/arm64 darwin/arm64 windows/amd64; do \
@@ -63,6 +63,16 @@ vulncheck: ## needs the vulnerability database from the network
 image: ## the container image, prestop:VERSION, by BuildKit; GO_IMAGE names another build image
 	DOCKER_BUILDKIT=1 docker build $${GO_IMAGE:+--build-arg GO_IMAGE=$$GO_IMAGE} --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) \
 	  --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) -t prestop:$(VERSION) .
+
+images: ## the image for every platform, prestop:VERSION, by buildx; PUSH=--push sends it to the registry that IMAGE names
+	docker buildx build --platform linux/amd64,linux/arm64 $${GO_IMAGE:+--build-arg GO_IMAGE=$$GO_IMAGE} --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) \
+	  --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) --provenance=mode=max --sbom=true -t $${IMAGE:-prestop}:$(VERSION) $(PUSH) .
+
+release: ## what is published, in dist/: static binaries with manual and completions, SBOMs, checksums
+	VERSION=$(VERSION) COMMIT=$(COMMIT) release/build.sh
+
+reproducible: ## the release made twice, the second time elsewhere and with an empty cache: the same bytes
+	VERSION=$(VERSION) COMMIT=$(COMMIT) release/reproducible.sh
 
 clean:
 	rm -rf prestop bin dist demo/out
