@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes what is published, in dist/: for each platform an archive with the static binary, its manual, completions and the
 # licences, and an SBOM; and SHA256SUMS. The same commit with the same Go makes the same bytes, wherever and whenever.
-# VERSION and COMMIT come from the Makefile.
+# VERSION and COMMIT come from the Makefile; BINARY_CACHE, if set, is the build cache for the binaries.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C TZ=UTC
@@ -19,7 +19,7 @@ for arch in amd64 arm64; do
   name=prestop-$VERSION-linux-$arch
   into=$work/$name
   mkdir "$into"
-  GOOS=linux GOARCH=$arch make -s build OUT="$into/prestop" VERSION="$VERSION" COMMIT="$COMMIT"
+  GOCACHE=${BINARY_CACHE:-$(go env GOCACHE)} GOOS=linux GOARCH=$arch make -s build OUT="$into/prestop" VERSION="$VERSION" COMMIT="$COMMIT"
   cp LICENSE README.md README.zh-CN.md CHANGELOG.md "$work"/manual/* "$into/"
   go run ./release licenses "$into/prestop" >"$into/THIRD-PARTY-LICENSES"
   go run ./release sbom "$into/prestop" "$VERSION" "$COMMIT" >"dist/$name.cdx.json"
