@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -22,7 +24,8 @@ const (
 const style = `
 text { font-family: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", "Noto Sans CJK SC", "DejaVu Sans", sans-serif; fill: #1f2933; font-size: 13px }
 .title { font-size: 25px; font-weight: 700 } .sub { font-size: 14px; fill: #52606d } .way { font-size: 16px; font-weight: 700 }
-.bad { font-size: 14px; font-weight: 700; fill: #b42318 } .good { font-size: 14px; font-weight: 700; fill: #1d7a46 } .small { font-size: 12px; fill: #7b8794 }
+.bad { font-size: 14px; font-weight: 700; fill: #b42318 } .good { font-size: 14px; font-weight: 700; fill: #1d7a46 }
+tspan.sub { font-weight: 400 } .small { font-size: 12px; fill: #7b8794 }
 .grid { stroke: #e4e7eb } .base { stroke: #9aa5b1 } .all { stroke: #9aa5b1; stroke-dasharray: 2 4 } .lane { fill: #f7f9fb }
 .serving { fill: #8fcaa6 } .stopping { fill: #f2c14e }
 `
@@ -33,7 +36,7 @@ var shades = []string{"#8c1c13", "#d1495b", "#f08a4b", "#6d4c9f", "#2e6f95"}
 // words are what the picture says in a language.
 type words struct {
 	title, about, ways, serving, stopping, lost, all, noneLost, someLost, gone, axis string
-	mode                                                                             func(mode) string
+	mode                                                                             func(mode) (title, what string)
 	callers                                                                          map[string]string
 }
 
@@ -43,14 +46,14 @@ var languages = map[string]words{
 		about:    "Three Pods of a Spring Boot app on Kubernetes are replaced one by one. %s requests a second arrive from five kinds of callers.",
 		ways:     "Each row is one way to stop the old Pods: what their preStop hook does. Measured, not simulated.",
 		serving:  "an old Pod serves",
-		stopping: "its hook runs",
+		stopping: "told to stop, not gone yet",
 		lost:     "failed requests a second, by how the caller finds the Pods:",
 		all:      "all requests",
 		noneLost: "none of %s requests failed",
 		someLost: "%s of %s requests failed",
 		gone:     "last old Pod gone after %.0f s",
 		axis:     "%.0f s",
-		mode:     func(m mode) string { return m.Title },
+		mode:     func(m mode) (string, string) { return m.Title, m.What },
 		callers:  map[string]string{"eureka": "Eureka", "nacos": "Nacos", "new": "ClusterIP, new connections", "kept": "ClusterIP, kept connections", "grpc": "ClusterIP, gRPC"},
 	},
 	"zh": {
@@ -58,14 +61,14 @@ var languages = map[string]words{
 		about:    "Kubernetes 上一个 Spring Boot 应用的三个 Pod 被逐个替换，五类调用方每秒共发出 %s 个请求。",
 		ways:     "每一行是一种停止旧 Pod 的方式，即 preStop 钩子做什么。实测数据，不是模拟。",
 		serving:  "旧 Pod 正常服务",
-		stopping: "preStop 执行中",
+		stopping: "已被要求停止，尚未退出",
 		lost:     "每秒失败的请求数，按调用方发现 Pod 的方式：",
 		all:      "全部请求",
 		noneLost: "%s 个请求无一失败",
 		someLost: "失败 %s 个，共 %s 个请求",
 		gone:     "%.0f 秒后最后一个旧 Pod 退出",
 		axis:     "%.0f 秒",
-		mode:     func(m mode) string { return m.Chinese },
+		mode:     func(m mode) (string, string) { return m.Chinese, m.WhatChinese },
 		callers:  map[string]string{"eureka": "Eureka", "nacos": "Nacos", "new": "ClusterIP 短连接", "kept": "ClusterIP 长连接", "grpc": "ClusterIP gRPC"},
 	},
 }
@@ -130,13 +133,13 @@ func drawHead(d *picture, say words, r result) {
 	entry := func(attribute, label string) {
 		d.rect(x, x+22, y, 12, attribute)
 		d.text(x+28, y+11, "", "start", label)
-		x += 46 + 6.9*float64(widthOf(label))
+		x += 42 + 6.6*float64(widthOf(label))
 	}
 	entry(`class="serving"`, say.serving)
 	entry(`class="stopping"`, say.stopping)
 	x, y = margin, 128
 	d.text(x, y+11, "", "start", say.lost)
-	x += 12 + 6.6*float64(widthOf(say.lost))
+	x += 6 + 6.4*float64(widthOf(say.lost))
 	for i, c := range r.Callers {
 		entry(fmt.Sprintf(`fill="%s"`, shades[i]), say.callers[c.Name])
 	}
@@ -159,7 +162,8 @@ func drawRow(d *picture, say words, m mode, r result, top float64, x func(float6
 	if lost > 0 {
 		class, text = "bad", fmt.Sprintf(say.someLost, thousands(lost), thousands(r.requests()))
 	}
-	d.text(margin, top+24, "way", "start", say.mode(m))
+	title, what := say.mode(m)
+	d.add(`<text x="%d" y="%s" class="way">%s<tspan class="sub" dx="12">%s</tspan></text>`, margin, px(top+24), escape(title), escape(what))
 	d.add(`<text x="%d" y="%s" class="%s" text-anchor="end">%s<tspan class="sub" dx="12">%s</tspan></text>`, pictureWidth-margin, px(top+24), class,
 		escape(text), escape(fmt.Sprintf(say.gone, r.lastOldGone())))
 	lane := top + 34
@@ -196,7 +200,7 @@ func drawRow(d *picture, say words, m mode, r result, top float64, x func(float6
 	}
 	d.add(`<path d="M%s %sH%s" class="base"/>`, px(x(-before)), px(base), px(x(span)))
 	y := base + 2
-	for _, p := range r.Pods {
+	for _, p := range slices.SortedFunc(slices.Values(r.Pods), func(a, b life) int { return cmp.Compare(a.Stopping, b.Stopping) }) {
 		if p.Old {
 			d.rect(x(-before), x(p.Stopping-r.Rolled), y, podHeight, `class="serving"`)
 			d.rect(x(p.Stopping-r.Rolled), x(p.Gone-r.Rolled), y, podHeight, `class="stopping"`)

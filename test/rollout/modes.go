@@ -9,8 +9,8 @@ import (
 // mode is a way to stop a Pod.
 type mode struct {
 	Name string
-	// Title and Chinese say it in the table and the picture.
-	Title, Chinese string
+	// Title and Chinese name it, What and WhatChinese are a line about it; for people.
+	Title, Chinese, What, WhatChinese string
 	// Shell is what the app's preStop hook runs in bash; "" for none.
 	Shell string
 	// Prestop adds the sidecar and has the hook call it, with these flags beside the usual ones.
@@ -21,12 +21,18 @@ type mode struct {
 const outOfService = `curl -sS --fail -X PUT "${EUREKA}apps/ORDERS/$POD_NAME/status?value=OUT_OF_SERVICE"; `
 
 var modes = []mode{
-	{Name: "none", Title: "no hook", Chinese: "没有 preStop"},
-	{Name: "sleep35", Title: "sleep 35", Chinese: "sleep 35", Shell: "sleep 35"},
-	{Name: "out35", Title: "OUT_OF_SERVICE + sleep 35", Chinese: "OUT_OF_SERVICE + sleep 35", Shell: outOfService + "sleep 35"},
-	{Name: "out100", Title: "OUT_OF_SERVICE + sleep 100", Chinese: "OUT_OF_SERVICE + sleep 100", Shell: outOfService + "sleep 100"},
-	{Name: "prestop", Title: "prestop", Chinese: "prestop", Prestop: true},
-	{Name: "quiet", Title: "prestop --quiet-period 10s", Chinese: "prestop --quiet-period 10s", Prestop: true, Flags: []string{"--quiet-period=10s"}},
+	{Name: "none", Title: "no hook", What: "SIGTERM at once",
+		Chinese: "没有 preStop", WhatChinese: "立即 SIGTERM"},
+	{Name: "sleep35", Title: "sleep 35", What: "the app serves on for 35 s; callers are told nothing",
+		Chinese: "sleep 35", WhatChinese: "再服务 35 秒，调用方并不知情", Shell: "sleep 35"},
+	{Name: "out35", Title: "OUT_OF_SERVICE + sleep 35", What: "Eureka is told, then 35 s",
+		Chinese: "OUT_OF_SERVICE + sleep 35", WhatChinese: "先通知 Eureka，再等 35 秒", Shell: outOfService + "sleep 35"},
+	{Name: "out100", Title: "OUT_OF_SERVICE + sleep 100", What: "Eureka is told, then 100 s",
+		Chinese: "OUT_OF_SERVICE + sleep 100", WhatChinese: "先通知 Eureka，再等 100 秒", Shell: outOfService + "sleep 100"},
+	{Name: "prestop", Title: "prestop", What: "all registries are told; until their callers know it and no connection is in use",
+		Chinese: "prestop", WhatChinese: "通知所有注册中心，等到调用方都已得知且没有连接在用", Prestop: true},
+	{Name: "quiet", Title: "prestop --quiet-period 10s", What: "the same, ended early once no client is heard",
+		Chinese: "prestop --quiet-period 10s", WhatChinese: "同上，但 10 秒没有客户端发来数据就提前结束", Prestop: true, Flags: []string{"--quiet-period=10s"}},
 }
 
 // pick finds modes by their names, with commas.
