@@ -31,7 +31,7 @@ tspan.sub { font-weight: 400 } .small { font-size: 12px; fill: #7b8794 }
 `
 
 // shades are the callers' in the histograms.
-var shades = []string{"#8c1c13", "#d1495b", "#f08a4b", "#6d4c9f", "#2e6f95"}
+var shades = map[string]string{"eureka": "#8c1c13", "nacos": "#d1495b", "new": "#f08a4b", "kept": "#6d4c9f", "grpc": "#2e6f95"}
 
 // words are what the picture says in a language.
 type words struct {
@@ -140,8 +140,8 @@ func drawHead(d *picture, say words, r result) {
 	x, y = margin, 128
 	d.text(x, y+11, "", "start", say.lost)
 	x += 6 + 6.4*float64(widthOf(say.lost))
-	for i, c := range r.Callers {
-		entry(fmt.Sprintf(`fill="%s"`, shades[i]), say.callers[c.Name])
+	for _, c := range r.Callers {
+		entry(fmt.Sprintf(`fill="%s"`, shades[c.Name]), say.callers[c.Name])
 	}
 }
 
@@ -181,7 +181,7 @@ func drawRow(d *picture, say words, m mode, r result, top float64, x func(float6
 	d.add(`<path d="M%s %sH%s" class="all"/>`, px(x(-before)), px(base-full*scale), px(x(span)))
 	d.text(x(span)-4, base-full*scale+12, "small", "end", say.all)
 	stacked := map[int]float64{}
-	for i, c := range r.Callers {
+	for _, c := range r.Callers {
 		counts := map[int]int{}
 		for _, at := range c.Failed {
 			counts[int(math.Floor(at-r.Rolled))]++
@@ -195,7 +195,7 @@ func drawRow(d *picture, say words, m mode, r result, top float64, x func(float6
 			}
 		}
 		if path.Len() > 0 {
-			d.add(`<path d="%s" fill="%s"/>`, path.String(), shades[i])
+			d.add(`<path d="%s" fill="%s"/>`, path.String(), shades[c.Name])
 		}
 	}
 	d.add(`<path d="M%s %sH%s" class="base"/>`, px(x(-before)), px(base), px(x(span)))

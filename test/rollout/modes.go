@@ -16,6 +16,9 @@ type mode struct {
 	// Prestop adds the sidecar and has the hook call it, with these flags beside the usual ones.
 	Prestop bool
 	Flags   []string
+	// Registries leaves out the callers that are no registry's, and has the kubelet look at the app every 15 s only: who
+	// keeps a connection, and a kubelet that looks, are clients that are heard.
+	Registries bool
 }
 
 const outOfService = `curl -sS --fail -X PUT "${EUREKA}apps/ORDERS/$POD_NAME/status?value=OUT_OF_SERVICE"; `
@@ -31,8 +34,8 @@ var modes = []mode{
 		Chinese: "OUT_OF_SERVICE + sleep 100", WhatChinese: "先通知 Eureka，再等 100 秒", Shell: outOfService + "sleep 100"},
 	{Name: "prestop", Title: "prestop", What: "all registries are told; until their callers know it and no connection is in use",
 		Chinese: "prestop", WhatChinese: "通知所有注册中心，等到调用方都已得知且没有连接在用", Prestop: true},
-	{Name: "quiet", Title: "prestop --quiet-period 10s", What: "the same, ended early once no client is heard",
-		Chinese: "prestop --quiet-period 10s", WhatChinese: "同上，但 10 秒没有客户端发来数据就提前结束", Prestop: true, Flags: []string{"--quiet-period=10s"}},
+	{Name: "quiet", Title: "prestop --quiet-period 10s", What: "ends early when no client is heard; callers by registry alone",
+		Chinese: "prestop --quiet-period 10s", WhatChinese: "10 秒没有客户端发来数据就提前结束；只有注册中心的调用方", Prestop: true, Flags: []string{"--quiet-period=10s"}, Registries: true},
 }
 
 // pick finds modes by their names, with commas.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -104,6 +105,9 @@ func (p plan) one(ctx context.Context, s *site, m, next mode, from, to string) (
 		return result{}, err
 	}
 	defer finish()
+	if m.Registries {
+		all = slices.DeleteFunc(all, func(c caller) bool { return s.byName[c.Name] == "" })
+	}
 
 	ctx, cancel := context.WithTimeoutCause(ctx, 8*time.Minute, errors.New("8 minutes have passed"))
 	defer cancel()

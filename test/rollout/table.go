@@ -72,14 +72,24 @@ func writeTable(w io.Writer, all []result) error {
 	var b strings.Builder
 	found := rows(all)
 	b.WriteString("| a Pod's preStop | runs | requests | failed |")
-	for _, c := range all[0].Callers {
+	var callers []callerResult
+	for _, one := range all {
+		if len(one.Callers) > len(callers) {
+			callers = one.Callers
+		}
+	}
+	for _, c := range callers {
 		fmt.Fprintf(&b, " %s |", c.Title)
 	}
-	b.WriteString(" outage | a Pod stops in | last old Pod gone after |\n|---|---|---|---|" + strings.Repeat("---|", len(all[0].Callers)) + "---|---|---|\n")
+	b.WriteString(" outage | a Pod stops in | last old Pod gone after |\n|---|---|---|---|" + strings.Repeat("---|", len(callers)) + "---|---|---|\n")
 	for _, r := range found {
 		fmt.Fprintf(&b, "| %s | %d | %s | **%s** |", r.mode.Title, len(r.runs), thousands(r.requests()), thousands(r.failed()))
-		for _, c := range all[0].Callers {
+		for _, c := range callers {
 			failed, requests := r.of(c.Name)
+			if requests == 0 {
+				b.WriteString(" - |")
+				continue
+			}
 			fmt.Fprintf(&b, " %s of %s |", thousands(failed), thousands(requests))
 		}
 		outage := "none"
