@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 need java openjdk-17-jdk-headless
 need mvn maven
 need ip iproute2
+need curl curl # the documentation's commands are run
 need python3 python3 # Envoy comes from PyPI
 python3 -c 'import venv, ensurepip' 2>/dev/null || need "python3's venv" python3-venv
 
