@@ -52,8 +52,16 @@ func measure(b *testing.B, path string, flags ...string) *measured {
 	}
 	address := own.Addr().String()
 	own.Close()
-	m := &measured{url: "http://" + address, app: app}
-	m.cmd = exec.Command(path, append([]string{"--listen", address, "--port", fmt.Sprint(app.Addr().(*net.TCPAddr).Port), "--termination-log", "", "--log-level", "error"}, flags...)...)
+	m := start(b, path, address, append([]string{"--listen", address, "--port", fmt.Sprint(app.Addr().(*net.TCPAddr).Port)}, flags...)...)
+	m.app = app
+	return m
+}
+
+// start starts the binary, which will listen at address.
+func start(b *testing.B, path, address string, flags ...string) *measured {
+	b.Helper()
+	m := &measured{url: "http://" + address}
+	m.cmd = exec.Command(path, append([]string{"--termination-log", "", "--log-level", "error"}, flags...)...)
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	began := time.Now()
 	if err := m.cmd.Start(); err != nil {
@@ -71,31 +79,6 @@ func measure(b *testing.B, path string, flags ...string) *measured {
 			b.Fatal("it does not listen")
 		}
 	}
-}
-
-// connect opens n connections to the app, each with a request that is answered or not.
-func (m *measured) connect(b *testing.B, n int, answered bool) []net.Conn {
-	b.Helper()
-	var all []net.Conn
-	for range n {
-		c, err := net.Dial("tcp", m.app.Addr().String())
-		if err != nil {
-			b.Fatal(err)
-		}
-		s, err := m.app.Accept()
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() { c.Close(); s.Close() })
-		all = append(all, c, s)
-		c.Write([]byte("?"))
-		if answered {
-			io.ReadFull(s, make([]byte, 1))
-			s.Write([]byte("!"))
-			io.ReadFull(c, make([]byte, 1))
-		}
-	}
-	return all
 }
 
 func (m *measured) call(b *testing.B, path string) string {
@@ -166,38 +149,6 @@ func percentiles(b *testing.B, all []time.Duration) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkLastCloseToAnswer is from the end of the last connection in use to the hook's answer, the linger being over.
-// Bar: p99 below 5 ms.
-func BenchmarkLastCloseToAnswer(b *testing.B) {
-	for _, others := range []int{0, 1000, 9000} {
-		b.Run(fmt.Sprintf("others=%d", others), func(b *testing.B) {
-			raiseFileLimit(b)
-			m := measure(b, shipped(b), "--linger", "0", "--idle-after", "1s", "--grace-period", "1h")
-			m.connect(b, others, true)
-			time.Sleep(1500 * time.Millisecond)      // they become idle
-			rounds, gap := 1000, 50*time.Millisecond // the last one ends by itself, not together with others
-			if others > 1000 {
-				rounds, gap = 50, time.Second
-			}
-			var all []time.Duration
-			for range rounds {
-				busy := m.connect(b, 1, false)
-				answer := make(chan time.Time, 1)
-				go func() { m.call(b, "/shutdown"); answer <- time.Now() }()
-				for !strings.Contains(m.call(b, "/ok"), "1 connections in use") {
-				}
-				time.Sleep(gap)
-				closed := time.Now()
-				busy[0].Close()
-				busy[1].Close()
-				all = append(all, (<-answer).Sub(closed))
-				m.call(b, "/resume")
-			}
-			percentiles(b, all)
-		})
-	}
-}
-
 // BenchmarkStartToListening: bar 15 ms.
 func BenchmarkStartToListening(b *testing.B) {
 	path := shipped(b)
@@ -210,17 +161,11 @@ func BenchmarkStartToListening(b *testing.B) {
 	percentiles(b, all)
 }
 
-// BenchmarkMemory is the resident memory: idle (bar 10 MiB), and at most after a drain of 9,000 connections (bar 16 MiB
-// at 100,000).
+// BenchmarkMemory is the resident memory while idle. Bar: 10 MiB.
 func BenchmarkMemory(b *testing.B) {
-	raiseFileLimit(b)
-	m := measure(b, shipped(b), "--linger", "3s", "--grace-period", "1h")
+	m := measure(b, shipped(b))
 	time.Sleep(2 * time.Second)
 	b.ReportMetric(m.memory(b, "VmRSS"), "idle-MiB")
-	m.connect(b, 9000, true)
-	m.call(b, "/shutdown")
-	b.ReportMetric(m.memory(b, "VmRSS"), "drained-MiB")
-	b.ReportMetric(m.memory(b, "VmHWM"), "peak-MiB")
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -242,16 +187,4 @@ func BenchmarkBinary(b *testing.B) {
 	}
 	b.ReportMetric(float64(info.Size())/1e6, "MB")
 	b.ReportMetric(0, "ns/op")
-}
-
-func raiseFileLimit(b *testing.B) {
-	b.Helper()
-	var l syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		b.Fatal(err)
-	}
-	l.Cur = l.Max
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		b.Fatal(err)
-	}
 }

@@ -18,6 +18,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"prestop/drain"
+	"prestop/drain/conns/connstest"
 )
 
 func TestExitCodes(t *testing.T) {
@@ -135,6 +138,109 @@ func TestTheHookWaitsForTheLastConnection(t *testing.T) {
 	a.die()
 	p.signal(syscall.SIGTERM)
 	p.exits(exitOK)
+}
+
+// In the drain the app opens another port, and gives up the first: its connections count wherever they are.
+func TestPortsAreFoundAndFollowed(t *testing.T) {
+	t.Parallel()
+	connstest.Pod(t) // where nobody else listens
+	first, second := listenHere(t), listenHere(t)
+	second.Close()
+	p := launch(t, nil, nil, "--listen=127.0.0.1:0", "--instance-ip=127.0.0.1", "--linger=0", "--idle-after=1", "--grace-period=60", "--reserve=0", "--termination-log=")
+	p.says("the app listens")
+	one, oneEnd := connected(t, first)
+	var line bytes.Buffer
+	hook := exec.Command(binary, "shutdown", "--listen="+p.listen) // a process, which is in this namespace too
+	hook.Stdout = &line
+	if err := hook.Start(); err != nil {
+		t.Fatal(err)
+	}
+	inUse := func(n int) {
+		t.Helper()
+		eventually(t, fmt.Sprint(n, " connections in use, and the drain goes on"), func() error {
+			var s drain.Status
+			if err := json.Unmarshal([]byte(command(t, nil, "status", "--output=json", "--listen="+p.listen).out), &s); err != nil {
+				return err
+			}
+			if s.State != "draining" || s.Connections.Active != n {
+				return fmt.Errorf("%s, %+v", s.State, s.Connections)
+			}
+			return nil
+		})
+	}
+	inUse(1)
+	again, err := net.Listen("tcp", second.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, twoEnd := connected(t, again)
+	inUse(2)
+	first.Close() // the app's listener moves; its clients stay
+	two.Close()
+	twoEnd.Close()
+	inUse(1)
+	one.Close()
+	oneEnd.Close()
+	if err := hook.Wait(); err != nil || !strings.Contains(line.String(), "0 connections in use") {
+		t.Errorf("%v: %s", err, line.String())
+	}
+}
+
+// Where the kernel's socket diagnosis is denied, /proc counts: one line says so, and what is lost.
+func TestADrainWithoutTheKernelsDiagnosis(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	p := launch(t, withoutDiagnosis(t), nil, "--listen=127.0.0.1:0", "--instance-ip=127.0.0.1", "--port="+a.port, "--linger=0", "--quiet-period=1", "--grace-period=60", "--termination-log=")
+	answered := a.call(t)
+	p.says("the app listens")
+	h := p.hook()
+	p.inUse(1)
+	a.release()
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	p.is(h, 200, "0 connections in use")
+	said := 0
+	for line := range strings.Lines(p.logs.String()) {
+		if strings.Contains(line, "/proc") {
+			said++
+			if !strings.Contains(line, "--quiet-period does nothing") || !strings.Contains(line, "operation not permitted") {
+				t.Errorf("it says %s", line)
+			}
+		}
+	}
+	if said != 1 {
+		t.Errorf("%d lines tell of /proc:\n%s", said, p.logs)
+	}
+}
+
+// listenHere listens on loopback, in the calling goroutine's namespace.
+func listenHere(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// connected opens a connection with a request that is not answered.
+func connected(t *testing.T, l net.Listener) (client, server net.Conn) {
+	t.Helper()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	if _, err := fmt.Fprint(client, "a request"); err != nil {
+		t.Fatal(err)
+	}
+	return client, server
 }
 
 // Callers that know sooner than the linger is long, as those whose list is pushed to them.

@@ -96,7 +96,11 @@ func peers(t conns.Tally) []string {
 		more -= p.Active
 		name := fmt.Sprintf("%s×%d", p.Address, p.Active)
 		if p.Port != 0 {
-			name += fmt.Sprintf(" (to %d from %d, silent for %s)", p.Port, p.ClientPort, p.Since.Round(time.Millisecond))
+			name += fmt.Sprintf(" (to %d from %d", p.Port, p.ClientPort)
+			if p.Since > 0 { // else it is not known, or now
+				name += fmt.Sprintf(", silent for %s", p.Since.Round(time.Millisecond))
+			}
+			name += ")"
 		}
 		names = append(names, name)
 	}

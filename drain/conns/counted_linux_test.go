@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -200,6 +201,58 @@ func TestAnAnswerOnItsWayCountsAfterTheClose(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, "nothing counts once the answer is delivered", func() bool { return count(t, counter, port).Open == 0 })
+		})
+	}
+}
+
+// The client has closed its side first, as after its last request with "Connection: close"; the app's close waits for its data.
+func TestAnAnswerOnItsWayCountsAfterTheCloseOfBoth(t *testing.T) {
+	for _, source := range sources {
+		t.Run(source, func(t *testing.T) {
+			l, port := listen(t, "tcp", "127.0.0.1:0")
+			client, server := accepted(t, l, l.Addr().String())
+			fill(t, server)
+			if err := client.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := server.Read(make([]byte, 1)); err != io.EOF {
+				t.Fatal(err)
+			}
+			server.Close() // LAST_ACK
+			counter := counter(t, source, Rule{IdleAfter: time.Nanosecond, RequestTimeout: time.Hour})
+			if got := count(t, counter, port); got.Active != 1 {
+				t.Fatalf("closed by both with the send buffer full: %+v", got)
+			}
+			if _, err := io.Copy(io.Discard, client); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "nothing counts once the answer is delivered", func() bool { return count(t, counter, port).Open == 0 })
+		})
+	}
+}
+
+// The app closed first, and everything was delivered: what is left of it for a minute is nobody's.
+func TestAConnectionInTimeWaitDoesNotCount(t *testing.T) {
+	for _, source := range sources {
+		t.Run(source, func(t *testing.T) {
+			l, port := listen(t, "tcp", "127.0.0.1:0")
+			client, server := accepted(t, l, l.Addr().String())
+			local := fmt.Sprintf(":%04X", port)
+			server.Close()
+			client.Close()
+			eventually(t, "it is in TIME_WAIT", func() bool {
+				table, err := os.ReadFile("/proc/net/tcp")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return slices.ContainsFunc(strings.Split(string(table), "\n"), func(line string) bool {
+					f := strings.Fields(line)
+					return len(f) > 3 && strings.HasSuffix(f[1], local) && f[3] == "06"
+				})
+			})
+			if got := count(t, counter(t, source, Rule{}), port); got.Open != 0 {
+				t.Errorf("counted as %+v", got)
+			}
 		})
 	}
 }
