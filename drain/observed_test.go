@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"prestop/registry"
 )
@@ -39,6 +40,23 @@ func TestTheLogSaysWhatWasObservedAndWhatIsAssumed(t *testing.T) {
 					t.Errorf("%q is not in %q", p, said)
 				}
 			}
+		}
+	})
+}
+
+// What an idle sidecar costs a registry: each look is a request for each instance and server.
+func TestAnIdleHourIsSomeSixtyLooks(t *testing.T) {
+	in(t, 1, nil, func(t *testing.T, w *world) {
+		wait(t.Context(), 10*time.Minute) // an app that is new is looked at more closely
+		looks := func() int {
+			w.regs[0].mu.Lock()
+			defer w.regs[0].mu.Unlock()
+			return w.regs[0].calls
+		}
+		before := looks()
+		wait(t.Context(), time.Hour)
+		if n := looks() - before; n < 48 || n > 80 { // a minute, give or take a quarter
+			t.Errorf("%d looks in an hour", n)
 		}
 	})
 }

@@ -179,6 +179,7 @@ type fakeRegistry struct {
 	found      bool      // what Find has remembered
 	leaves     int
 	deleted    int
+	calls      int
 }
 
 const fakePublish = 2 * time.Second
@@ -211,6 +212,7 @@ func (r *fakeRegistry) isOut() bool {
 // call takes a while, and fails as it is told to.
 func (r *fakeRegistry) call(ctx context.Context) error {
 	r.mu.Lock()
+	r.calls++
 	broken, hanging := r.broken, r.hanging
 	r.mu.Unlock()
 	if hanging {

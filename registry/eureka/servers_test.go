@@ -123,6 +123,11 @@ func TestADrainIsFewRequests(t *testing.T) {
 		if n := f.count() - before; n > most {
 			t.Errorf("%d servers: %d requests", servers, n)
 		}
+		before = f.count()
+		f.state(r)
+		if n := f.count() - before; n != servers { // all that an idle sidecar asks, once a minute
+			t.Errorf("%d servers: %d requests for a look", servers, n)
+		}
 	}
 }
 
