@@ -1,4 +1,4 @@
-# The image is prestop and the CA roots, nothing else: no shell, no libc, no user database.
+# The image is prestop, the CA roots and the licences of what it is built from, nothing else: no shell, no libc, no user database.
 #
 #   docker build --build-arg VERSION=1.2.3 -t prestop:1.2.3 .
 #
@@ -20,6 +20,7 @@ RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs
       -ldflags "-s -w -buildid= -X main.version=$VERSION -X main.commit=$COMMIT" -o /image/prestop . \
  && mkdir -p /image/etc/ssl/certs \
  && cp /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \
+ && go run ./release licenses /image/prestop >/image/THIRD-PARTY-LICENSES \
  && chmod -R u=rwX,go=rX /image \
  && find /image -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 

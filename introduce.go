@@ -14,8 +14,8 @@ import (
 	"prestop/registry"
 )
 
-// firstTry is for somebody who starts it on a laptop to see what it does; %s is where it listens.
-const firstTry = `prestop runs on %s. Nothing is set and this is no Pod, so this looks like a first try: connections to
+// firstTry is for somebody who starts it on a laptop to see what it does; %d is its port.
+const firstTry = `prestop runs on localhost:%d. Nothing is set and this is no Pod, so this looks like a first try: connections to
 every port that this machine listens on count, and no registry is told. In another terminal, for example:
 
   prestop status --watch    what it sees, and what it waits for

@@ -133,7 +133,7 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	if c.Bare {
-		fmt.Fprintf(stdout, firstTry, local(listener.Addr().String()))
+		fmt.Fprintf(stdout, firstTry, listener.Addr().(*net.TCPAddr).Port)
 	}
 	introduce(c, registries, counter, listener.Addr(), log)
 

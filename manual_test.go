@@ -184,7 +184,7 @@ func manualPage() string {
 	b.WriteString(".SH DESCRIPTION\nThe target of the preStop hook of the app's container: when the hook returns, the Pod is out of the registries, the callers\nhave had time to learn it, and no request is in flight.\n.PP\n" + roff.Replace(usage[strings.Index(usage, "Each flag"):]) + ".SH OPTIONS\n")
 	everyFlag(func(f *pflag.Flag) {
 		name, text := pflag.UnquoteUsage(f)
-		fmt.Fprintf(&b, ".TP\n.BI %s \" %s\"\n%s", roff.Replace("--"+f.Name), roff.Replace(name), roff.Replace(text))
+		fmt.Fprintf(&b, ".TP\n.BI %s \" %s\"\n\\&%s", roff.Replace("--"+f.Name), roff.Replace(name), roff.Replace(text))
 		if f.DefValue != "" {
 			fmt.Fprintf(&b, " (default %s)", roff.Replace(f.DefValue))
 		}
@@ -216,6 +216,9 @@ func TestTheManualAndTheCompletions(t *testing.T) {
 			}
 		}
 	})
+	if odd := regexp.MustCompile(`(?m)^('.*|\.(?:[^A-Zfn]|[A-Z]{3,}).*)$`).FindString(pages["prestop.1"]); odd != "" {
+		t.Errorf("a line of the manual page is taken for a macro: %s", odd)
+	}
 	// What bash itself makes of it.
 	script := pages["prestop.bash"] + `
 words() { COMP_WORDS=(prestop "$@"); COMP_CWORD=$(($#)); _prestop; echo "${COMPREPLY[@]}"; }
