@@ -17,4 +17,4 @@ fi
 need java openjdk-17-jdk-headless # for the rolling update
 need mvn maven
 # Most of a case is waiting, so more of them run at once than there are cores. The rolling update after them: it takes both cores.
-exec go test -p 1 ./e2e ./rollout -count=1 -parallel 12 -timeout 20m "$@"
+exec go test -p 1 ./e2e ./rollout -count=1 -parallel 8 -timeout 20m "$@"

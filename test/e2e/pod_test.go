@@ -10,11 +10,8 @@ import (
 )
 
 const (
-	service     = "orders"
-	appPort     = 8080
-	controlPort = 9090 // on which the tests tell the app what to do
-	sidecarPort = 8090
-	finalizer   = "e2e.prestop/recorded"
+	service   = "orders"
+	finalizer = "e2e.prestop/recorded"
 )
 
 // style is how the sidecar is built into the Pod.
@@ -31,10 +28,12 @@ type cast struct {
 	name   string // "" is orders
 	grace  int    // 0 is 300: one that no test waits for
 	style  style
-	env    map[string]string // of prestop: a variable without its PRESTOP_, or a whole one with a $ before it
+	env    map[string]string // of prestop, without the PRESTOP_
 	app    map[string]string // of the app
-	hook   kube.Object       // "" is httpGet /shutdown
+	hook   kube.Object       // nil is httpGet /shutdown
 	change func(pod *parts)
+	// unrecorded: without the finalizer, which would keep a Pod in the API that is deleted by force.
+	unrecorded bool
 }
 
 // parts are what a case may change: a Pod's spec and its containers.
@@ -61,7 +60,7 @@ func (g *stage) template(c cast) kube.Object {
 		c.grace = 300
 	}
 	if c.hook == nil {
-		c.hook = kube.Object{"httpGet": kube.Object{"path": "/shutdown", "port": sidecarPort}}
+		c.hook = kube.Object{"httpGet": kube.Object{"path": "/shutdown", "port": g.ports.sidecar}}
 	}
 	spec := kube.Object{
 		"automountServiceAccountToken": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": c.grace, "securityContext": podSecurity(),
@@ -77,25 +76,28 @@ func (g *stage) template(c cast) kube.Object {
 		spec["initContainers"], containers = append(before, sidecar), []kube.Object{app}
 	}
 	spec["containers"] = containers
-	return kube.Object{"metadata": kube.Object{"labels": kube.Object{"app": service}, "finalizers": []string{finalizer}}, "spec": spec}
+	meta := kube.Object{"labels": kube.Object{"app": service}}
+	if !c.unrecorded {
+		meta["finalizers"] = []string{finalizer}
+	}
+	return kube.Object{"metadata": meta, "spec": spec}
 }
 
 func (g *stage) sidecar(c cast) kube.Object {
 	env := map[string]string{
-		"PRESTOP_GRACE_PERIOD": strconv.Itoa(c.grace), "PRESTOP_LINGER": "2s", "PRESTOP_EXCLUDE_PORT": strconv.Itoa(controlPort),
+		"PRESTOP_GRACE_PERIOD": strconv.Itoa(c.grace), "PRESTOP_LINGER": "2s", "PRESTOP_REGISTRY_TIMEOUT": "60s", "PRESTOP_LISTEN": fmt.Sprintf(":%d", g.ports.sidecar), "PRESTOP_EXCLUDE_PORT": strconv.Itoa(g.ports.control),
 		"PRESTOP_EUREKA_URL": g.world + "/eureka/", "PRESTOP_NACOS_URL": g.world + "/nacos",
 	}
 	for k, v := range c.env {
-		if k[0] != '$' {
-			k = "$PRESTOP_" + k
-		}
-		env[k[1:]] = v
+		env["PRESTOP_"+k] = v
 	}
 	sidecar := kube.Object{
 		"name": "prestop", "image": g.Prestop, "imagePullPolicy": "IfNotPresent", "securityContext": security(),
-		"env":          append(variables(env), kube.Object{"name": "POD_IPS", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "status.podIPs"}}}),
-		"startupProbe": kube.Object{"httpGet": kube.Object{"path": "/healthz", "port": sidecarPort}, "periodSeconds": 1, "failureThreshold": 30},
-		"resources":    kube.Object{"requests": kube.Object{"cpu": "1m", "memory": "16Mi"}, "limits": kube.Object{"memory": "32Mi"}},
+		"env": append(variables(env), kube.Object{"name": "POD_IPS", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "status.podIPs"}}}),
+		// So that a configuration that it refuses is told by kubectl describe.
+		"terminationMessagePolicy": "FallbackToLogsOnError",
+		"startupProbe":             kube.Object{"httpGet": kube.Object{"path": "/healthz", "port": g.ports.sidecar}, "periodSeconds": 1, "failureThreshold": 30},
+		"resources":                kube.Object{"requests": kube.Object{"cpu": "20m", "memory": "16Mi"}, "limits": kube.Object{"memory": "32Mi"}},
 	}
 	if c.style == old {
 		sidecar["lifecycle"] = kube.Object{"preStop": c.hook}
@@ -105,15 +107,15 @@ func (g *stage) sidecar(c cast) kube.Object {
 
 func (g *stage) app(c cast) kube.Object {
 	env := map[string]string{
-		"WORLD": g.world, "SERVICE": service, "PORT": strconv.Itoa(appPort), "CONTROL": strconv.Itoa(controlPort), "REGISTER": "eureka,nacos",
+		"WORLD": g.world, "SERVICE": service, "PORT": strconv.Itoa(g.ports.app), "CONTROL": strconv.Itoa(g.ports.control), "REGISTER": "eureka,nacos",
 	}
 	maps.Copy(env, c.app)
 	return kube.Object{
 		"name": "app", "image": g.Fixture, "imagePullPolicy": "IfNotPresent", "args": []string{"app"}, "securityContext": security(),
 		"env":            append(variables(env), kube.Object{"name": "POD_IP", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "status.podIP"}}}),
-		"readinessProbe": kube.Object{"httpGet": kube.Object{"path": "/", "port": appPort}, "periodSeconds": 1},
+		"readinessProbe": probe("/", g.ports.app),
 		"lifecycle":      kube.Object{"preStop": c.hook},
-		"resources":      kube.Object{"requests": kube.Object{"cpu": "1m", "memory": "16Mi"}},
+		"resources":      kube.Object{"requests": kube.Object{"cpu": "20m", "memory": "16Mi"}},
 	}
 }
 
@@ -123,6 +125,11 @@ func variables(env map[string]string) []kube.Object {
 		list = append(list, kube.Object{"name": k, "value": env[k]})
 	}
 	return list
+}
+
+// probe is one that notices a change soon, and takes no slow answer of a busy machine for a no.
+func probe(path string, port int) kube.Object {
+	return kube.Object{"httpGet": kube.Object{"path": path, "port": port}, "periodSeconds": 1, "timeoutSeconds": 20, "failureThreshold": 60}
 }
 
 func podSecurity() kube.Object {

@@ -14,16 +14,17 @@ import (
 	"prestop/test/kube"
 )
 
-// recorder follows a namespace: Pods, events and EndpointSlices. The Pods of the tests have a finalizer, so that one that
-// has ended is still there with its final status and its logs; the recorder keeps both and takes the finalizer off.
+// recorder follows a namespace: Pods, their logs, events and EndpointSlices. The Pods of the tests have a finalizer, so that
+// one that has ended is still there with its final status; the recorder keeps that and takes the finalizer off.
 type recorder struct {
 	cluster *kube.Cluster
 	ns      string
+	logs    *logs
 
 	mu      sync.Mutex
 	lines   []line
 	told    map[string]bool
-	ended   map[string]*ending // by UID
+	ended   map[string]kube.Pod // by UID
 	slices  []reading
 	changed chan struct{} // closed and made anew when anything is recorded
 }
@@ -34,22 +35,16 @@ type line struct {
 	source, text string
 }
 
-// ending is a Pod that has ended.
-type ending struct {
-	pod  kube.Pod
-	logs map[string]string // by container
-}
-
 // reading is an endpoint as an EndpointSlice told it.
 type reading struct {
-	at       time.Time
 	pod      string
 	endpoint kube.Endpoint
 }
 
 // record follows the namespace until the test ends.
 func record(t *testing.T, c *kube.Cluster, ns string) *recorder {
-	r := &recorder{cluster: c, ns: ns, told: map[string]bool{}, ended: map[string]*ending{}, changed: make(chan struct{})}
+	r := &recorder{cluster: c, ns: ns, told: map[string]bool{}, ended: map[string]kube.Pod{}, changed: make(chan struct{})}
+	r.logs = &logs{cluster: c, ns: ns, followed: map[string]bool{}, running: map[string]bool{}, lines: map[string][]line{}, last: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	follow := func(path string, heard func(context.Context, string, json.RawMessage) error) {
@@ -64,7 +59,7 @@ func record(t *testing.T, c *kube.Cluster, ns string) *recorder {
 	follow("/api/v1/namespaces/"+ns+"/pods", r.heardPod)
 	follow("/api/v1/namespaces/"+ns+"/events", r.heardEvent)
 	follow("/apis/discovery.k8s.io/v1/namespaces/"+ns+"/endpointslices", r.heardSlice)
-	t.Cleanup(func() { cancel(); wg.Wait() })
+	t.Cleanup(func() { cancel(); wg.Wait(); r.logs.wg.Wait() })
 	return r
 }
 
@@ -99,43 +94,19 @@ func (r *recorder) heardPod(ctx context.Context, what string, raw json.RawMessag
 		return nil
 	}
 	r.once("pod", fmt.Sprintf("%s %.4s %s", name, p.Metadata.UID, summary(p)))
+	r.logs.heard(ctx, p)
 	if !p.Ended() || !slices.Contains(p.Metadata.Finalizers, finalizer) {
 		return nil
 	}
-	e := r.keep(ctx, p)
 	r.mu.Lock()
-	if r.ended[p.Metadata.UID] == nil {
-		r.ended[p.Metadata.UID] = e
-	}
+	r.ended[p.Metadata.UID] = p
 	r.mu.Unlock()
-	err = r.cluster.Patch(ctx, "/api/v1/namespaces/"+r.ns+"/pods/"+name, `{"metadata":{"finalizers":null}}`)
-	return ignoreMissing(err)
-}
-
-// keep reads the logs of every container.
-func (r *recorder) keep(ctx context.Context, p kube.Pod) *ending {
-	e := &ending{pod: p, logs: map[string]string{}}
-	for _, c := range p.Containers() {
-		e.logs[c.Name] = r.log(ctx, p.Metadata.Name, c)
+	others := slices.DeleteFunc(p.Metadata.Finalizers, func(f string) bool { return f == finalizer })
+	rest, err := json.Marshal(kube.Object{"metadata": kube.Object{"finalizers": others, "uid": p.Metadata.UID}})
+	if err != nil {
+		return err
 	}
-	return e
-}
-
-// log is what a container said, before its last restart too.
-func (r *recorder) log(ctx context.Context, pod string, c kube.Container) string {
-	all := ""
-	for _, previous := range []string{"true", "false"} {
-		if previous == "true" && c.RestartCount == 0 {
-			continue
-		}
-		path := fmt.Sprintf("/api/v1/namespaces/%s/pods/%s/log?container=%s&previous=%s", r.ns, pod, c.Name, previous)
-		text, err := r.cluster.Call(ctx, http.MethodGet, path, "", nil)
-		if err != nil && ctx.Err() == nil {
-			r.once("log", fmt.Sprintf("%s %s: %v", pod, c.Name, err))
-		}
-		all += string(text)
-	}
-	return all
+	return ignoreMissing(r.cluster.Patch(ctx, "/api/v1/namespaces/"+r.ns+"/pods/"+name, string(rest)))
 }
 
 // summary is what matters of a Pod's status, in a line.
@@ -166,7 +137,7 @@ func summary(p kube.Pod) string {
 
 func (r *recorder) heardEvent(_ context.Context, _ string, raw json.RawMessage) error {
 	e, err := kube.Decode[kube.Event](raw)
-	if err == nil && !slices.Contains([]string{"Pulled", "Created", "Scheduled"}, e.Reason) {
+	if err == nil && !slices.Contains([]string{"Pulled", "Created", "Scheduled", "MissingClusterDNS"}, e.Reason) {
 		r.note("event", fmt.Sprintf("%s %s %s: %s", e.Type, e.InvolvedObject.Name, e.Reason, e.Message))
 	}
 	return err
@@ -179,7 +150,7 @@ func (r *recorder) heardSlice(_ context.Context, _ string, raw json.RawMessage) 
 	}
 	for _, e := range s.Endpoints {
 		r.mu.Lock()
-		r.slices = append(r.slices, reading{time.Now(), e.TargetRef.Name, e})
+		r.slices = append(r.slices, reading{e.TargetRef.Name, e})
 		r.mu.Unlock()
 		r.note("slice", fmt.Sprintf("%s %v ready=%t serving=%t terminating=%t", e.TargetRef.Name, e.Addresses, e.Conditions.Ready, e.Conditions.Serving, e.Conditions.Terminating))
 	}
@@ -193,16 +164,29 @@ func (r *recorder) hadEvent(reason string) bool {
 	return slices.ContainsFunc(r.lines, func(l line) bool { return l.source == "event" && strings.Contains(l.text, " "+reason+": ") })
 }
 
-// await waits until a Pod of that UID has ended and returns it.
-func (r *recorder) await(t *testing.T, uid string) *ending {
+// endpoint is the newest reading of a Pod's endpoint; one of zeros if it is in no slice.
+func (r *recorder) endpoint(pod string) kube.Endpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range slices.Backward(r.slices) {
+		if s.pod == pod {
+			return s.endpoint
+		}
+	}
+	return kube.Endpoint{}
+}
+
+// await waits until the Pod has ended and returns it as it was last.
+func (r *recorder) await(t *testing.T, uid string) kube.Pod {
 	t.Helper()
 	limit := time.After(patience)
 	for {
 		r.mu.Lock()
-		e, changed := r.ended[uid], r.changed
+		p, ended := r.ended[uid]
+		changed := r.changed
 		r.mu.Unlock()
-		if e != nil {
-			return e
+		if ended {
+			return p
 		}
 		select {
 		case <-changed:
@@ -220,25 +204,8 @@ func (g *stage) timeline() string {
 	defer cancel()
 	g.rec.mu.Lock()
 	lines := slices.Clone(g.rec.lines)
-	endings := []*ending{}
-	for _, e := range g.rec.ended {
-		endings = append(endings, e)
-	}
 	g.rec.mu.Unlock()
-	var alive struct{ Items []kube.Pod }
-	if err := g.Get(ctx, "/api/v1/namespaces/"+g.ns+"/pods", &alive); err != nil {
-		lines = append(lines, line{time.Now(), "recorder", err.Error()})
-	}
-	for _, p := range alive.Items {
-		if !slices.ContainsFunc(endings, func(e *ending) bool { return e.pod.Metadata.UID == p.Metadata.UID }) {
-			endings = append(endings, g.rec.keep(ctx, p))
-		}
-	}
-	for _, e := range endings {
-		for name, text := range e.logs {
-			lines = append(lines, logLines(e.pod.Metadata.Name+" "+name, text)...)
-		}
-	}
+	lines = append(lines, g.rec.logs.all()...)
 	body, err := g.Call(ctx, http.MethodGet, fmt.Sprintf("/api/v1/namespaces/%s/pods/world:8080/proxy/worlds/%s/journal", g.worldNamespace, g.ns), "", nil)
 	var told []entry
 	if err == nil {
@@ -257,38 +224,4 @@ func (g *stage) timeline() string {
 		fmt.Fprintf(&b, "%s %-10s %s\n", l.at.UTC().Format("15:04:05.000"), l.source, l.text)
 	}
 	return b.String()
-}
-
-// logLines makes lines of a log in JSON. A line that is not has the time of the one before.
-func logLines(source, text string) []line {
-	var lines []line
-	at := time.Time{}
-	for l := range strings.Lines(text) {
-		var head struct{ Time time.Time }
-		if json.Unmarshal([]byte(l), &head) == nil && !head.Time.IsZero() {
-			at = head.Time
-		}
-		lines = append(lines, line{at, source, strings.TrimSpace(l)})
-	}
-	return lines
-}
-
-// when is the time of the n-th line, from 0, of a container's log that has text; the test ends if there is none.
-func (e *ending) when(t *testing.T, container, text string, n int) time.Time {
-	t.Helper()
-	for _, l := range logLines(container, e.logs[container]) {
-		if strings.Contains(l.text, text) {
-			if n == 0 {
-				return l.at
-			}
-			n--
-		}
-	}
-	t.Fatalf("%s never said %q", container, text)
-	return time.Time{}
-}
-
-// says is how many lines of the container's log have text.
-func (e *ending) says(container, text string) int {
-	return strings.Count(e.logs[container], text)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,8 +19,8 @@ import (
 )
 
 // patience is how long anything may take that should happen at once or after a known time: it bounds a test that fails,
-// and says nothing of how long it takes when all is well.
-const patience = 90 * time.Second
+// and says nothing of how long it takes when all is well. On a machine that is busy with something else, Pods get little of it.
+const patience = 3 * time.Minute
 
 // run names this run's namespaces, so that those of another one are left alone.
 var run = strings.ToLower(rand.Text()[:5])
@@ -28,21 +29,24 @@ var run = strings.ToLower(rand.Text()[:5])
 type setting struct {
 	*kube.Cluster
 	worldNamespace, worldIP string
-	stages                  atomic.Int32
 }
+
+// namespaces is how many this run has made.
+var namespaces atomic.Int32
 
 // set starts a world, which ends with the test.
 func set(t *testing.T) *setting {
 	t.Helper()
 	s := &setting{Cluster: kube.Connect(t)}
-	ns := s.namespace(t, "world", "restricted")
+	ns := s.namespace(t, "restricted")
 	pod := kube.Object{
 		"apiVersion": "v1", "kind": "Pod", "metadata": kube.Object{"name": "world", "namespace": ns},
 		"spec": kube.Object{
 			"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 1, "securityContext": podSecurity(),
 			"containers": []kube.Object{{
 				"name": "world", "image": s.Fixture, "imagePullPolicy": "IfNotPresent", "args": []string{"world"}, "securityContext": security(),
-				"readinessProbe": kube.Object{"httpGet": kube.Object{"path": "/", "port": 8080}, "periodSeconds": 1},
+				"resources":      kube.Object{"requests": kube.Object{"cpu": "300m", "memory": "64Mi"}},
+				"readinessProbe": probe("/", 8080),
 			}},
 		},
 	}
@@ -61,14 +65,14 @@ func set(t *testing.T) *setting {
 }
 
 // namespace makes one that ends with the test. security is what Pod Security enforces in it.
-func (s *setting) namespace(t *testing.T, what, security string) string {
+func (s *setting) namespace(t *testing.T, security string) string {
 	t.Helper()
-	name := fmt.Sprintf("prestop-e2e-%s-%s", run, what)
+	name := fmt.Sprintf("prestop-e2e-%s-%d", run, namespaces.Add(1))
 	create(t, s.Cluster, "/api/v1/namespaces", kube.Object{"metadata": kube.Object{"name": name, "labels": kube.Object{
 		"app.kubernetes.io/part-of": "prestop-e2e", "pod-security.kubernetes.io/enforce": security,
 	}}})
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		pods := "/api/v1/namespaces/" + name + "/pods"
 		_, err := s.Call(ctx, http.MethodDelete, "/api/v1/namespaces/"+name, "", nil)
@@ -131,17 +135,21 @@ type stage struct {
 	ns    string
 	world string // as Pods reach it
 	rec   *recorder
+	ports ports
 }
+
+// ports are those that the Pods of a stage listen on.
+type ports struct{ app, control, sidecar int }
 
 // stage makes one. What happened on it is printed if the test fails.
 func (s *setting) stage(t *testing.T, security string) *stage {
 	t.Helper()
-	g := &stage{T: t, setting: s}
-	g.ns = s.namespace(t, fmt.Sprint(s.stages.Add(1)), security)
+	g := &stage{T: t, setting: s, ports: ports{app: 8080, control: 9090, sidecar: 8090}}
+	g.ns = s.namespace(t, security)
 	g.world = "http://" + hostPort(s.worldIP, 8080) + "/worlds/" + g.ns
 	g.rec = record(t, s.Cluster, g.ns)
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || os.Getenv("E2E_TIMELINE") != "" {
 			t.Log(g.timeline())
 		}
 	})
@@ -220,27 +228,24 @@ func (g *stage) ask(pod string, port int, path string) (int, string) {
 func (g *stage) order(pod, what string) {
 	g.Helper()
 	g.rec.note("", "test: tell "+pod+" "+what)
-	if code, text := g.ask(pod, controlPort, what); code != http.StatusOK {
+	if code, text := g.ask(pod, g.ports.control, what); code != http.StatusOK {
 		g.Fatalf("tell %s %s: %d %s", pod, what, code, text)
 	}
 }
 
 // status is what /status tells of a sidecar.
 type status struct {
-	State       string
-	LingerUntil *time.Time
-	Connections struct{ Active, Idle int }
-	Registries  []struct {
+	State      string
+	Registries []struct {
 		Kind      string
 		Instances []struct{ ID, Status string }
 	}
-	Result string
 }
 
 // status is what the Pod's sidecar says.
 func (g *stage) status(pod string) (status, error) {
 	var s status
-	code, text := g.ask(pod, sidecarPort, "/status")
+	code, text := g.ask(pod, g.ports.sidecar, "/status")
 	if code != http.StatusOK {
 		return s, fmt.Errorf("%d: %s", code, text)
 	}
@@ -262,9 +267,26 @@ func (g *stage) awaitStatus(pod, what string, is func(status) bool) {
 // waitsFor waits until nothing but n connections keeps the drain from its end.
 func (g *stage) waitsFor(pod string, n int) {
 	g.Helper()
-	g.awaitStatus(pod, fmt.Sprintf("waits for nothing but %d connections", n), func(s status) bool {
-		return s.State == "draining" && s.LingerUntil != nil && time.Now().After(*s.LingerUntil) && s.Connections.Active == n
+	want := fmt.Sprintf("draining: %d connections in use", n)
+	await(g.T, "the sidecar of "+pod+" says "+want, func() error {
+		if code, text := g.ask(pod, g.ports.sidecar, "/ok"); !strings.Contains(text, want) {
+			return fmt.Errorf("%d %s", code, text)
+		}
+		return nil
 	})
+}
+
+// said waits until the container has said text for the n-th time, from 1, and returns when that was.
+func (g *stage) said(p kube.Pod, container, text string, n int) time.Time {
+	g.Helper()
+	var lines []line
+	await(g.T, fmt.Sprintf("%s has said %s (%d)", container, text, n), func() error {
+		if lines = g.rec.logs.with(p.Metadata.UID, container, text); len(lines) < n {
+			return fmt.Errorf("%d times", len(lines))
+		}
+		return nil
+	})
+	return lines[n-1].at
 }
 
 // tellWorld calls the case's place in the world.
@@ -288,9 +310,9 @@ func (g *stage) call(id, address, path string) {
 // has it.
 func (g *stage) hold(pod kube.Pod, id string) {
 	g.Helper()
-	g.call(id, hostPort(pod.Status.PodIP, appPort), "/hold?id="+id)
+	g.call(id, hostPort(pod.Status.PodIP, g.ports.app), "/hold?id="+id)
 	await(g.T, "the app has the request "+id, func() error {
-		if code, text := g.ask(pod.Metadata.Name, controlPort, "/holds?id="+id); code != http.StatusOK {
+		if code, text := g.ask(pod.Metadata.Name, g.ports.control, "/holds?id="+id); code != http.StatusOK {
 			return fmt.Errorf("%d %s", code, text)
 		}
 		return nil
@@ -352,7 +374,7 @@ func (g *stage) callersGo(pods ...kube.Pod) {
 	g.Helper()
 	want := []string{}
 	for _, p := range pods {
-		want = append(want, hostPort(p.Status.PodIP, appPort))
+		want = append(want, hostPort(p.Status.PodIP, g.ports.app))
 	}
 	slices.Sort(want)
 	await(g.T, fmt.Sprintf("callers are sent to %v", want), func() error {

@@ -1,104 +1,301 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
+	"net/url"
 	"strings"
-	"testing"
 
 	"prestop/test/kube"
 )
 
-// A row is one case: a sentence, and what shows it.
-type row struct {
-	sentence string
-	play     func(g *stage)
-	security string // what Pod Security enforces; "" is restricted
-}
-
-// runs plays every row at the same time as the others.
-func runs(t *testing.T, rows []row) {
-	s := set(t)
-	for _, r := range rows {
-		if r.security == "" {
-			r.security = "restricted"
-		}
-		t.Run(r.sentence, func(t *testing.T) {
-			t.Parallel()
-			r.play(s.stage(t, r.security))
+// stops are about Pods that are told to stop, one way or another.
+var stops = []row{
+	{sentence: "a native sidecar holds SIGTERM back until the last request is answered", play: func(g *stage) {
+		g.stops(g.play(cast{}), g.deletes)
+	}},
+	{sentence: "an old-style sidecar with a hook of its own does so too", play: func(g *stage) {
+		g.stops(g.play(cast{style: old}), g.deletes)
+	}},
+	{sentence: "an old-style sidecar that gets SIGTERM before the hook does so too", play: func(g *stage) {
+		g.stops(g.play(cast{style: oldWithoutHook}), g.deletes)
+	}},
+	{sentence: "an eviction is a stop like any other", play: func(g *stage) {
+		g.stops(g.play(cast{}), func(p kube.Pod) {
+			g.create("v1/pods/"+p.Metadata.Name+"/eviction", kube.Object{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": kube.Object{"name": p.Metadata.Name, "namespace": g.ns}})
 		})
-	}
+	}},
+	{sentence: "a second deletion with a shorter grace period does not end the hook that runs", play: func(g *stage) {
+		g.stops(g.play(cast{}), func(p kube.Pod) {
+			g.deletes(p)
+			g.waitsFor(p.Metadata.Name, 1)
+			g.delete(p.Metadata.Name, "gracePeriodSeconds=60")
+		})
+	}},
+	{sentence: "a forced deletion still calls the hook, and leaves nothing of the Pod in the registries", play: forcedDeletion},
+	{sentence: "a drain that is not over at its deadline says who is left, and the app has its reserve to stop in", play: deadlineFirst},
+	{sentence: "a hook that outlasts the grace period is cut off, and nothing of the Pod stays in the registries", play: graceFirst},
+	{sentence: "an exec hook from an image without a shell runs a binary that an init container has installed", play: execHook},
+	{sentence: "with a token a stranger cannot drain the Pod, and the hook can", play: token},
+	{sentence: "with hostNetwork the hook names 127.0.0.1, and the next Pod at the address is in service", play: hostNetwork, security: "privileged"},
+	{sentence: "with hostNetwork and without a port prestop does not start, and says so", play: hostNetworkWithoutPort, security: "privileged"},
+	{sentence: "a Job's sidecar ends with the Job and leaves nothing behind", play: job},
+	{sentence: "the next Pod of a StatefulSet is in service under the name of the one that was drained", play: nameAgain},
+	{sentence: "16 MiB and a hundredth of a core are enough to drain ten thousand connections", play: tenThousand},
 }
 
-// TestStop is about Pods that are told to stop, one way or another.
-func TestStop(t *testing.T) {
-	runs(t, []row{
-		{sentence: "a native sidecar holds SIGTERM back until the last request is answered", play: func(g *stage) {
-			g.stopsInOrder(cast{}, func(p kube.Pod) { g.delete(p.Metadata.Name) })
-		}},
-		{sentence: "an old-style sidecar with a hook of its own does so too", play: func(g *stage) {
-			g.stopsInOrder(cast{style: old}, func(p kube.Pod) { g.delete(p.Metadata.Name) })
-		}},
-		{sentence: "an old-style sidecar that gets SIGTERM before the hook does so too", play: func(g *stage) {
-			g.stopsInOrder(cast{style: oldWithoutHook}, func(p kube.Pod) { g.delete(p.Metadata.Name) })
-		}},
-		{sentence: "an eviction is a stop like any other", play: func(g *stage) {
-			g.stopsInOrder(cast{}, func(p kube.Pod) {
-				g.create("v1/pods/"+p.Metadata.Name+"/eviction", kube.Object{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": kube.Object{"name": p.Metadata.Name, "namespace": g.ns}})
-			})
-		}},
-	})
-}
+// deletes is the stop that nearly all cases make.
+func (g *stage) deletes(p kube.Pod) { g.delete(p.Metadata.Name) }
 
-// stopsInOrder plays a Pod with a request in flight, has it stopped, and shows that callers leave, that another request is
-// still served, that nothing is stopped before both are answered, and everything soon after.
-func (g *stage) stopsInOrder(c cast, stop func(kube.Pod)) *ending {
+// stops has a Pod stopped that has a request in flight, and shows that callers leave, that another request is still
+// served, that nothing is stopped before both are answered, and everything soon after.
+func (g *stage) stops(p kube.Pod, stop func(kube.Pod)) {
 	g.Helper()
-	p := g.play(c)
 	name := p.Metadata.Name
 	g.hold(p, "slow")
 	stop(p)
 	g.callersGo()
 	g.waitsFor(name, 1)
-	g.call("late", hostPort(p.Status.PodIP, appPort), "/")
+	g.call("late", hostPort(p.Status.PodIP, g.ports.app), "/")
 	if answer := g.journaled("call late: a"); !strings.Contains(answer.Text, "answered 200") {
 		g.Errorf("a request during the drain: %s", answer.Text)
 	}
-	if e := g.find("SIGTERM"); e.Text != "" {
-		g.Errorf("the app got SIGTERM at %s while a request was in flight", e.Time)
-	}
+	g.notStopped()
 	g.order(name, "/release?id=slow")
 	answer := g.journaled("call slow: a")
-	e := g.rec.await(g.T, p.Metadata.UID)
 	if !strings.Contains(answer.Text, "answered 200") {
 		g.Errorf("the request in flight: %s", answer.Text)
 	}
-	g.inOrder(e)
+	g.endsInOrder(p)
 	g.callersGo()
-	return e
 }
 
-// inOrder shows that a drained Pod's containers ended one after the other, by themselves.
-func (g *stage) inOrder(e *ending) {
+// notStopped shows that no app has had a SIGTERM yet.
+func (g *stage) notStopped() {
 	g.Helper()
-	over, term := e.when(g.T, "prestop", `"msg":"the drain is over"`, 0), e.when(g.T, "app", "SIGTERM", 0)
-	if term.Before(over) {
-		g.Errorf("the app got SIGTERM at %s, before the drain was over at %s", term, over)
+	if e := g.find("SIGTERM"); e.Text != "" {
+		g.Errorf("the app got SIGTERM at %s while a request was in flight", e.Time)
 	}
-	if n := e.says("prestop", `"msg":"draining"`); n != 1 {
-		g.Errorf("%d drains", n)
+}
+
+// endsInOrder waits until a Pod that was drained has ended, and shows that its containers did so one after the other and by
+// themselves. It returns the Pod as it was last.
+func (g *stage) endsInOrder(p kube.Pod) kube.Pod {
+	g.Helper()
+	last := g.rec.await(g.T, p.Metadata.UID)
+	over, term := g.said(p, "prestop", `"msg":"the drain is over"`, 1), g.journaled("SIGTERM")
+	if term.Time.Before(over) {
+		g.Errorf("the app got SIGTERM at %s, before the drain was over at %s", term.Time, over)
 	}
-	if n := e.says("prestop", `"result":"drained"`); n != 1 {
-		g.Errorf("%d drains ended well", n)
-	}
-	for _, name := range []string{"prestop", "app"} {
-		// 137 where it had to be killed.
-		if s := e.pod.Container(name).State.Terminated; s == nil || s.ExitCode != 0 {
-			g.Errorf("%s ended with %+v", name, s)
+	for text, want := range map[string]int{`"msg":"draining"`: 1, `"result":"drained"`: 1} {
+		if n := len(g.rec.logs.with(p.Metadata.UID, "prestop", text)); n != want {
+			g.Errorf("prestop said %s %d times", text, n)
 		}
 	}
+	g.endedWell(last)
 	if g.rec.hadEvent("FailedPreStopHook") {
 		g.Error("the kubelet says that the hook failed")
 	}
-	if s := e.pod.Container("prestop").State.Terminated; s != nil && !strings.HasPrefix(s.Message, "OK") {
+	if s := last.Container("prestop").State.Terminated; s != nil && !strings.HasPrefix(s.Message, "OK") {
 		g.Errorf("the termination message is %q", s.Message)
+	}
+	return last
+}
+
+// endedWell shows that both containers ended by themselves, and none had to be killed.
+func (g *stage) endedWell(p kube.Pod) {
+	g.Helper()
+	for _, name := range []string{"prestop", "app"} {
+		if s := p.Container(name).State.Terminated; s == nil || s.ExitCode != 0 {
+			g.Errorf("%s ended with %+v", name, s)
+		}
+	}
+}
+
+func forcedDeletion(g *stage) {
+	p := g.play(cast{unrecorded: true})
+	g.hold(p, "slow")
+	g.delete(p.Metadata.Name, "gracePeriodSeconds=0")
+	if hook, term := g.said(p, "prestop", `"msg":"hook called"`, 1), g.journaled("SIGTERM"); term.Time.Before(hook) {
+		g.Errorf("the app got SIGTERM at %s, before the hook at %s", term.Time, hook)
+	}
+	await(g.T, "Eureka holds nothing", func() error {
+		if held := g.seen().Held; len(held) > 0 {
+			return fmt.Errorf("%v", held)
+		}
+		return nil
+	})
+	g.callersGo()
+}
+
+func deadlineFirst(g *stage) {
+	p := g.play(cast{grace: 30, env: map[string]string{"RESERVE": "22s"}})
+	g.hold(p, "slow")
+	g.delete(p.Metadata.Name)
+	last := g.rec.await(g.T, p.Metadata.UID)
+	over, term := g.said(p, "prestop", `"result":"expired"`, 1), g.journaled("SIGTERM")
+	if term.Time.Before(over) {
+		g.Errorf("SIGTERM at %s, before the deadline at %s", term.Time, over)
+	}
+	g.endedWell(last)
+	if s := last.Container("prestop").State.Terminated; s != nil && !strings.HasPrefix(s.Message, "EXPIRED") {
+		g.Errorf("the termination message is %q", s.Message)
+	}
+	g.callersGo()
+}
+
+func graceFirst(g *stage) {
+	p := g.play(cast{grace: 6, env: map[string]string{"GRACE_PERIOD": "60"}})
+	g.hold(p, "slow")
+	g.delete(p.Metadata.Name)
+	g.rec.await(g.T, p.Metadata.UID)
+	g.callersGo()
+	if held := g.seen().Held; len(held) > 0 {
+		g.Errorf("Eureka still holds %v", held)
+	}
+}
+
+func execHook(g *stage) {
+	tools := []kube.Object{{"name": "tools", "mountPath": "/tools"}}
+	c := cast{hook: kube.Object{"exec": kube.Object{"command": []string{"/tools/prestop", "shutdown"}}}, change: func(p *parts) {
+		p.spec["volumes"] = []kube.Object{{"name": "tools", "emptyDir": kube.Object{}}}
+		p.spec["initContainers"] = []kube.Object{{
+			"name": "install", "image": g.Prestop, "imagePullPolicy": "IfNotPresent", "args": []string{"install", "/tools"}, "volumeMounts": tools, "securityContext": security(),
+		}}
+		p.app["volumeMounts"] = tools
+	}}
+	g.stops(g.play(c), g.deletes)
+}
+
+func token(g *stage) {
+	c := cast{env: map[string]string{"TOKEN": "open sesame"}}
+	c.hook = kube.Object{"httpGet": kube.Object{"path": "/shutdown", "port": g.ports.sidecar, "httpHeaders": []kube.Object{{"name": "Authorization", "value": "Bearer open sesame"}}}}
+	p := g.play(c)
+	at := "&url=" + url.QueryEscape("http://"+hostPort(p.Status.PodIP, g.ports.sidecar)+"/shutdown")
+	g.tellWorld("call?id=stranger" + at)
+	g.tellWorld("call?id=guesser&bearer=sesame" + at)
+	for _, who := range []string{"stranger", "guesser"} {
+		g.journaled("call " + who + ": answered 401")
+	}
+	if s, err := g.status(p.Metadata.Name); err != nil || s.State != "serving" {
+		g.Errorf("after the strangers it is %s, %v", s.State, err)
+	}
+	g.stops(p, g.deletes)
+}
+
+// onHost is a Pod on its node's network, where the address is the node's and the ports are everybody's.
+func (g *stage) onHost(name string, env map[string]string) cast {
+	g.ports = ports{app: 18080, control: 19090, sidecar: 18090}
+	return cast{name: name, env: env, hook: kube.Object{"httpGet": kube.Object{"path": "/shutdown", "port": g.ports.sidecar, "host": "127.0.0.1"}}, change: func(p *parts) {
+		p.spec["hostNetwork"] = true
+		p.sidecar["env"] = append(p.sidecar["env"].([]kube.Object), kube.Object{"name": "HOST_IP", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "status.hostIP"}}})
+	}}
+}
+
+func hostNetwork(g *stage) {
+	env := map[string]string{"PORT": "18080"}
+	g.stops(g.play(g.onHost("first", env)), g.deletes)
+	g.play(g.onHost("second", env)) // a disabled mark of the first one's would lie over it
+}
+
+func hostNetworkWithoutPort(g *stage) {
+	c := g.onHost(service, nil)
+	g.ports = ports{app: 18081, control: 19091, sidecar: 18091}
+	g.create("v1/pods", g.pod(c))
+	p := g.until(service, "has a sidecar that refused to start", func(p *kube.Pod) bool {
+		c := p.Container("prestop")
+		return c.LastState.Terminated != nil && c.LastState.Terminated.ExitCode == 64
+	})
+	if s := p.Container("prestop").LastState.Terminated; !strings.Contains(s.Message, "--port") {
+		g.Errorf("it said %s", s.Message)
+	}
+}
+
+func job(g *stage) {
+	template := g.template(cast{})
+	template["spec"].(kube.Object)["restartPolicy"] = "Never"
+	g.create("batch/v1/jobs", kube.Object{
+		"apiVersion": "batch/v1", "kind": "Job", "metadata": kube.Object{"name": service}, "spec": kube.Object{"template": template, "backoffLimit": 0},
+	})
+	p := g.ready(g.only())
+	g.callersGo(p)
+	g.order(p.Metadata.Name, "/finish")
+	last := g.rec.await(g.T, p.Metadata.UID)
+	if last.Status.Phase != "Succeeded" {
+		g.Errorf("the Pod is %s", summary(last))
+	}
+	g.endedWell(last)
+	await(g.T, "the Job is complete", func() error {
+		var j struct{ Status struct{ Succeeded int } }
+		err := g.Get(g.Context(), g.path("batch/v1/jobs/"+service), &j)
+		if err == nil && j.Status.Succeeded != 1 {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	g.callersGo()
+	if held := g.seen().Held; len(held) > 0 {
+		g.Errorf("Eureka still holds %v", held)
+	}
+}
+
+// only waits until there is one Pod of the service that is not being deleted, and returns its name.
+func (g *stage) only() string {
+	g.Helper()
+	var names []string
+	await(g.T, "there is one Pod", func() error {
+		var list struct{ Items []kube.Pod }
+		if err := g.Get(g.Context(), g.path("v1/pods"), &list); err != nil {
+			return err
+		}
+		names = nil
+		for _, p := range list.Items {
+			if p.Metadata.DeletionTimestamp == nil {
+				names = append(names, p.Metadata.Name)
+			}
+		}
+		if len(names) != 1 {
+			return fmt.Errorf("%v", names)
+		}
+		return nil
+	})
+	return names[0]
+}
+
+func nameAgain(g *stage) {
+	g.create("apps/v1/statefulsets", kube.Object{
+		"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": kube.Object{"name": service},
+		"spec": kube.Object{
+			"serviceName": service, "replicas": 1, "selector": kube.Object{"matchLabels": kube.Object{"app": service}},
+			// One ID for every Pod of the name, so that what Eureka keeps by ID alone would stick to the next one.
+			"template": g.template(cast{app: map[string]string{"INSTANCE_ID": "orders-0:orders:8080"}}),
+		},
+	})
+	name := service + "-0"
+	first := g.ready(name)
+	g.callersGo(first)
+	g.stops(first, g.deletes)
+	second := g.until(name, "is another one, and ready", func(p *kube.Pod) bool { return p.Metadata.UID != first.Metadata.UID && p.Is("Ready") })
+	g.callersGo(second)
+}
+
+func tenThousand(g *stage) {
+	const n = 10_000
+	p := g.play(cast{change: func(p *parts) {
+		limits := kube.Object{"cpu": "10m", "memory": "16Mi"}
+		p.sidecar["resources"] = kube.Object{"requests": limits, "limits": limits}
+	}})
+	g.tellWorld(fmt.Sprintf("crowd?n=%d&address=%s", n, hostPort(p.Status.PodIP, g.ports.app)))
+	g.delete(p.Metadata.Name)
+	g.waitsFor(p.Metadata.Name, n)
+	g.notStopped()
+	g.order(p.Metadata.Name, "/release?id=crowd")
+	g.tellWorld("disperse")
+	last := g.endsInOrder(p)
+	if told := g.find("crowd: 10000 of 10000 answered"); told.Text == "" {
+		g.Error(g.find(" answered").Text)
+	}
+	if c := last.Container("prestop"); c.RestartCount > 0 {
+		g.Errorf("prestop was restarted %d times", c.RestartCount)
 	}
 }

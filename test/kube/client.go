@@ -108,6 +108,11 @@ func (c *Cluster) Call(ctx context.Context, method, path, contentType string, bo
 	return c.client.do(ctx, method, path, contentType, body)
 }
 
+// Open makes a call without a body whose answer is a stream, for the caller to close.
+func (c *Cluster) Open(ctx context.Context, method, path string) (*http.Response, error) {
+	return c.client.open(ctx, method, path, "", nil)
+}
+
 // Get reads an object into out.
 func (c *Cluster) Get(ctx context.Context, path string, out any) error {
 	body, err := c.client.do(ctx, http.MethodGet, path, "", nil)
