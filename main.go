@@ -46,6 +46,7 @@ const usage = `prestop stops a Pod without losing a request.
   prestop resume [flags]     cancel a drain and rejoin every registry
   prestop status [flags]     what the running sidecar does and waits for; --watch shows it again and again
   prestop check [flags]      is everything in place for a drain? each problem with its remedy; exit 1 if there is one
+  prestop install FOLDER     copy this program into a folder, for an exec hook in an image without a shell
   prestop version
 
 Each flag is also an environment variable: PRESTOP_ and its name in capitals, e.g. PRESTOP_GRACE_PERIOD; the flag wins.
@@ -60,6 +61,9 @@ func main() { os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) }
 type subcommand func(c Config, stdout, stderr io.Writer) int
 
 func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "install" { // it has no configuration
+		return install(args[1:], stdout, stderr)
+	}
 	name, do := "", subcommand(sidecar)
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
