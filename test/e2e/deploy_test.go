@@ -1,0 +1,225 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"text/template"
+	"time"
+
+	"prestop/test/kube"
+)
+
+// TestDeploy is about what lies in deploy/: every manifest is one that the API server takes, and the component makes a Pod of
+// any workload stop as the others do.
+func TestDeploy(t *testing.T) {
+	s := set(t)
+	root, err := kube.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifests, err := filepath.Glob(filepath.Join(root, "deploy", "*.yaml"))
+	if err != nil || len(manifests) == 0 {
+		t.Fatalf("no manifests in deploy: %v", err)
+	}
+	for _, file := range manifests {
+		t.Run("the API server takes "+filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			g := s.stage(t, "restricted")
+			body, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.dryRun(g.known(body))
+		})
+	}
+	for kind, collection := range map[string]string{"Deployment": "apps/v1/deployments", "StatefulSet": "apps/v1/statefulsets", "DaemonSet": "apps/v1/daemonsets"} {
+		t.Run("the component adds prestop to a "+kind, func(t *testing.T) {
+			t.Parallel()
+			component(s.stage(t, "restricted"), root, kind, collection)
+		})
+	}
+	t.Run("the Helm template makes a Pod that the API server takes", func(t *testing.T) {
+		t.Parallel()
+		helm(s.stage(t, "restricted"), root)
+	})
+	t.Run("the policy refuses a sidecar that believes in another grace period than its Pod's", func(t *testing.T) {
+		t.Parallel()
+		policy(s.stage(t, "restricted"), root)
+	})
+}
+
+// known leaves out what this cluster's API does not have, which is said: a policy that mutates is new.
+func (g *stage) known(manifest []byte) []byte {
+	g.Helper()
+	if !bytes.Contains(manifest, []byte("kind: MutatingAdmissionPolicy\n")) {
+		return manifest
+	}
+	var api struct{ Resources []struct{ Name string } }
+	if err := ignoreMissing(g.Get(g.Context(), "/apis/admissionregistration.k8s.io/v1beta1", &api)); err != nil {
+		g.Fatal(err)
+	}
+	for _, r := range api.Resources {
+		if r.Name == "mutatingadmissionpolicies" {
+			return manifest
+		}
+	}
+	g.Log("this cluster has no MutatingAdmissionPolicy; what is in the file is shown to be YAML only")
+	if _, err := g.Kubectl(g.Context(), manifest, "create", "--dry-run=client", "--validate=false", "-f", "-", "-o", "name"); err != nil && !strings.Contains(err.Error(), "no matches for kind") {
+		g.Fatal(err)
+	}
+	return nil
+}
+
+// dryRun has the API server look at manifests, and Pod Security at the Pods in them.
+func (g *stage) dryRun(manifest []byte) {
+	g.Helper()
+	if len(manifest) == 0 {
+		return
+	}
+	if _, err := g.Kubectl(g.Context(), manifest, "apply", "-n", g.ns, "--dry-run=server", "--validate=strict", "-f", "-"); err != nil {
+		g.Error(err)
+	}
+}
+
+// component plays a workload of somebody who adds prestop by one line.
+func component(g *stage, root, kind, collection string) {
+	template := g.template(cast{grace: 123})
+	spec := template["spec"].(kube.Object)
+	delete(spec, "initContainers") // which the component adds
+	delete(spec["containers"].([]kube.Object)[0], "lifecycle")
+	workload := kube.Object{
+		"apiVersion": "apps/v1", "kind": kind, "metadata": kube.Object{"name": service},
+		"spec": kube.Object{"selector": kube.Object{"matchLabels": kube.Object{"app": service}}, "template": template},
+	}
+	if kind == "StatefulSet" {
+		workload["spec"].(kube.Object)["serviceName"] = service
+	}
+	image, tag, _ := strings.Cut(g.Prestop, ":")
+	g.create("v1/configmaps", kube.Object{"metadata": kube.Object{"name": "prestop"}, "data": kube.Object{
+		"PRESTOP_LINGER": "2s", "PRESTOP_REGISTRY_TIMEOUT": "60s", "PRESTOP_EXCLUDE_PORT": fmt.Sprint(g.ports.control),
+		"PRESTOP_EUREKA_URL": g.world + "/eureka/", "PRESTOP_NACOS_URL": g.world + "/nacos",
+	}})
+	made := g.kustomize(root, workload, kube.Object{
+		"resources": []string{"workload.json"}, "components": []string{"deploy/component/" + strings.ToLower(kind)},
+		"images": []kube.Object{{"name": "ghcr.io/example/prestop", "newName": image, "newTag": tag}},
+	})
+	if _, err := g.Kubectl(g.Context(), []byte(made), "apply", "-n", g.ns, "-f", "-"); err != nil {
+		g.Fatal(err)
+	}
+	p := g.ready(g.only())
+	g.callersGo(p)
+	if log := g.said(p, "prestop", `"grace_period":"2m3s"`, 1); log.IsZero() {
+		g.Error("the grace period was not copied")
+	}
+	g.hold(p, "slow")
+	g.deletes(p)
+	g.waitsFor(p.Metadata.Name, 1)
+	g.notStopped()
+	g.order(p.Metadata.Name, "/release?id=slow")
+	g.endsInOrder(p)
+}
+
+// kustomize builds a workload with a kustomization beside deploy/.
+func (g *stage) kustomize(root string, workload, kustomization kube.Object) string {
+	g.Helper()
+	dir := g.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "deploy"), os.DirFS(filepath.Join(root, "deploy"))); err != nil {
+		g.Fatal(err)
+	}
+	for name, object := range map[string]kube.Object{"workload.json": workload, "kustomization.yaml": kustomization} {
+		body, err := json.Marshal(object)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), body, 0o644)
+		}
+		if err != nil {
+			g.Fatal(err)
+		}
+	}
+	made, err := g.Kubectl(g.Context(), nil, "kustomize", dir)
+	if err != nil {
+		g.Fatal(err)
+	}
+	return made
+}
+
+// helm renders the template with what Helm's `include` would give it.
+func helm(g *stage, root string) {
+	t, err := template.ParseFiles(filepath.Join(root, "deploy", "helm", "_prestop.tpl"))
+	if err != nil {
+		g.Fatal(err)
+	}
+	render := func(name string, indent int) string {
+		var b strings.Builder
+		if err := t.ExecuteTemplate(&b, name, map[string]any{"image": g.Prestop, "gracePeriod": 75}); err != nil {
+			g.Fatal(err)
+		}
+		return strings.ReplaceAll("\n"+b.String(), "\n", "\n"+strings.Repeat(" ", indent))
+	}
+	g.dryRun([]byte(`apiVersion: v1
+kind: Pod
+metadata:
+  name: orders
+spec:
+  terminationGracePeriodSeconds: 75
+  securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
+  initContainers:` + render("prestop.sidecar", 4) + `
+  containers:
+    - name: orders
+      image: orders
+      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+      lifecycle:
+        preStop:` + render("prestop.hook", 10) + "\n"))
+}
+
+// policy applies the policy, for this case's namespace alone, and shows what it lets in.
+func policy(g *stage, root string) {
+	file, err := os.ReadFile(filepath.Join(root, "deploy", "policy-grace-period.yaml"))
+	if err != nil {
+		g.Fatal(err)
+	}
+	own := strings.NewReplacer("prestop-grace-period", "prestop-grace-period-"+g.ns,
+		"  validationActions: [Deny]", "  validationActions: [Deny]\n  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: "+g.ns+"}}}").Replace(string(file))
+	g.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the test's has ended
+		defer cancel()
+		if _, err := g.Kubectl(ctx, []byte(own), "delete", "--ignore-not-found", "-f", "-"); err != nil {
+			g.Error(err)
+		}
+	})
+	if _, err := g.Kubectl(g.Context(), []byte(own), "apply", "-f", "-"); err != nil {
+		g.Fatal(err)
+	}
+	make := func(told string) error {
+		object := kube.Object{
+			"apiVersion": "apps/v1", "kind": "Deployment", "metadata": kube.Object{"name": service},
+			"spec": kube.Object{
+				"replicas": 1, "selector": kube.Object{"matchLabels": kube.Object{"app": service}},
+				"template": g.template(cast{grace: 50, env: map[string]string{"GRACE_PERIOD": told}}),
+			},
+		}
+		return g.Post(g.Context(), g.path("apps/v1/deployments")+"?dryRun=All", object)
+	}
+	await(g.T, "the policy refuses", func() error { // the API server takes it up when it has heard of it
+		if err := make("60"); err == nil || !strings.Contains(err.Error(), "which is 50") {
+			return fmt.Errorf("another number: %v", err)
+		}
+		return nil
+	})
+	for _, told := range []string{"50", "50s"} {
+		if err := make(told); err != nil {
+			g.Errorf("%s: %v", told, err)
+		}
+	}
+	var e *kube.Error
+	if err := make("5"); !errors.As(err, &e) || e.Code != http.StatusUnprocessableEntity {
+		g.Errorf("another number: %v", err)
+	}
+}
