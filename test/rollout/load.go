@@ -36,8 +36,8 @@ type caller struct {
 	call func(ctx context.Context, ms int64) error
 }
 
-// callers are all of them: the Spring ones at their addresses, the others by the Service's.
-func callers(eureka, nacos, service string) ([]caller, func(), error) {
+// callers are all of them: the Spring ones at their addresses, the others by the Service's. idle is how long kept connections are.
+func callers(eureka, nacos, service string, idle time.Duration) ([]caller, func(), error) {
 	var all []caller
 	var done []func()
 	finish := func() {
@@ -55,9 +55,8 @@ func callers(eureka, nacos, service string) ([]caller, func(), error) {
 	spring("nacos", "Nacos", nacos)
 	work := "http://" + service + ":8080/work"
 	all = append(all, caller{"new", "ClusterIP, new connections", web(&http.Transport{DisableKeepAlives: true}, http.MethodPost, work)})
-	// A POST, which the client never sends twice. A client has to give its idle connections up before the server does (60 s
-	// for Tomcat), or it meets the server's close now and then, rollout or not.
-	kept := &http.Transport{MaxIdleConns: 1000, MaxIdleConnsPerHost: 1000, IdleConnTimeout: 30 * time.Second}
+	// A POST, which the client never sends twice.
+	kept := &http.Transport{MaxIdleConns: 1000, MaxIdleConnsPerHost: 1000, IdleConnTimeout: idle}
 	done = append(done, kept.CloseIdleConnections)
 	all = append(all, caller{"kept", "ClusterIP, kept connections", web(kept, http.MethodPost, work)})
 

@@ -62,7 +62,7 @@ func goToNode(ctx context.Context, args []string, say func(string, ...any)) erro
 		return err
 	}
 	defer os.RemoveAll(logs)
-	if err := (&site{caches: defaults, dir: logs}).prepare(ctx); err != nil {
+	if err := (&site{conditions: defaults, dir: logs}).prepare(ctx); err != nil {
 		return err
 	}
 	node, err := kube.OnNode(ctx)
@@ -95,9 +95,9 @@ func measure(ctx context.Context, names string, rate float64, out string, fast b
 	if err := os.MkdirAll(logs, 0o755); err != nil {
 		return err
 	}
-	p := plan{caches: defaults, rate: rate, dir: logs, say: say}
+	p := plan{conditions: defaults, rate: rate, dir: logs, say: say}
 	if fast {
-		p.caches = quick
+		p.conditions = quick
 	}
 	return p.run(ctx, all, func(r result) error {
 		fmt.Print(r.report())

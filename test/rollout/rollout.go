@@ -19,9 +19,9 @@ const (
 
 // plan is a series of rollouts with one site.
 type plan struct {
-	caches caches
-	rate   float64 // requests a second of each caller
-	dir    string
+	conditions conditions
+	rate       float64 // requests a second of each caller
+	dir        string
 	// enough ends the watch of a rollout before its time: called with the requests that have failed so far.
 	enough func(m mode, failed int) bool
 	say    func(format string, args ...any)
@@ -30,7 +30,7 @@ type plan struct {
 // run rolls the Deployment out once for each mode, under load, and hands over each result. The n-th rollout replaces Pods of the n-th
 // mode by Pods of the next, so that none is started twice.
 func (p plan) run(ctx context.Context, all []mode, done func(result) error) (err error) {
-	s := &site{caches: p.caches, dir: p.dir}
+	s := &site{conditions: p.conditions, dir: p.dir}
 	p.say("build what runs")
 	if err := s.prepare(ctx); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (p plan) run(ctx context.Context, all []mode, done func(result) error) (err
 			return err
 		}
 		// The balancer's own cache cannot be looked into.
-		if err := wait(ctx, p.caches.Balancer+time.Second); err != nil {
+		if err := wait(ctx, p.conditions.Balancer+time.Second); err != nil {
 			return err
 		}
 	}
@@ -100,7 +100,7 @@ func (p plan) one(ctx context.Context, s *site, m, next mode, from, to string) (
 	if err != nil {
 		return result{}, err
 	}
-	all, finish, err := callers(s.byName["eureka"], s.byName["nacos"], ip)
+	all, finish, err := callers(s.byName["eureka"], s.byName["nacos"], ip, p.conditions.Idle)
 	if err != nil {
 		return result{}, err
 	}
@@ -156,7 +156,7 @@ func (p plan) one(ctx context.Context, s *site, m, next mode, from, to string) (
 
 // over waits until the rollout is over and no caller can know an old Pod any more: each that does fails soon, as the rates are.
 func (p plan) over(ctx context.Context, s *site, l *load, m mode, from, to string) error {
-	calm := p.caches.Balancer + 5*time.Second
+	calm := p.conditions.Balancer + 5*time.Second
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var said time.Time

@@ -21,7 +21,8 @@ func TestMain(m *testing.M) {
 // TestARollingUpdateLosesNoRequest has Pods without a hook replaced under load, in which requests must fail, or the load would
 // prove nothing; then Pods with prestop, under the same load, in which none may.
 //
-// The caches of the registries and the callers are of 5 s here instead of 30 and 35, and the linger is in proportion.
+// The caches of the registries and the callers are of 5 s here instead of 30 and 35, and the linger is in proportion; kept
+// connections live for less long.
 func TestARollingUpdateLosesNoRequest(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "program")

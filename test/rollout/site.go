@@ -24,10 +24,10 @@ import (
 
 // site is what a rollout needs around it: the registries, the programs that call, the cluster.
 type site struct {
-	cluster *cluster
-	caches  caches
-	dir     string // for logs
-	node    string // this machine, as Pods reach it
+	cluster    *cluster
+	conditions conditions
+	dir        string // for logs
+	node       string // this machine, as Pods reach it
 
 	java    []string // runs orders.jar
 	prestop string
@@ -37,19 +37,25 @@ type site struct {
 	byName  map[string]string // a calling program's address by its registry
 }
 
-// caches are how old what a caller knows can be.
-type caches struct {
+// conditions are what the load meets.
+type conditions struct {
 	// Server is Eureka's read cache, Fetch how often its clients ask it, Balancer Spring Cloud LoadBalancer's cache.
 	Server, Fetch, Balancer time.Duration
+	// Idle is how long the caller with kept connections keeps one that it does not use.
+	Idle time.Duration
+	// Requests is how many the app answers on a connection.
+	Requests int
 	// Linger is prestop's flag; 0 leaves it out.
 	Linger time.Duration
 }
 
 var (
-	// defaults are Spring Cloud's.
-	defaults = caches{30 * time.Second, 30 * time.Second, 35 * time.Second, 0}
-	// quick ones are for a test.
-	quick = caches{5 * time.Second, 5 * time.Second, 5 * time.Second, 16 * time.Second}
+	// defaults are Spring's and Tomcat's. A client has to give its idle connections up before the server does (60 s for
+	// Tomcat), or it meets the server's close now and then, rollout or not.
+	defaults = conditions{Server: 30 * time.Second, Fetch: 30 * time.Second, Balancer: 35 * time.Second, Idle: 30 * time.Second, Requests: 100}
+	// quick ones are for a test, which may not fail once in many runs: a connection that is idle for prestop after 5 s has been
+	// given up by its client then, and none lives until the deadline, when requests are lost on it.
+	quick = conditions{Server: 5 * time.Second, Fetch: 5 * time.Second, Balancer: 5 * time.Second, Idle: 4 * time.Second, Requests: 20, Linger: 16 * time.Second}
 )
 
 //go:embed manifest.yaml
@@ -64,7 +70,7 @@ func (s *site) prepare(ctx context.Context) (err error) {
 	}
 	s.java = slices.Clone(s.java)
 	s.java[slices.Index(s.java, "-Xmx64m")] = "-Xmx160m" // three clients of registries and a gRPC server
-	flag := fmt.Sprintf("--eureka.server.response-cache-update-interval-ms=%d", s.caches.Server.Milliseconds())
+	flag := fmt.Sprintf("--eureka.server.response-cache-update-interval-ms=%d", s.conditions.Server.Milliseconds())
 	all, err := servers.NewEureka(ctx, 1, servers.EurekaOptions{Flags: []string{flag, "--eureka.server.enable-self-preservation=true",
 		"--eureka.server.eviction-interval-timer-in-ms=60000"}})
 	if err != nil {
@@ -145,8 +151,8 @@ func together(all ...func() error) error {
 func (s *site) clientFlags(node string) []string {
 	return []string{"--eureka.client.service-url.defaultZone=" + at(s.eureka.URL, node),
 		"--spring.cloud.nacos.discovery.server-addr=" + strings.TrimSuffix(strings.TrimPrefix(at(s.nacos.URL, node), "http://"), "/nacos"),
-		fmt.Sprintf("--eureka.client.registry-fetch-interval-seconds=%.0f", s.caches.Fetch.Seconds()),
-		fmt.Sprintf("--spring.cloud.loadbalancer.cache.ttl=%.0fs", s.caches.Balancer.Seconds())}
+		fmt.Sprintf("--eureka.client.registry-fetch-interval-seconds=%.0f", s.conditions.Fetch.Seconds()),
+		fmt.Sprintf("--spring.cloud.loadbalancer.cache.ttl=%.0fs", s.conditions.Balancer.Seconds())}
 }
 
 func at(url, node string) string { return strings.Replace(url, "127.0.0.1", node, 1) }
@@ -191,11 +197,11 @@ func (s *site) deploy(ctx context.Context, m mode, revision string) error {
 	for _, dir := range settings {
 		mounts = append(mounts, mount{dir, dir})
 	}
-	args := slices.Concat([]string{java, "-Duser.home=/tmp"}, s.java, []string{"--eureka.instance.instance-id=$(POD_NAME)"}, s.clientFlags(s.node))
+	args := slices.Concat([]string{java, "-Duser.home=/tmp"}, s.java, []string{"--eureka.instance.instance-id=$(POD_NAME)", fmt.Sprintf("--server.tomcat.max-keep-alive-requests=%d", s.conditions.Requests)}, s.clientFlags(s.node))
 	data := map[string]any{"Mode": m, "Revision": revision, "Grace": 125, "Image": "docker.io/local/kt:1", "Prestop": s.prestop, "PrestopDir": filepath.Dir(s.prestop),
 		"Eureka": at(s.eureka.URL, s.node), "Nacos": at(s.nacos.URL, s.node), "Java": args, "Mounts": mounts, "Flags": []string(nil)}
-	if s.caches.Linger > 0 {
-		data["Flags"] = []string{"--linger=" + s.caches.Linger.String()}
+	if s.conditions.Linger > 0 {
+		data["Flags"] = []string{"--linger=" + s.conditions.Linger.String()}
 	}
 	var text bytes.Buffer
 	if err := manifest.Execute(&text, data); err != nil {
