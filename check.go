@@ -41,7 +41,7 @@ type checked struct {
 
 // check looks at everything that a drain needs, and tells each problem with its remedy. It changes nothing.
 func check(c Config, stdout, stderr io.Writer) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*c.RegistryTimeout+10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*c.RegistryTimeout+20*time.Second)
 	defer cancel()
 	now, found := checkSidecar(ctx, c)
 	ports, f := checkPod(ctx, c, stderr)
@@ -103,7 +103,7 @@ func (r checked) page(p paint) string {
 
 // checkSidecar asks the running sidecar. It returns what that says of itself, nil if it is not there.
 func checkSidecar(ctx context.Context, c Config) (*drain.Status, []finding) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	code, body, err := ask(ctx, c, "/healthz")
 	switch {

@@ -11,13 +11,9 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"prestop/registry"
 )
-
-// checkPatience bounds the check of one server; retries are for drains.
-const checkPatience = 5 * time.Second
 
 // checkRegistries asks every server of every registry by itself, since one that is down hides behind the others.
 // Serving says that the instances should be in.
@@ -56,7 +52,7 @@ func oneByOne(c Config) []Config {
 
 // checkServer asks the only server of c for the instances of the Pod.
 func checkServer(ctx context.Context, c Config, p registry.Pod, serving bool) finding {
-	ctx, cancel := context.WithTimeout(ctx, min(c.RegistryTimeout, checkPatience))
+	ctx, cancel := context.WithTimeout(ctx, c.RegistryTimeout)
 	defer cancel()
 	found, err := find(ctx, c, p)
 	where := place(c)

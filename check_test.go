@@ -62,16 +62,24 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 		"the count comes from a place that is not there": {func(t *testing.T, s *scene) {
 			s.args = append(s.args, "--count=prometheus", "--metric=a", "--metrics-url=http://"+freeAddress(t)+"/metrics")
 		}, []string{"connections cannot be counted", "--metrics-url"}},
-		"a registry that is down": {func(_ *testing.T, s *scene) { s.held.front.CloseClientConnections(); s.held.front.Close() },
+		"a registry that is down": {func(_ *testing.T, s *scene) {
+			s.held.front.CloseClientConnections()
+			s.held.front.Close()
+			s.args = append(s.args, "--registry-timeout=3s")
+		},
 			[]string{"connection refused", "nobody listens there"}},
 		"a registry that hangs": {func(_ *testing.T, s *scene) {
 			s.answers(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+			s.args = append(s.args, "--registry-timeout=1s")
 		}, []string{"deadline exceeded", "NetworkPolicy"}},
 		"a registry that wants a login": {func(_ *testing.T, s *scene) { s.answers(says(401, "text/plain", "who are you?")) },
 			[]string{"401", "user"}},
 		"a registry that refuses": {func(_ *testing.T, s *scene) { s.answers(says(403, "text/plain", "no")) },
 			[]string{"403", "user"}},
-		"a server that is no registry": {func(_ *testing.T, s *scene) { s.answers(says(200, "text/html", "<!DOCTYPE html>")) },
+		"a server that is no registry": {func(_ *testing.T, s *scene) {
+			s.answers(says(200, "text/html", "<!DOCTYPE html>"))
+			s.args = append(s.args, "--registry-timeout=5s")
+		},
 			[]string{"eureka|nacos", "URL"}},
 		"an app that is not registered": {func(t *testing.T, s *scene) {
 			s.held.run.Stop(t)
@@ -95,7 +103,7 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 				flag := s.held.flag
 				p := sidecarOf(t, a, nil, flag)
 				p.says("registered")
-				s.args = []string{"check", "--listen=" + p.listen, "--instance-ip=127.0.0.1", "--port=" + a.port, "--linger=0", "--registry-timeout=1s"}
+				s.args = []string{"check", "--listen=" + p.listen, "--instance-ip=127.0.0.1", "--port=" + a.port, "--linger=0", "--registry-timeout=60s"}
 				c.change(t, s)
 				if s.held != nil {
 					s.args = append(s.args, flag)
@@ -165,7 +173,7 @@ func TestCheckTellsAServerThatIsDownBesideOneThatWorks(t *testing.T) {
 		down := freeAddress(t)
 		flag := h.flag + ",http://" + down + "/" + kind
 		p := sidecarOf(t, a, nil, flag)
-		r := command(t, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+a.port, "--linger=0", "--registry-timeout=1s", flag)
+		r := command(t, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+a.port, "--linger=0", flag)
 		if r.code != exitFailed || strings.Count(r.out, "PROBLEM") != 1 || !strings.Contains(r.out, down) || !strings.Contains(r.out, "answers and holds") {
 			t.Errorf("%+v", r)
 		}
@@ -176,7 +184,7 @@ func TestCheckTellsAnInstanceThatIsDisabled(t *testing.T) {
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
-		c := load(t, nil, h.flag, "--instance-ip=127.0.0.1", "--port="+a.port)
+		c := load(t, nil, h.flag, "--instance-ip=127.0.0.1", "--port="+a.port, "--registry-timeout=60s")
 		p := pod(c)
 		p.Ports = c.Ports
 		registries, _ := newRegistries(c)
@@ -203,7 +211,7 @@ func TestCheckOfAnAppThatIsNotThereAtAll(t *testing.T) {
 		h.becomes(t, false)
 		b.die()
 		p := sidecarOf(t, b, nil, h.flag)
-		r := command(t, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+b.port, "--linger=0", h.flag)
+		r := command(t, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+b.port, "--linger=0", "--registry-timeout=60s", h.flag)
 		if r.code != exitFailed || !strings.Contains(r.out, "2 problems.") || !strings.Contains(r.out, "the app does not listen") || len(r.out) > 4000 {
 			t.Errorf("%+v", r)
 		}
@@ -224,7 +232,7 @@ func TestCheckForPrograms(t *testing.T) {
 		h := holds(t, kind, a)
 		p := sidecarOf(t, a, nil, h.flag)
 		for want, more := range map[bool]string{true: "--linger=20", false: "--linger=90"} {
-			r := command(t, []string{"PRESTOP_GRACE_PERIOD=60"}, "check", "--output=json", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+a.port, h.flag, more)
+			r := command(t, []string{"PRESTOP_GRACE_PERIOD=60"}, "check", "--output=json", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+a.port, "--registry-timeout=60s", h.flag, more)
 			var got checked
 			if err := json.Unmarshal([]byte(r.out), &got); err != nil {
 				t.Fatalf("%v in %s%s", err, r.out, r.errOut)
