@@ -38,7 +38,7 @@ import (
 //     change ([Error.Final]) is returned at once, with its remedy.
 //   - Never absent by mistake: what is wrong with a server is an error, not a Pod without an instance.
 //   - Cheap: a leave is a handful of requests to each server, and Check one for each instance and server at the most; the
-//     registry's whole list is read by Find alone, as a stream, and not again once the instances are known.
+//     registry's whole list is read as a stream, by Find alone unless asking for each of very many would cost more.
 //   - Silent: no error, no String and no URL holds a password, a token or a URL's userinfo. Bodies are read up to a bound.
 //   - It is used by one goroutine at a time and has none of its own between calls.
 type Registry interface {
