@@ -1,0 +1,93 @@
+package nacos
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"time"
+
+	"prestop/registry"
+)
+
+// enable sets the flag of an instance at any server, which tells the others; held is false if there is no such instance.
+// For a second after the registration there is none for this call, so an absence is asked for again before until.
+func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until time.Time) (held bool, err error) {
+	op := "disable "
+	if enabled {
+		op = "enable "
+	}
+	for {
+		held, err = r.ask(ctx, r.servers, op+r.id(rec.key), func(d dialect) registry.Call {
+			return d.enable(r.namespace, rec, enabled)
+		})
+		if held || err != nil || time.Now().After(until) {
+			return held, err
+		}
+		if err := wait(ctx, poll); err != nil {
+			return false, &registry.Error{Op: op + r.id(rec.key), URL: r.url, Err: err}
+		}
+	}
+}
+
+// wipe enables what the servers remember of instances that are gone. Without it the next instance at their address would
+// come up disabled: within a minute after a disabled one, and for ever when the instance vanished in the moment in which
+// it was disabled, or was a persistent one on 2.x.
+func (r *Registry) wipe(ctx context.Context, gone []record) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	server, err := r.recorder(ctx)
+	if err != nil || server == nil {
+		return err
+	}
+	return each(ctx, gone, func(ctx context.Context, rec record) error {
+		_, err := r.ask(ctx, []*url.URL{server}, "wipe the record of "+r.id(rec.key), func(d dialect) registry.Call {
+			return d.wipe(r.namespace, rec)
+		})
+		return err
+	})
+}
+
+// recorder is a server that keeps records beside its instances, nil if there is none: a 1.x keeps none, and would register
+// what is wiped. So does a 2.0 or 2.1 in a cluster that still has a 1.x in it, or behind an address that leads to either;
+// both say so, and it is asked for each time, since a cluster can be upgraded, or back, under a Pod.
+func (r *Registry) recorder(ctx context.Context) (*url.URL, error) {
+	version, server, err := r.version(ctx)
+	if err != nil || !recordsBeside(version) {
+		return nil, err
+	}
+	if !mixesWith1x(version) {
+		return server, nil
+	}
+	call := registry.Call{Op: "ask whether the upgrade to 2.x is over", Method: http.MethodGet, Path: "v1/ns/upgrade/ops/metrics",
+		Query: url.Values{"json": {"true"}}}
+	a, err := r.http.Do(ctx, []*url.URL{server}, call)
+	if err != nil || !upgraded(a) {
+		return nil, err
+	}
+	return server, nil
+}
+
+// upgraded is what a 2.0 or 2.1 says of its cluster.
+func upgraded(a registry.Answer) bool {
+	var state struct{ Upgraded bool }
+	return a.Code == http.StatusOK && json.Unmarshal(a.Body, &state) == nil && state.Upgraded
+}
+
+// remove deletes an instance of a dead app. Deleting it as what it is not does nothing, and is answered ok.
+func (r *Registry) remove(ctx context.Context, rec record) error {
+	kinds := []bool{rec.persistent}
+	if d := r.spoken(); d != nil && d.blurs() {
+		kinds = []bool{rec.persistent, !rec.persistent}
+	}
+	for _, rec.persistent = range kinds {
+		_, err := r.ask(ctx, r.servers, "delete "+r.id(rec.key), func(d dialect) registry.Call {
+			return d.remove(r.namespace, rec)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
