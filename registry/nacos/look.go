@@ -34,6 +34,7 @@ func (r *Registry) discover(ctx context.Context) (map[key]record, error) {
 		if err == nil || registry.IsFinal(err) || ctx.Err() != nil {
 			return found, err
 		}
+		r.pass(err)
 		if wait(ctx, pause) != nil {
 			return nil, &registry.Error{Op: "find instances", URL: r.url, Err: fmt.Errorf("%w, last: %w", ctx.Err(), err)}
 		}

@@ -16,60 +16,6 @@ import (
 	"prestop/registry/registrytest"
 )
 
-// dead is the address of a server that is gone, hanging of one that accepts and says nothing.
-func dead(t *testing.T) *url.URL {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	must(t, l.Close())
-	return &url.URL{Scheme: "http", Host: l.Addr().String(), Path: "/nacos"}
-}
-
-func hanging(t *testing.T) *url.URL {
-	return listen(t, nil, func(http.Handler) http.Handler {
-		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	})
-}
-
-// leaderless answers reads and no changes.
-func leaderless(t *testing.T, n *registrytest.Nacos) *url.URL {
-	return listen(t, n, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method != http.MethodGet {
-				http.Error(w, "caused: errCode: 500, errMsg: do metadata operation failed ;", http.StatusInternalServerError)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
-}
-
-func TestOneServerIsEnoughToLeaveAndRejoin(t *testing.T) {
-	for name, others := range map[string]func(*registrytest.Nacos) []*url.URL{
-		"beside a dead one":               func(*registrytest.Nacos) []*url.URL { return []*url.URL{dead(t)} },
-		"beside a hanging one":            func(*registrytest.Nacos) []*url.URL { return []*url.URL{hanging(t)} },
-		"beside one that has no leader":   func(n *registrytest.Nacos) []*url.URL { return []*url.URL{leaderless(t, n)} },
-		"beside a dead and a hanging one": func(*registrytest.Nacos) []*url.URL { return []*url.URL{dead(t), hanging(t)} },
-		"beside one that is another service": func(*registrytest.Nacos) []*url.URL {
-			return []*url.URL{{Scheme: "http", Host: dead(t).Host, Path: "/"}}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			n, u := serve(t, registrytest.NacosConfig{}, nil)
-			r := newRegistry(t, nacos.Options{Servers: append(others(n), u)})
-			mustFind(t, r, 1)
-			must(t, r.Leave(t.Context()))
-			if done, err := r.Published(t.Context()); !done || err != nil {
-				t.Fatalf("published %v, %v", done, err)
-			}
-			must(t, r.Rejoin(t.Context()))
-			if len(n.Listed("orders")) != 1 {
-				t.Fatal("it is not called")
-			}
-		})
-	}
-}
-
 // A server that has not heard of the change yet keeps the Leave waiting until it has.
 func TestAllServersMustShowThatItLeft(t *testing.T) {
 	t.Parallel()

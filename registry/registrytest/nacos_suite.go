@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strconv"
@@ -27,6 +29,18 @@ func RunNacos(t *testing.T, w *NacosWorld) {
 		"two connections with one address: the later one rejoins":            twoConnections,
 		"hundreds of names of one Pod leave and rejoin":                      hundredsOfNames,
 		"names with colons, dots and other odd characters leave and rejoin":  oddNames,
+	}
+	for name, beside := range map[string]func(*nacosPlace) []string{
+		"dead":              func(p *nacosPlace) []string { return []string{p.dead()} },
+		"hanging":           func(p *nacosPlace) []string { return []string{p.hanging()} },
+		"dead and hanging":  func(p *nacosPlace) []string { return []string{p.dead(), p.hanging()} },
+		"without a leader":  func(p *nacosPlace) []string { return []string{p.leaderless()} },
+		"of something else": func(p *nacosPlace) []string { return []string{p.elsewhere()} },
+		"each of these at once": func(p *nacosPlace) []string {
+			return []string{p.dead(), p.hanging(), p.leaderless(), p.elsewhere()}
+		},
+	} {
+		cases["an instance leaves and rejoins by one server beside others: "+name] = func(p *nacosPlace) { p.byOneServer(beside(p)) }
 	}
 	if w.Major >= 2 { // on a 1.x what is set from outside is the app's own until its next registration
 		cases["metadata that was set from outside survives a leave and a rejoin"] = metadataFromOutside
@@ -287,4 +301,56 @@ func oddNames(p *nacosPlace) {
 	p.listed(i, false)
 	p.rejoin(r)
 	p.listed(i, true)
+}
+
+// byOneServer leaves and rejoins with the addresses of others before the good ones.
+func (p *nacosPlace) byOneServer(others []string) {
+	p.Start(p, p.app)
+	r := p.world.client(p, append(others, p.URLs()...), "", "")
+	p.find(r, 1)
+	p.leave(r)
+	p.notCalled(p.app)
+	if done, err := r.Published(p.Context()); !done || err != nil {
+		p.Fatalf("published: %v, %v", done, err)
+	}
+	p.rejoin(r)
+	p.called(p.app)
+}
+
+// dead is the address of a server that is gone.
+func (p *nacosPlace) dead() string {
+	s := httptest.NewServer(nil)
+	s.Close()
+	return s.URL + "/nacos"
+}
+
+// hanging is one that takes requests and does not answer.
+func (p *nacosPlace) hanging() string {
+	f := newFaults(p, p.URLs()[:1])
+	f.set(hang)
+	return f.urls[0]
+}
+
+// elsewhere is one of something that is no Nacos.
+func (p *nacosPlace) elsewhere() string {
+	f := newFaults(p, p.URLs()[:1])
+	f.set(answer(http.StatusOK, "text/html", page))
+	return f.urls[0]
+}
+
+// leaderless answers what is read, and no change.
+func (p *nacosPlace) leaderless() string {
+	to, err := url.Parse(p.URLs()[0])
+	p.must(err, "parse the address")
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host }}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && !strings.HasSuffix(r.URL.Path, "/login") {
+			plain(w, 500, "caused: errCode: 500, errMsg: do metadata operation failed ;caused: com.alibaba.nacos.consistency.exception.ConsistencyException: "+
+				"The Raft Group [naming_instance_metadata] did not find the Leader node;")
+			return
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	p.Cleanup(func() { s.CloseClientConnections(); s.Close() })
+	return s.URL + to.Path
 }
