@@ -46,6 +46,12 @@ func TestDeploy(t *testing.T) {
 			component(s.stage(t, "restricted"), root, kind, collection)
 		})
 	}
+	for _, registry := range []string{"eureka", "nacos"} {
+		t.Run("the example for "+registry+" stops without losing a request", func(t *testing.T) {
+			t.Parallel()
+			example(s.stage(t, "restricted"), root, registry)
+		})
+	}
 	t.Run("the Helm template makes a Pod that the API server takes", func(t *testing.T) {
 		t.Parallel()
 		helm(s.stage(t, "restricted"), root)
@@ -102,18 +108,14 @@ func component(g *stage, root, kind, collection string) {
 	if kind == "StatefulSet" {
 		workload["spec"].(kube.Object)["serviceName"] = service
 	}
-	image, tag, _ := strings.Cut(g.Prestop, ":")
 	g.create("v1/configmaps", kube.Object{"metadata": kube.Object{"name": "prestop"}, "data": kube.Object{
 		"PRESTOP_LINGER": "2s", "PRESTOP_REGISTRY_TIMEOUT": "60s", "PRESTOP_EXCLUDE_PORT": fmt.Sprint(g.ports.control),
 		"PRESTOP_EUREKA_URL": g.world + "/eureka/", "PRESTOP_NACOS_URL": g.world + "/nacos",
 	}})
-	made := g.kustomize(root, workload, kube.Object{
+	g.apply(g.kustomize(root, kube.Object{
 		"resources": []string{"workload.json"}, "components": []string{"deploy/component/" + strings.ToLower(kind)},
-		"images": []kube.Object{{"name": "ghcr.io/example/prestop", "newName": image, "newTag": tag}},
-	})
-	if _, err := g.Kubectl(g.Context(), []byte(made), "apply", "-n", g.ns, "-f", "-"); err != nil {
-		g.Fatal(err)
-	}
+		"images": []kube.Object{image("ghcr.io/example/prestop", g.Prestop)},
+	}, workload))
 	p := g.ready(g.only())
 	g.callersGo(p)
 	if log := g.said(p, "prestop", `"grace_period":"2m3s"`, 1); log.IsZero() {
@@ -127,8 +129,8 @@ func component(g *stage, root, kind, collection string) {
 	g.endsInOrder(p)
 }
 
-// kustomize builds a workload with a kustomization beside deploy/.
-func (g *stage) kustomize(root string, workload, kustomization kube.Object) string {
+// kustomize builds a kustomization beside deploy/ and workload.json.
+func (g *stage) kustomize(root string, kustomization, workload kube.Object) string {
 	g.Helper()
 	dir := g.TempDir()
 	if err := os.CopyFS(filepath.Join(dir, "deploy"), os.DirFS(filepath.Join(root, "deploy"))); err != nil {

@@ -136,6 +136,8 @@ type stage struct {
 	world string // as Pods reach it
 	rec   *recorder
 	ports ports
+	// registries are those that the Pods are registered in.
+	registries []string
 }
 
 // ports are those that the Pods of a stage listen on.
@@ -144,7 +146,7 @@ type ports struct{ app, control, sidecar int }
 // stage makes one. What happened on it is printed if the test fails.
 func (s *setting) stage(t *testing.T, security string) *stage {
 	t.Helper()
-	g := &stage{T: t, setting: s, ports: ports{app: 8080, control: 9090, sidecar: 8090}}
+	g := &stage{T: t, setting: s, ports: ports{app: 8080, control: 9090, sidecar: 8090}, registries: []string{"eureka", "nacos"}}
 	g.ns = s.namespace(t, security)
 	g.world = "http://" + hostPort(s.worldIP, 8080) + "/worlds/" + g.ns
 	g.rec = record(t, s.Cluster, g.ns)
@@ -369,7 +371,7 @@ func (g *stage) seen() seen {
 	return s
 }
 
-// callersGo waits until callers of both registries are sent to exactly these Pods' addresses.
+// callersGo waits until callers of every registry are sent to exactly these Pods' addresses.
 func (g *stage) callersGo(pods ...kube.Pod) {
 	g.Helper()
 	want := []string{}
@@ -379,10 +381,12 @@ func (g *stage) callersGo(pods ...kube.Pod) {
 	slices.Sort(want)
 	await(g.T, fmt.Sprintf("callers are sent to %v", want), func() error {
 		s := g.seen()
-		slices.Sort(s.Eureka)
-		slices.Sort(s.Nacos)
-		if !slices.Equal(s.Eureka, want) || !slices.Equal(s.Nacos, want) {
-			return fmt.Errorf("%+v", s)
+		for _, name := range g.registries {
+			callers := map[string][]string{"eureka": s.Eureka, "nacos": s.Nacos}[name]
+			slices.Sort(callers)
+			if !slices.Equal(callers, want) {
+				return fmt.Errorf("%+v", s)
+			}
 		}
 		return nil
 	})
