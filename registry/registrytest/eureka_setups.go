@@ -65,7 +65,7 @@ func withoutDelta(p *eurekaPlace) {
 		}
 		return err
 	})
-	p.eventuallyWithin(200*time.Millisecond, "be published for callers", func() error { return absent(p.Callers(p, p.app.Service), p.app) })
+	p.eventuallyWithin(turnedOver, "be published for callers", func() error { return absent(p.Callers(p, p.app.Service), p.app) })
 }
 
 func notEvicted(p *eurekaPlace) {

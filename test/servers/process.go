@@ -11,8 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -215,25 +217,33 @@ func (p *Process) Tail() string {
 }
 
 // FreePort returns a port p of loopback such that p and p plus each of offsets are free. It is below 32768, where the
-// ephemeral ports begin: no connection takes it before the server does.
+// ephemeral ports begin: no connection takes it before the server does. None is given to anybody else in this process, since
+// a server that waits for its turn to start takes it much later.
 func FreePort(offsets ...int) (int, error) {
+	given.Lock()
+	defer given.Unlock()
 	for range 200 {
 		port := 11000 + rand.IntN(20000)
-		if free(port) && allFree(port, offsets) {
-			return port, nil
+		all := []int{port}
+		for _, o := range offsets {
+			all = append(all, port+o)
 		}
+		if slices.ContainsFunc(all, func(p int) bool { return given.ports[p] || !free(p) }) {
+			continue
+		}
+		for _, p := range all {
+			given.ports[p] = true
+		}
+		return port, nil
 	}
 	return 0, errors.New("find a free port between 11000 and 31000: none in 200 tries")
 }
 
-func allFree(port int, offsets []int) bool {
-	for _, o := range offsets {
-		if !free(port + o) {
-			return false
-		}
-	}
-	return true
-}
+// given are the ports that FreePort has returned.
+var given = struct {
+	sync.Mutex
+	ports map[int]bool
+}{ports: map[int]bool{}}
 
 func free(port int) bool {
 	l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
