@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test of both modules, those with the real servers by go test's further ARGUMENTS. Fails if one fails, is skipped
-# or finds something missing. Installs by Debian's package manager
+# or finds something missing, or the tables of test/README.md are not what has just run. Installs by Debian's package manager
 # what the real servers need, or says which package is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,6 +39,9 @@ run "the product" . -timeout 20m ./...
 run "alerts and dashboard" test/monitoring -timeout 5m ./...
 # Those on Kubernetes have a target of their own, e2e.
 run "real servers" test -timeout 60m "$@" $(cd test && go list ./... | grep -vE '/(e2e|rollout)(/|$)')
+
+# A column of test/README.md is rewritten where it is not what has just run; that is to be looked at and committed.
+(cd test && go run ./traps -check README.md) <"$log/all" || { failed=1; (cd test && go run ./traps README.md) <"$log/all"; }
 
 echo "$ran passed, $bad failed"
 exit $failed

@@ -101,17 +101,21 @@ func readInstance(body []byte) (record, error) {
 
 // readList reads the answer of GET apps, apps/delta and apps/{APP} as a stream and calls each with every instance in it.
 // It holds one instance at a time, whatever the length of the list.
-func readList(r io.Reader, each func(record)) error {
-	return list{registry.ReadValues(r), each}.document()
-}
+func readList(r io.Reader, each func(record)) error { return newList(r, each).document() }
 
 type list struct {
 	*registry.Values
 	each func(record)
 }
 
+// newList is not inlined, so that the list and what it holds lie on the heap: go1.26.8 does not see pointers into the stack
+// that method values hold when it moves the stack.
+//
+//go:noinline
+func newList(r io.Reader, each func(record)) *list { return &list{registry.ReadValues(r), each} }
+
 // document is {"applications": {"application": …}} or {"application": …}.
-func (l list) document() error {
+func (l *list) document() error {
 	known := false
 	err := l.object(func() error {
 		return l.Fields(func(key string) error {
@@ -133,7 +137,7 @@ func (l list) document() error {
 }
 
 // applications is the inside of the whole list.
-func (l list) applications() error {
+func (l *list) applications() error {
 	return l.Fields(func(key string) error {
 		if key != "application" {
 			return l.Skip()
@@ -143,7 +147,7 @@ func (l list) applications() error {
 }
 
 // application is the inside of one.
-func (l list) application() error {
+func (l *list) application() error {
 	return l.Fields(func(key string) error {
 		if key != "instance" {
 			return l.Skip()
@@ -159,7 +163,7 @@ func (l list) application() error {
 
 // single is the inside of an instance that is no element of a list. Its beginning has been consumed, so that it is taken
 // field by field, which is slower.
-func (l list) single() error {
+func (l *list) single() error {
 	raw := map[string]json.RawMessage{}
 	err := l.Fields(func(key string) error {
 		var v json.RawMessage
@@ -180,14 +184,14 @@ func (l list) single() error {
 	return err
 }
 
-func (l list) found(r record) {
+func (l *list) found(r record) {
 	if r.id() != "" && r.App != "" {
 		l.each(r)
 	}
 }
 
 // object takes an object, of which inside takes the inside.
-func (l list) object(inside func() error) func() error {
+func (l *list) object(inside func() error) func() error {
 	return func() error {
 		t, err := l.Token()
 		if err != nil {
@@ -201,7 +205,7 @@ func (l list) object(inside func() error) func() error {
 }
 
 // oneOrMany takes an object, of which inside takes the inside, or a list, of which element takes each one, or null.
-func (l list) oneOrMany(inside, element func() error) error {
+func (l *list) oneOrMany(inside, element func() error) error {
 	t, err := l.Token()
 	switch {
 	case err != nil:
