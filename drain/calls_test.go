@@ -1,7 +1,9 @@
 package drain
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -115,9 +117,11 @@ func TestADrainCallThatIsNeverAnsweredIsNamed(t *testing.T) {
 }
 
 // calledBy runs a drain over no registry with one call to admin, in real time.
-func calledBy(t *testing.T, calls ...Call) *world {
+func calledBy(t *testing.T, log io.Writer, calls ...Call) *world {
 	t.Helper()
-	w := newWorld(0, func(o *Options) { o.Linger, o.Calls = 0, calls })
+	w := newWorld(0, func(o *Options) {
+		o.Linger, o.Calls, o.Log = 0, calls, slog.New(slog.NewTextHandler(log, nil))
+	})
 	t.Cleanup(w.end)
 	w.start()
 	return w
@@ -126,7 +130,8 @@ func calledBy(t *testing.T, calls ...Call) *world {
 func TestDrainCallsAreMadeOnceForEachDrain(t *testing.T) {
 	t.Parallel()
 	admin := newCallee(t)
-	w := calledBy(t, admin.call(t, "POST", "/fail"))
+	var said lockedBuffer
+	w := calledBy(t, &said, admin.call(t, "POST", "/fail"))
 	w.connect(1)
 	first, second := w.hook(t.Context()), w.hook(t.Context())
 	asked := func(want string) {
@@ -139,6 +144,9 @@ func TestDrainCallsAreMadeOnceForEachDrain(t *testing.T) {
 	}
 	asked("POST /fail")
 	w.drain.Resume()
+	if !strings.Contains(said.String(), "not taken back") {
+		t.Errorf("the log does not say that the calls hold:\n%s", said.String())
+	}
 	for _, h := range []<-chan ended{first, second} {
 		if out := <-h; out.Result != Cancelled {
 			t.Errorf("%+v", out)
@@ -168,4 +176,22 @@ func TestADrainDoesNotWaitForItsCallsButNamesThoseThatFailed(t *testing.T) {
 			t.Errorf("the outcome: %s", got)
 		}
 	})
+}
+
+// lockedBuffer takes a log that is read while it is written.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }

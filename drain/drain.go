@@ -349,6 +349,9 @@ func (o *owner) phaseChanged(was state, e event, now time.Time) {
 		o.calls.end()
 		o.readyFile(false)
 		o.log.Info("serving", "cause", map[bool]string{true: "resume", false: "the app listens again"}[e.kind == sawResume])
+		if e.kind == sawResume && len(o.options.Calls) > 0 {
+			o.log.Warn("what --drain-call told the app is not taken back: if it does not serve again by itself, tell it, e.g. POST /healthcheck/ok to an Envoy")
+		}
 	case draining:
 		o.readyFile(false)
 	case forgotten:

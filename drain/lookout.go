@@ -69,7 +69,7 @@ type lookout struct {
 	asked    chan question
 	failing  time.Time     // since when the counter fails
 	failed   int           // how many looks have
-	took     time.Duration // of the last look
+	took     time.Duration // what the last look cost
 	looked   time.Time     // when it ended
 	lookedAt pace          // at which pace it was made
 	credit   time.Duration // that looks after events have saved up as of looked; negative: overdrawn
@@ -292,13 +292,19 @@ func (l *lookout) lull() time.Duration {
 // look makes one look and tells what follows from it.
 func (l *lookout) look(ctx context.Context) {
 	began, at := time.Now(), pace(l.pace.Load())
+	worked := conns.ProcessorTime()
 	listeners, err := l.counter.Listeners(ctx)
-	took := time.Since(began)
+	took := min(time.Since(began), conns.ProcessorTime()-worked)
 	if err == nil {
 		l.saw(listeners)
 		if pace(l.pace.Load()) >= paceLinger {
+			worked = conns.ProcessorTime()
 			err = l.count(ctx)
-			took += l.tally.Took // not what it waited: an exporter that hangs costs nothing
+			cost := l.tally.Took // not what it waited: an exporter that hangs costs nothing
+			if l.tally.Source != conns.Prometheus {
+				cost = min(cost, conns.ProcessorTime()-worked) // nor a busy machine, or a throttled container
+			}
+			took += cost
 		}
 	}
 	l.credit = min(saved, l.credit+began.Sub(l.looked)/eager)
