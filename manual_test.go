@@ -199,7 +199,7 @@ func manualPage() string {
 
 func TestTheManualAndTheCompletions(t *testing.T) {
 	pages := map[string]string{"prestop.1": manualPage(), "prestop.bash": bashCompletion(), "_prestop": zshCompletion()}
-	if !slices.Equal(commandNames(), []string{"shutdown", "resume", "status", "check", "version"}) {
+	if !slices.Equal(commandNames(), []string{"shutdown", "resume", "status", "check", "install", "version"}) {
 		t.Errorf("the commands are %q", commandNames())
 	}
 	everyFlag(func(f *pflag.Flag) {
