@@ -37,7 +37,7 @@ e2e: ## on Kubernetes: the cluster that KUBECONFIG names, else, as root, one on 
 	test/e2e.sh
 
 rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its table, and docs/rollout.svg (half an hour)
-	mkdir -p docs && cd test && go run ./rollout -out rollout/results && go run ./rollout -out rollout/results -svg ../docs/rollout.svg
+	rm -f test/rollout/results/*.json && mkdir -p docs && cd test && go run ./rollout -out rollout/results && go run ./rollout -out rollout/results -svg ../docs/rollout.svg
 
 soak: ## a million random histories of the drain
 	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -timeout 3h
