@@ -24,7 +24,8 @@ func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build f
 	if err != nil {
 		return false, err
 	}
-	var loggedIn, changed bool
+	var loggedIn bool
+	changes := 2 // from v1 over v3 to v1 without v2
 	for {
 		call := build(d)
 		call.Op = op
@@ -44,8 +45,8 @@ func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build f
 			if err := r.login.renew(ctx, r.http, r.lastFirst(addrs), token, d.login(), v1{}.login()); err != nil {
 				return false, err
 			}
-		case v == otherGeneration && !changed:
-			changed = true
+		case v == otherGeneration && changes > 0:
+			changes--
 			d = r.change(d)
 		default:
 			return false, r.no(op, a, v)

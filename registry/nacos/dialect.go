@@ -41,6 +41,9 @@ type dialect interface {
 type v1 struct {
 	// old: the server is a 1.x.
 	old bool
+	// direct: it has v2 as well, from 2.2 on. What asks v1 for a change is passed on to the one server that the instance's
+	// address falls to, and waits for it, dead or hanging; what asks v2 is not.
+	direct bool
 }
 
 func (v v1) immediate() bool { return v.old }
@@ -81,11 +84,18 @@ func (v1) listed(namespace string, p place) (registry.Call, string) {
 
 // enable is a PATCH. A PUT would register the instance on 1.4 where it is absent, and on 2.x leave a record that never
 // expires; it also drops what the console has set. The weight goes with it: the first PATCH of a 2.x sets 1.0 otherwise.
-func (v1) enable(namespace string, rec record, enabled bool) registry.Call {
+// v2 wants metadata to be there, and changes none where it is empty.
+func (v v1) enable(namespace string, rec record, enabled bool) registry.Call {
 	q := v1Query(namespace, rec)
 	q.Set("enabled", strconv.FormatBool(enabled))
 	q.Set("weight", weight(rec))
-	return registry.Call{Method: http.MethodPatch, Path: "v1/ns/instance", Query: q}
+	path := "v1/ns/instance"
+	if v.direct {
+		path = "v2/ns/instance"
+		q.Set("cluster", rec.cluster)
+		q.Set("metadata", "")
+	}
+	return registry.Call{Method: http.MethodPatch, Path: path, Query: q}
 }
 
 func (v1) wipe(namespace string, rec record) registry.Call {
@@ -186,11 +196,11 @@ func weight(rec record) string { return strconv.FormatFloat(rec.weight, 'f', -1,
 
 // spokenBy is the dialect of a server of that version, e.g. "2.3.2"; nil if it is none.
 func spokenBy(version string) dialect {
-	switch major, _ := numbers(version); {
+	switch major, minor := numbers(version); {
 	case major >= 3:
 		return v3{}
 	case major > 0:
-		return v1{old: major < 2}
+		return v1{old: major < 2, direct: major == 2 && minor >= 2}
 	}
 	return nil
 }

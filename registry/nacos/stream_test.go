@@ -75,7 +75,7 @@ func TestTheInstancesOfEachVersionAreRead(t *testing.T) {
 }
 
 func TestTheVersionOfEachServerIsRead(t *testing.T) {
-	for file, want := range map[string]dialect{"state-1.4.1": v1{old: true}, "state-2.3.2": v1{}, "state-3.1.0": v3{}} {
+	for file, want := range map[string]dialect{"state-1.4.1": v1{old: true}, "state-2.3.2": v1{direct: true}, "state-3.1.0": v3{}} {
 		body, err := io.ReadAll(golden(t, file))
 		if err != nil {
 			t.Fatal(err)

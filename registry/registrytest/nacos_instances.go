@@ -110,6 +110,26 @@ func (n *Nacos) patch(w http.ResponseWriter, q nacosQuery, now time.Time) {
 	n.ok(w, q)
 }
 
+// patchV2 wants everything to be there.
+func (n *Nacos) patchV2(w http.ResponseWriter, q nacosQuery, now time.Time) {
+	for _, p := range []string{"weight", "enabled", "metadata"} {
+		if !q.Has(p) {
+			reply(w, 400, map[string]any{"code": 10000, "message": "parameter missing", "data": "Required request parameter '" + p + "' is not present"})
+			return
+		}
+	}
+	i, err := q.instance()
+	if err != nil {
+		n.fail(w, 400, 10000, err.Error())
+		return
+	}
+	if l, why := n.listed(i); l == nil {
+		reply(w, 404, map[string]any{"code": 20004, "message": "resource not found", "data": why})
+		return
+	}
+	n.patch(w, q, now)
+}
+
 // listed finds i in its service's list.
 func (n *Nacos) listed(i NacosInstance) (*nacosListed, string) {
 	s := n.services[i.name()]

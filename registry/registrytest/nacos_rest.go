@@ -71,9 +71,13 @@ func (n *Nacos) routes() map[string]nacosRoute {
 				reply(w, 200, map[string]any{"upgraded": !n.config.Upgrading, "isAll20XVersion": !n.config.Upgrading})
 			}
 		}
+		if n.major == 2 && n.minor >= 2 {
+			routes["PATCH /v2/ns/instance"] = n.patchV2
+		}
 		return routes
 	}
 	maps.Copy(routes, map[string]nacosRoute{
+		"PATCH /v2/ns/instance":             n.patchV2, // behind the gate
 		"GET /v3/admin/core/state":          func(w http.ResponseWriter, _ nacosQuery, _ time.Time) { enveloped(w, n.state()) },
 		"POST /v3/auth/user/login":          n.login,
 		"POST /v3/admin/ns/instance":        n.register,
@@ -108,7 +112,7 @@ func (n *Nacos) gated(method, path string) bool {
 	switch path {
 	case "/v1/ns/instance":
 		return method == http.MethodPut || method == http.MethodPatch || method == http.MethodGet
-	case "/v1/ns/catalog/services", "/v1/ns/catalog/instances":
+	case "/v1/ns/catalog/services", "/v1/ns/catalog/instances", "/v2/ns/instance":
 		return true
 	}
 	return false
