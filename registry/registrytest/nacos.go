@@ -97,6 +97,14 @@ type nacosPublished struct {
 	healthy bool
 }
 
+// preserved is a time that the app has set in its metadata, in milliseconds, else otherwise.
+func (p *nacosPublished) preserved(name string, otherwise time.Duration) time.Duration {
+	if ms, err := strconv.Atoi(p.Metadata[name]); err == nil {
+		return time.Duration(ms) * time.Millisecond
+	}
+	return otherwise
+}
+
 // nacosRecord is laid over whatever is published under its address.
 type nacosRecord struct {
 	enabled  bool
@@ -252,9 +260,9 @@ func (n *Nacos) advance() time.Time {
 				continue
 			}
 			silent := now.Sub(p.beat)
-			if silent >= n.config.Delete {
+			if silent >= p.preserved("preserved.ip.delete.timeout", n.config.Delete) {
 				n.unpublish(now, name, id)
-			} else if healthy := silent < n.config.Unhealthy; healthy != p.healthy {
+			} else if healthy := silent < p.preserved("preserved.heart.beat.timeout", n.config.Unhealthy); healthy != p.healthy {
 				p.healthy = healthy
 				n.change(s, now)
 			}
