@@ -30,13 +30,16 @@ func TestDeploy(t *testing.T) {
 		t.Fatalf("no manifests in deploy: %v", err)
 	}
 	for _, file := range manifests {
+		body, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(body, []byte("\napiVersion: ")) {
+			continue // rules for Prometheus
+		}
 		t.Run("the API server takes "+filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
 			g := s.stage(t, "restricted")
-			body, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
 			g.dryRun(g.known(body))
 		})
 	}
