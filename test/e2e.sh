@@ -13,6 +13,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
   need openssl openssl
   need python3 python3
   need curl curl
+  need nginx nginx # whose program an example's Pod mounts
 fi
 need java openjdk-17-jdk-headless # for the rolling update
 need mvn maven

@@ -49,12 +49,16 @@ func TestDeploy(t *testing.T) {
 			component(s.stage(t, "restricted"), root, kind, collection)
 		})
 	}
-	for _, registry := range []string{"eureka", "nacos"} {
-		t.Run("the example for "+registry+" stops without losing a request", func(t *testing.T) {
+	for _, name := range []string{"eureka", "nacos", "gateway"} {
+		t.Run("the example "+name+" stops without losing a request", func(t *testing.T) {
 			t.Parallel()
-			example(s.stage(t, "restricted"), root, registry)
+			example(s.stage(t, "restricted"), root, name)
 		})
 	}
+	t.Run("the example nginx stops without losing a request", func(t *testing.T) {
+		t.Parallel()
+		proxy(s.stage(t, "privileged"), root)
+	})
 	t.Run("the Helm template makes a Pod that the API server takes", func(t *testing.T) {
 		t.Parallel()
 		helm(s.stage(t, "restricted"), root)

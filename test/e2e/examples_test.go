@@ -3,46 +3,42 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"prestop/test/kube"
 )
 
-// example plays the manifest of deploy/ that has prestop beside an application on a registry. Only what a user has to change
-// is changed: the images, the addresses; and the times that a test does not wait for. The application is ours, which answers
-// every path.
-func example(g *stage, root, registry string) {
-	g.registries = []string{registry}
-	address := map[string]string{
-		"eureka": "EUREKA_CLIENT_SERVICEURL_DEFAULTZONE", "nacos": "SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR",
-	}[registry]
-	url := map[string]string{"eureka": g.world + "/eureka/", "nacos": g.world + "/nacos"}[registry]
-	app := map[string]string{"WORLD": g.world, "SERVICE": service, "PORT": fmt.Sprint(g.ports.app), "CONTROL": fmt.Sprint(g.ports.control), "REGISTER": registry}
-	deployment := kube.Object{
-		"apiVersion": "apps/v1", "kind": "Deployment", "metadata": kube.Object{"name": service},
-		"spec": kube.Object{"replicas": 1, "template": kube.Object{
-			"metadata": kube.Object{"finalizers": []string{finalizer}},
-			"spec": kube.Object{
-				"initContainers": []kube.Object{{"name": "prestop", "env": variables(map[string]string{"PRESTOP_LINGER": "2s", "PRESTOP_REGISTRY_TIMEOUT": "60s"})}},
-				"containers": []kube.Object{{
-					"name": service, "args": []string{"app"}, "resources": kube.Object{"requests": kube.Object{"cpu": "20m", "memory": "16Mi"}},
-					"env": append(variables(app), kube.Object{"name": "POD_IP", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "status.podIP"}}}),
-				}},
-			},
-		}},
+// sample is an example of deploy/ as a case plays it. Only what a user has to change is changed, the images and the addresses,
+// and the times that a test does not wait for.
+type sample struct {
+	workload string // the Deployment's name and its container's
+	registry string // where its application is registered; "" for none
+	// config is the ConfigMap's: what it has in place of the example's.
+	config map[string]string
+}
+
+// samples are those whose application is a Java program, whose part ours plays: it answers every path. By the name of their
+// file, example-NAME.yaml.
+func samples(g *stage) map[string]sample {
+	return map[string]sample{
+		"eureka":  {workload: service, registry: "eureka", config: map[string]string{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE": g.world + "/eureka/"}},
+		"nacos":   {workload: service, registry: "nacos", config: map[string]string{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": g.world + "/nacos"}},
+		"gateway": {workload: "gateway"},
 	}
-	config := kube.Object{"apiVersion": "v1", "kind": "ConfigMap", "metadata": kube.Object{"name": service}, "data": kube.Object{address: url}}
-	patches := []kube.Object{}
-	for _, p := range []kube.Object{deployment, config} {
-		text, err := json.Marshal(p)
-		if err != nil {
-			g.Fatal(err)
-		}
-		patches = append(patches, kube.Object{"patch": string(text)})
+}
+
+// example plays an example's Pod: a request in flight, a stop, and the end in order.
+func example(g *stage, root, name string) {
+	s := samples(g)[name]
+	g.registries = nil
+	if s.registry != "" {
+		g.registries = []string{s.registry}
 	}
 	g.apply(g.kustomize(root, kube.Object{
-		"resources": []string{"deploy/example-" + registry + ".yaml"}, "patches": patches,
-		"images": []kube.Object{image("ghcr.io/example/prestop", g.Prestop), image("ghcr.io/example/orders", g.Fixture)},
+		"resources": []string{"deploy/example-" + name + ".yaml"},
+		"patches":   []kube.Object{g.patch(s.deployment(g)), g.patch(kube.Object{"apiVersion": "v1", "kind": "ConfigMap", "metadata": kube.Object{"name": s.workload}, "data": s.config})},
+		"images":    []kube.Object{image("ghcr.io/example/prestop", g.Prestop), image("ghcr.io/example/"+s.workload, g.Fixture)},
 	}, nil))
 	p := g.ready(g.only())
 	g.callersGo(p)
@@ -51,11 +47,85 @@ func example(g *stage, root, registry string) {
 	g.waitsFor(p.Metadata.Name, 1)
 	g.notStopped()
 	g.order(p.Metadata.Name, "/release?id=slow")
+	if answer := g.journaled("call slow: a"); !strings.Contains(answer.Text, "answered 200") {
+		g.Error(answer.Text)
+	}
 	last := g.rec.await(g.T, p.Metadata.UID)
 	if over, term := g.said(p, "prestop", `"result":"drained"`, 1), g.journaled("SIGTERM"); term.Time.Before(over) {
 		g.Errorf("the app got SIGTERM at %s, before the drain was over at %s", term.Time, over)
 	}
-	for _, name := range []string{"prestop", service} {
+	for _, name := range []string{"prestop", s.workload} {
+		if s := last.Container(name).State.Terminated; s == nil || s.ExitCode != 0 {
+			g.Errorf("%s ended with %+v", name, s)
+		}
+	}
+}
+
+// deployment is a patch of the example's: one Pod, with our application in it.
+func (s sample) deployment(g *stage) kube.Object {
+	app := map[string]string{"WORLD": g.world, "SERVICE": service, "PORT": fmt.Sprint(g.ports.app), "CONTROL": fmt.Sprint(g.ports.control), "REGISTER": s.registry}
+	container := kube.Object{
+		"name": s.workload, "args": []string{"app"}, "resources": kube.Object{"requests": kube.Object{"cpu": "20m", "memory": "16Mi"}},
+		"env": append(variables(app), kube.Object{"name": "POD_IP", "valueFrom": kube.Object{"fieldRef": kube.Object{"fieldPath": "status.podIP"}}}),
+	}
+	sidecar := map[string]string{"PRESTOP_LINGER": "2s", "PRESTOP_REGISTRY_TIMEOUT": "60s"}
+	spec := kube.Object{"initContainers": []kube.Object{{"name": "prestop", "env": variables(sidecar)}}, "containers": []kube.Object{container}}
+	return kube.Object{
+		"apiVersion": "apps/v1", "kind": "Deployment", "metadata": kube.Object{"name": s.workload},
+		"spec": kube.Object{"replicas": 1, "template": kube.Object{"metadata": kube.Object{"finalizers": []string{finalizer}}, "spec": spec}},
+	}
+}
+
+// patch is an entry of a kustomization's patches.
+func (g *stage) patch(p kube.Object) kube.Object {
+	g.Helper()
+	text, err := json.Marshal(p)
+	if err != nil {
+		g.Fatal(err)
+	}
+	return kube.Object{"patch": string(text)}
+}
+
+// proxy plays the example of an nginx, whose program and libraries are the node's, in front of an application of ours.
+func proxy(g *stage, root string) {
+	upstream := g.pod(cast{name: "upstream", app: map[string]string{"REGISTER": ""}, unrecorded: true})
+	spec := upstream["spec"].(kube.Object)
+	delete(spec, "initContainers")
+	delete(spec["containers"].([]kube.Object)[0], "lifecycle")
+	upstream["metadata"].(kube.Object)["labels"] = kube.Object{"app": "upstream"}
+	spec["terminationGracePeriodSeconds"] = 1
+	g.create("v1/pods", upstream)
+	behind := g.ready("upstream")
+
+	deployment := sample{workload: "nginx"}.deployment(g)
+	template := deployment["spec"].(kube.Object)["template"].(kube.Object)["spec"].(kube.Object)
+	container := template["containers"].([]kube.Object)[0]
+	maps.DeleteFunc(container, func(k string, _ any) bool { return k != "name" })
+	template["hostAliases"] = []kube.Object{{"ip": behind.Status.PodIP, "hostnames": []string{service}}}
+	images := []kube.Object{image("ghcr.io/example/prestop", g.Prestop)}
+	if g.OnThisMachine() {
+		container["command"] = []string{"/usr/sbin/nginx", "-e", "/dev/stderr", "-c", "/config/nginx.conf"}
+		images = append(images, image("docker.io/nginxinc/nginx-unprivileged", g.Fixture))
+		mounts, volumes := []kube.Object{}, []kube.Object{}
+		for name, at := range map[string][2]string{"usr": {"/usr", "/usr"}, "lib": {"/usr/lib", "/lib"}, "lib64": {"/usr/lib64", "/lib64"}, "names": {"/etc/nsswitch.conf", "/etc/nsswitch.conf"}} {
+			mounts = append(mounts, kube.Object{"name": name, "mountPath": at[1], "readOnly": true})
+			volumes = append(volumes, kube.Object{"name": name, "hostPath": kube.Object{"path": at[0]}})
+		}
+		container["volumeMounts"], template["volumes"] = mounts, volumes
+	}
+	g.apply(g.kustomize(root, kube.Object{"resources": []string{"deploy/example-nginx.yaml"}, "patches": []kube.Object{g.patch(deployment)}, "images": images}, nil))
+	p := g.ready(g.another(behind))
+	g.call("slow", hostPort(p.Status.PodIP, g.ports.app), "/hold?id=slow")
+	g.holds("upstream", "slow")
+	g.deletes(p)
+	g.waitsFor(p.Metadata.Name, 1)
+	g.order("upstream", "/release?id=slow")
+	if answer := g.journaled("call slow: a"); !strings.Contains(answer.Text, "answered 200") {
+		g.Error(answer.Text)
+	}
+	last := g.rec.await(g.T, p.Metadata.UID)
+	g.said(p, "prestop", `"result":"drained"`, 1)
+	for _, name := range []string{"prestop", "nginx"} {
 		if s := last.Container(name).State.Terminated; s == nil || s.ExitCode != 0 {
 			g.Errorf("%s ended with %+v", name, s)
 		}

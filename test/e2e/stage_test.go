@@ -313,8 +313,14 @@ func (g *stage) call(id, address, path string) {
 func (g *stage) hold(pod kube.Pod, id string) {
 	g.Helper()
 	g.call(id, hostPort(pod.Status.PodIP, g.ports.app), "/hold?id="+id)
+	g.holds(pod.Metadata.Name, id)
+}
+
+// holds waits until the app of a Pod has the request.
+func (g *stage) holds(pod, id string) {
+	g.Helper()
 	await(g.T, "the app has the request "+id, func() error {
-		if code, text := g.ask(pod.Metadata.Name, g.ports.control, "/holds?id="+id); code != http.StatusOK {
+		if code, text := g.ask(pod, g.ports.control, "/holds?id="+id); code != http.StatusOK {
 			return fmt.Errorf("%d %s", code, text)
 		}
 		return nil

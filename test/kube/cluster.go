@@ -169,6 +169,9 @@ func isBuilt() (bool, error) {
 	return true, nil
 }
 
+// OnThisMachine reports whether the cluster's node is this machine, whose folders its Pods may then mount.
+func (c *Cluster) OnThisMachine() bool { return c.script != "" }
+
 // RestartKubelet restarts the node's kubelet, by the command E2E_RESTART_KUBELET where KUBECONFIG names the cluster.
 func (c *Cluster) RestartKubelet(ctx context.Context) error {
 	command := os.Getenv("E2E_RESTART_KUBELET")
