@@ -14,6 +14,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
   need python3 python3
   need curl curl
   need nginx nginx # whose program an example's Pod mounts
+  python3 -c 'import venv, ensurepip' 2>/dev/null || need "python3's venv" python3-venv # for the Envoy of another
 fi
 need java openjdk-17-jdk-headless # for the rolling update
 need mvn maven

@@ -55,10 +55,12 @@ func TestDeploy(t *testing.T) {
 			example(s.stage(t, "restricted"), root, name)
 		})
 	}
-	t.Run("the example nginx stops without losing a request", func(t *testing.T) {
-		t.Parallel()
-		proxy(s.stage(t, "privileged"), root)
-	})
+	for _, name := range []string{"nginx", "envoy"} {
+		t.Run("the example "+name+" stops without losing a request", func(t *testing.T) {
+			t.Parallel()
+			proxy(s.stage(t, "privileged"), root, name)
+		})
+	}
 	t.Run("the Helm template makes a Pod that the API server takes", func(t *testing.T) {
 		t.Parallel()
 		helm(s.stage(t, "restricted"), root)

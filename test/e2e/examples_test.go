@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"strings"
 
 	"prestop/test/kube"
+	"prestop/test/servers"
 )
 
 // sample is an example of deploy/ as a case plays it. Only what a user has to change is changed, the images and the addresses,
@@ -86,8 +88,27 @@ func (g *stage) patch(p kube.Object) kube.Object {
 	return kube.Object{"patch": string(text)}
 }
 
-// proxy plays the example of an nginx, whose program and libraries are the node's, in front of an application of ours.
-func proxy(g *stage, root string) {
+// program is one of an example that is not ours: its image, and where that is not fetched but the node is this machine, its
+// command and the folders of this machine that it needs, by where they are mounted.
+type program struct {
+	image   string
+	command []string
+	mounts  map[string]string
+}
+
+func programs(g *stage) map[string]program {
+	envoy, err := servers.Envoy(g.Context())
+	if err != nil {
+		g.Fatal(err)
+	}
+	return map[string]program{
+		"nginx": {"docker.io/nginxinc/nginx-unprivileged", []string{"/usr/sbin/nginx", "-e", "/dev/stderr", "-c", "/config/nginx.conf"}, nil},
+		"envoy": {"docker.io/envoyproxy/envoy", []string{"/envoy/envoy"}, map[string]string{"/envoy": filepath.Dir(envoy)}},
+	}
+}
+
+// proxy plays the example of a proxy in front of an application of ours.
+func proxy(g *stage, root, name string) {
 	upstream := g.pod(cast{name: "upstream", app: map[string]string{"REGISTER": ""}, unrecorded: true})
 	spec := upstream["spec"].(kube.Object)
 	delete(spec, "initContainers")
@@ -97,23 +118,27 @@ func proxy(g *stage, root string) {
 	g.create("v1/pods", upstream)
 	behind := g.ready("upstream")
 
-	deployment := sample{workload: "nginx"}.deployment(g)
+	deployment := sample{workload: name}.deployment(g)
 	template := deployment["spec"].(kube.Object)["template"].(kube.Object)["spec"].(kube.Object)
 	container := template["containers"].([]kube.Object)[0]
 	maps.DeleteFunc(container, func(k string, _ any) bool { return k != "name" })
+	// In the place of a DNS, which this cluster may not have.
 	template["hostAliases"] = []kube.Object{{"ip": behind.Status.PodIP, "hostnames": []string{service}}}
 	images := []kube.Object{image("ghcr.io/example/prestop", g.Prestop)}
-	if g.OnThisMachine() {
-		container["command"] = []string{"/usr/sbin/nginx", "-e", "/dev/stderr", "-c", "/config/nginx.conf"}
-		images = append(images, image("docker.io/nginxinc/nginx-unprivileged", g.Fixture))
-		mounts, volumes := []kube.Object{}, []kube.Object{}
-		for name, at := range map[string][2]string{"usr": {"/usr", "/usr"}, "lib": {"/usr/lib", "/lib"}, "lib64": {"/usr/lib64", "/lib64"}, "names": {"/etc/nsswitch.conf", "/etc/nsswitch.conf"}} {
-			mounts = append(mounts, kube.Object{"name": name, "mountPath": at[1], "readOnly": true})
-			volumes = append(volumes, kube.Object{"name": name, "hostPath": kube.Object{"path": at[0]}})
+	if p := programs(g)[name]; g.OnThisMachine() {
+		container["command"] = p.command
+		images = append(images, image(p.image, g.Fixture))
+		all := map[string]string{"/usr": "/usr", "/lib": "/usr/lib", "/lib64": "/usr/lib64", "/etc/nsswitch.conf": "/etc/nsswitch.conf"}
+		maps.Copy(all, p.mounts)
+		var mounts, volumes []kube.Object
+		for at, from := range all {
+			v := fmt.Sprintf("host-%d", len(mounts))
+			mounts = append(mounts, kube.Object{"name": v, "mountPath": at, "readOnly": true})
+			volumes = append(volumes, kube.Object{"name": v, "hostPath": kube.Object{"path": from}})
 		}
 		container["volumeMounts"], template["volumes"] = mounts, volumes
 	}
-	g.apply(g.kustomize(root, kube.Object{"resources": []string{"deploy/example-nginx.yaml"}, "patches": []kube.Object{g.patch(deployment)}, "images": images}, nil))
+	g.apply(g.kustomize(root, kube.Object{"resources": []string{"deploy/example-" + name + ".yaml"}, "patches": []kube.Object{g.patch(deployment)}, "images": images}, nil))
 	p := g.ready(g.another(behind))
 	g.call("slow", hostPort(p.Status.PodIP, g.ports.app), "/hold?id=slow")
 	g.holds("upstream", "slow")
@@ -125,7 +150,7 @@ func proxy(g *stage, root string) {
 	}
 	last := g.rec.await(g.T, p.Metadata.UID)
 	g.said(p, "prestop", `"result":"drained"`, 1)
-	for _, name := range []string{"prestop", "nginx"} {
+	for _, name := range []string{"prestop", name} {
 		if s := last.Container(name).State.Terminated; s == nil || s.ExitCode != 0 {
 			g.Errorf("%s ended with %+v", name, s)
 		}
