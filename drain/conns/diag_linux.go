@@ -224,6 +224,7 @@ func parseInfo(b []byte, s *sample) {
 		s.hasSegments = true
 		s.segmentsReceived = native.Uint32(b[152:])
 		s.segmentsSent = native.Uint32(b[156:])
+		s.acknowledgements = uint16(native.Uint32(b[136:]) - s.segmentsSent)
 	}
 	if len(b) >= 208 {
 		s.bytesSent = native.Uint64(b[200:])

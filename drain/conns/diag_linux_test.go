@@ -27,7 +27,7 @@ func aSocket(infoLen int) []byte {
 	info := make([]byte, 4+infoLen)
 	native.PutUint16(info, uint16(len(info)))
 	native.PutUint16(info[2:], attrInfo)
-	for at, value := range map[int]uint32{44: 1000, 52: 2000, 56: 3000, 140: 8, 152: 6, 156: 7} {
+	for at, value := range map[int]uint32{44: 1000, 52: 2000, 56: 3000, 136: 12, 140: 8, 152: 6, 156: 7} {
 		if at+4 <= infoLen {
 			native.PutUint32(info[4+at:], value)
 		}
@@ -71,7 +71,9 @@ func TestParseDumpReadsAsMuchOfTCPInfoAsThereIs(t *testing.T) {
 		m.hasClocks, m.sinceSent, m.sinceReceived, m.sinceAcked = true, time.Second, 2*time.Second, 3*time.Second
 	}
 	acked := func(m *message) { m.hasBytes, m.bytesSent, m.bytesReceived = true, 1<<33, 1<<34 }
-	segments := func(m *message) { m.hasSegments, m.segmentsReceived, m.segmentsSent, m.segments = true, 6, 7, 8 }
+	segments := func(m *message) {
+		m.hasSegments, m.segmentsReceived, m.segmentsSent, m.segments, m.acknowledgements = true, 6, 7, 8, 5
+	}
 	sent := func(m *message) { m.bytesSent = 1 << 35 }
 	for _, c := range []struct {
 		infoLen int
@@ -158,10 +160,14 @@ func FuzzParseDump(f *testing.F) {
 		sockets := 0
 		_, _ = parseDump(b, &m, func(m *message) {
 			sockets++
-			if v := rule.judge(m.sample, nil); v.next < 0 || v.silent < 0 || v.use != active && v.next != 0 {
+			v, past := rule.judge(m.sample, mark{})
+			if v.next < 0 || v.silent < 0 || v.use != active && v.next != 0 {
 				t.Errorf("judged %+v as %+v", m.sample, v)
 			}
-			if m.state == stateEstablished && !m.hasClocks && rule.judge(m.sample, nil).use != active {
+			if again, _ := rule.judge(m.sample, past); again.use != v.use {
+				t.Errorf("judged %+v as %+v, and then as %+v", m.sample, v, again)
+			}
+			if m.state == stateEstablished && !m.hasClocks && v.use != active {
 				t.Errorf("idle without a clock: %+v", m.sample)
 			}
 		})

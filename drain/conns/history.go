@@ -1,55 +1,92 @@
 package conns
 
 const (
-	// rememberedMin and rememberedMax bound the slots of a history: at 20 bytes each, 2.5 MiB at most.
+	// rememberedMin and rememberedMax bound the slots of a history: at 32 bytes each, 4 MiB at most.
 	rememberedMin = 1 << 8
 	rememberedMax = 1 << 17
 )
-
-// mark is what a connection's counters of data segments were when a look last learnt something of it. They wrap.
-type mark struct {
-	segmentsReceived, segmentsSent uint32
-	// waiting: a request was waiting for its answer. Otherwise the connection was idle.
-	waiting bool
-}
-
-func markOf(s sample, waiting bool) mark { return mark{s.segmentsReceived, s.segmentsSent, waiting} }
 
 // history remembers marks of connections over the looks, by the kernel's cookie of the socket, which no other has in the
 // life of the machine. When it is full it remembers no more; what it does not know is judged by the sample alone.
 type history struct {
 	slots []remembered // open addressing; a power of two
 	used  int
-	look  uint32 // number of the present look, even
+	look  uint32 // number of the present look
 	full  uint32 // the look in which there was no more room
 }
 
 // remembered is a socket and its mark, in little space.
 type remembered struct {
-	cookie                         [2]uint32 // both 0: free
-	segmentsReceived, segmentsSent uint32
-	seen                           uint32 // the last look that found it, and in the lowest bit whether it was waiting
+	cookie           [2]uint32 // both 0: free
+	in, out          uint32
+	baseIn, baseOut  uint32 // at rest the bytes: the base is in and out then
+	acknowledgements uint16
+	flags            uint16
+	seen             uint32 // the last look that found it
+}
+
+// The flags of a remembered mark. The two lowest bits are its last.
+const (
+	flagAcknowledged uint16 = 4 << iota
+	flagSettled
+	flagBegun
+	flagRest
+	flagBased
+	flagWaiting
+)
+
+// pack is a known mark in little space.
+func pack(cookie [2]uint32, m mark, look uint32) remembered {
+	r := remembered{cookie, m.in, m.out, m.baseIn, m.baseOut, m.acknowledgements, uint16(m.last), look}
+	if m.rest {
+		r.baseIn, r.baseOut = m.bytesIn, m.bytesOut
+	}
+	set := func(flag uint16, is bool) {
+		if is {
+			r.flags |= flag
+		}
+	}
+	set(flagAcknowledged, m.acknowledged)
+	set(flagSettled, m.settled)
+	set(flagBegun, m.begun)
+	set(flagRest, m.rest)
+	set(flagBased, m.based)
+	set(flagWaiting, m.waiting)
+	return r
+}
+
+func (r *remembered) unpack() mark {
+	is := func(flag uint16) bool { return r.flags&flag != 0 }
+	m := mark{
+		known: true, in: r.in, out: r.out, acknowledgements: r.acknowledgements, last: side(r.flags & 3),
+		acknowledged: is(flagAcknowledged), settled: is(flagSettled), begun: is(flagBegun), rest: is(flagRest),
+		based: is(flagBased), waiting: is(flagWaiting), baseIn: r.baseIn, baseOut: r.baseOut,
+	}
+	if m.rest {
+		m.bytesIn, m.bytesOut, m.baseIn, m.baseOut = r.baseIn, r.baseOut, r.in, r.out
+	}
+	return m
 }
 
 func (r *remembered) free() bool { return r.cookie == [2]uint32{} }
 
 // begin begins a look.
-func (h *history) begin() { h.look += 2 }
+func (h *history) begin() { h.look++ }
 
 // find returns what is known of a socket.
-func (h *history) find(cookie uint64) (m mark, known bool) {
+func (h *history) find(cookie uint64) mark {
 	if len(h.slots) == 0 || cookie == 0 {
-		return mark{}, false
+		return mark{}
 	}
 	r := h.slot(split(cookie))
 	if r.free() {
-		return mark{}, false
+		return mark{}
 	}
-	r.seen = h.look | r.seen&1
-	return mark{r.segmentsReceived, r.segmentsSent, r.seen&1 != 0}, true
+	r.seen = h.look
+	return r.unpack()
 }
 
-// note remembers a mark of a socket.
+// note remembers a known mark of a socket.
 func (h *history) note(cookie uint64, m mark) {
 	if cookie == 0 {
 		return
@@ -61,10 +98,7 @@ func (h *history) note(cookie uint64, m mark) {
 	if r.free() {
 		h.used++
 	}
-	*r = remembered{split(cookie), m.segmentsReceived, m.segmentsSent, h.look}
-	if m.waiting {
-		r.seen |= 1
-	}
+	*r = pack(split(cookie), m, h.look)
 }
 
 func split(cookie uint64) [2]uint32 { return [2]uint32{uint32(cookie), uint32(cookie >> 32)} }
@@ -86,7 +120,7 @@ func (h *history) makeRoom() bool {
 	if h.full == h.look {
 		return false // to go through all of them again for each would take minutes
 	}
-	living := func(r remembered) bool { return !r.free() && h.look-r.seen&^1 <= 2 }
+	living := func(r remembered) bool { return !r.free() && h.look-r.seen <= 1 }
 	kept := 0
 	for _, r := range h.slots {
 		if living(r) {

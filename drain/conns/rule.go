@@ -19,23 +19,8 @@ const (
 const openStates = 1<<stateEstablished | 1<<stateSynRecv | 1<<stateNewSynRecv | 1<<stateCloseWait |
 	1<<stateFinWait1 | 1<<stateClosing | 1<<stateLastAck
 
-const (
-	// deliveryLook is when to look again at a connection that only the client's acknowledgement, which is no event,
-	// keeps in use.
-	deliveryLook = 100 * time.Millisecond
-	// delayedAck bounds how long after the data its lone acknowledgement comes: Linux waits 40 to 200 ms
-	// (TCP_DELACK_MIN and _MAX, include/net/tcp.h), and a jiffy is up to 10 ms. What comes later is the answer to a
-	// keep-alive probe, which says nothing of requests.
-	delayedAck = 220 * time.Millisecond
-	// handshakeSurplus is by how many data segments a TLS handshake leaves the client ahead of the server, and
-	// leastHandshake is less than the bytes that one takes each way.
-	handshakeSurplus, leastHandshake = 1, 300
-	// leastAnswer is more than what an HTTP/2 server says before its first answer: SETTINGS and their acknowledgement,
-	// WINDOW_UPDATE. Go's says 61 bytes.
-	leastAnswer = 100
-	// seenWaiting is for how long a request waits before a look remembers that: most are answered before.
-	seenWaiting = 20 * time.Millisecond
-)
+// deliveryLook is when to look again at a connection that only the client's acknowledgement, which is no event, keeps in use.
+const deliveryLook = 100 * time.Millisecond
 
 // sample is what the kernel tells of one connection at one moment. Figures that this kernel does not have are marked so.
 type sample struct {
@@ -51,9 +36,11 @@ type sample struct {
 	// Bytes since the connection was opened (Linux 4.1; sent since 4.19, before: acknowledged, which lags).
 	hasBytes                 bool
 	bytesReceived, bytesSent uint64
-	// Data segments since the connection was opened (Linux 4.6). They wrap.
+	// Data segments since the connection was opened (Linux 4.6), and the lowest bits of how many were sent without data:
+	// acknowledgements. They wrap.
 	hasSegments                    bool
 	segmentsReceived, segmentsSent uint32
+	acknowledgements               uint16
 }
 
 // use is how a connection counts.
@@ -72,40 +59,39 @@ type verdict struct {
 	next time.Duration
 	// silent is since when there was no byte either way; 0 when the source cannot tell.
 	silent time.Duration
-	// waiting: a request was received and nothing sent since, for a while.
-	waiting bool
 }
 
-// judge says whether a connection is in use; past is what is remembered of it, nil if nothing.
-// RULE.md explains it. Where the figures do not tell, the connection is in use, for as long as a request may take: to
-// call it idle would cost the request, to call it in use costs waiting.
-func (r Rule) judge(s sample, past *mark) verdict {
+// judge says whether a connection is in use, and what to remember of it; past is what was remembered, the zero mark if
+// nothing. RULE.md explains it. Where the figures do not tell, the connection is in use, for as long as a request may take:
+// to call it idle would cost the request, to call it in use costs waiting.
+func (r Rule) judge(s sample, past mark) (verdict, mark) {
 	switch s.state {
 	case stateSynRecv, stateNewSynRecv:
 		// A client that is just connecting. One that lets the SYN-ACK be repeated is not there: a scan, a spoofed
 		// flood, a lost peer; or, with TCP_DEFER_ACCEPT, has connected and said nothing.
 		if s.retransmits > 0 {
-			return verdict{}
+			return verdict{}, past
 		}
-		return verdict{use: active, next: deliveryLook}
+		return verdict{use: active, next: deliveryLook}, past
 	case stateFinWait1, stateClosing, stateLastAck:
 		// The app has closed, its answer is on its way still: a namespace that goes now takes the tail with it.
 		if s.unsent <= 1 || r.expired(s, s.heard()) {
-			return verdict{}
+			return verdict{}, past
 		}
-		return verdict{use: active, next: deliveryLook, silent: s.silent()}
+		return verdict{use: active, next: deliveryLook, silent: s.silent()}, past
 	case stateEstablished, stateCloseWait:
 		return r.judgeOpen(s, past)
 	}
-	return verdict{}
+	return verdict{}, past
 }
 
 // judgeOpen is judge for a connection on which the app can still answer.
-func (r Rule) judgeOpen(s sample, past *mark) verdict {
-	if r.IdleAfter == 0 || !s.hasClocks {
-		return verdict{use: active, silent: s.silent()}
-	}
+func (r Rule) judgeOpen(s sample, past mark) (verdict, mark) {
 	silent := s.silent()
+	if r.IdleAfter == 0 || !s.hasClocks {
+		return verdict{use: active, silent: silent}, past
+	}
+	now := past.after(s)
 	inUse := verdict{use: active, next: r.IdleAfter, silent: silent} // answered right after this look
 	switch {
 	case s.unsent > 0:
@@ -114,103 +100,21 @@ func (r Rule) judgeOpen(s sample, past *mark) verdict {
 			break
 		}
 		inUse.next = max(r.IdleAfter-silent, deliveryLook)
-		return inUse
+		return inUse, now
 	case r.expired(s, silent):
-	case s.unread > 0 || s.unanswered(past):
+	case s.unread > 0 || now.unanswered(s):
 		if r.RequestTimeout > 0 {
 			inUse.next = min(r.IdleAfter, r.RequestTimeout-silent+time.Millisecond)
 		}
-		inUse.waiting = s.waiting(past)
-		return inUse
-	case silent < r.IdleAfter:
+		if silent < delayedAck {
+			inUse.next = min(inUse.next, max(r.IdleAfter, delayedAck)-silent) // then it tells more
+		}
+		return inUse, now
+	case silent < r.IdleAfter && !now.rest:
 		inUse.next = r.IdleAfter - silent
-		return inUse
+		return inUse, now
 	}
-	return verdict{use: idle, silent: silent}
-}
-
-// unanswered reports whether a request may be in flight on a connection whose queues are empty.
-func (s sample) unanswered(past *mark) bool {
-	switch {
-	case s.hasBytes && s.bytesReceived == 0:
-		return false // a client that said nothing asked nothing; what was sent is a greeting
-	case s.hasBytes && s.bytesSent == 0:
-		return true
-	case s.hasSegments && past != nil && *past == markOf(s, false):
-		return false // at rest before, and unchanged; probes of a keep-alive move the clocks
-	case s.sinceReceived < s.sinceSent:
-		return true
-	case s.sinceReceived > s.sinceSent:
-		return s.owed(past)
-	}
-	// The last data went both ways within one jiffy, as it does in a LAN with fast handlers: an answer followed by the
-	// next request, or a request followed by its answer.
-	if !s.hasSegments {
-		return true
-	}
-	if late := s.sinceSent - s.sinceAcked; late > 0 && late <= delayedAck {
-		return s.owed(past) // acknowledged alone, and not by the next request: the answer was the last
-	}
-	// One segment received, since it was opened or at rest, is one request, and what was sent its answer. Beyond, an
-	// answer of two segments hides a second request.
-	if past == nil {
-		past = new(mark)
-	}
-	in, out := s.since(past)
-	return past.waiting || in != 1 || out == 0
-}
-
-// owed reports whether another request may be unanswered though the server spoke last, as on a multiplexed connection.
-// Only the balance of segments tells, so it takes a request for one segment and an answer for one or more.
-func (s sample) owed(past *mark) bool {
-	if !s.hasSegments {
-		return false
-	}
-	if past != nil {
-		in, out := s.since(past)
-		if past.waiting {
-			return out < in+1 // that one, and what came since
-		}
-		if in <= out {
-			return false
-		}
-	}
-	in, out := s.segmentsReceived, s.segmentsSent
-	surplus := int32(in - out)
-	switch {
-	case in >= 2 && s.hasBytes && s.bytesSent < leastAnswer:
-		return true // an HTTP/2 server's SETTINGS, and no answer yet
-	case surplus <= 0:
-		return false
-	case s.bytesReceived < leastHandshake || s.bytesSent < leastHandshake:
-		return true // no TLS, so nothing but a request can be ahead
-	case surplus <= handshakeSurplus:
-		// With HTTP/2 over TLS the server's SETTINGS may be its last word while the first request is in flight.
-		return in >= 5 && out <= 4
-	}
-	// A client that sends each request in two, the head and the body, is ahead by one for each.
-	return out < 8 || uint64(in)+3 < 2*uint64(out)
-}
-
-// waiting reports whether an unanswered request has been waiting for long enough to be remembered. What waits in a TLS
-// handshake is none: not all of that is answered.
-func (s sample) waiting(past *mark) bool {
-	if s.silent() < seenWaiting || s.sinceReceived > s.sinceSent || s.segmentsSent < 2 {
-		return false
-	}
-	if s.sinceReceived < s.sinceSent {
-		return true
-	}
-	if past == nil || past.waiting {
-		return false
-	}
-	in, out := s.since(past)
-	return in > out
-}
-
-// since is how many data segments were received and sent since the mark.
-func (s sample) since(past *mark) (in, out uint32) {
-	return s.segmentsReceived - past.segmentsReceived, s.segmentsSent - past.segmentsSent
+	return verdict{use: idle, silent: silent}, now.atRest(s)
 }
 
 // silent is the time since the last byte either way.

@@ -14,7 +14,7 @@ func seen(sent, received, acked ms, bytesReceived, bytesSent uint64, segmentsRec
 		state:     stateEstablished,
 		hasClocks: true, sinceSent: millisOf(sent), sinceReceived: millisOf(received), sinceAcked: millisOf(acked),
 		hasBytes: true, bytesReceived: bytesReceived, bytesSent: bytesSent,
-		hasSegments: true, segmentsReceived: segmentsReceived, segmentsSent: segmentsSent,
+		hasSegments: true, segmentsReceived: segmentsReceived, segmentsSent: segmentsSent, acknowledgements: 9,
 	}
 }
 
@@ -78,7 +78,7 @@ func TestJudge(t *testing.T) {
 
 		// Made up from here on.
 		"received later than sent": {
-			half, seen(9000, 700, 700, 500, 900, 9, 9), verdict{use: active, next: half.IdleAfter, silent: millisOf(700), waiting: true}},
+			half, seen(9000, 700, 700, 500, 900, 9, 9), verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},
 		"sent later than received, not quiet yet": {
 			half, seen(300, 700, 300, 500, 900, 9, 9), verdict{use: active, next: millisOf(200), silent: millisOf(300)}},
 		"sent later than received, quiet for exactly as long as it takes": {
@@ -89,11 +89,11 @@ func TestJudge(t *testing.T) {
 		"in one jiffy, acknowledged by a keep-alive probe, balanced by answers of two segments": {
 			half, seen(20000, 20000, 5000, 3131, 11800, 100, 100), verdict{use: active, next: half.IdleAfter, silent: millisOf(20000)}},
 		"in flight for as long as a request may take": {
-			half, seen(70000, 60000, 60000, 500, 900, 9, 9), verdict{use: active, next: time.Millisecond, silent: time.Minute, waiting: true}},
+			half, seen(70000, 60000, 60000, 500, 900, 9, 9), verdict{use: active, next: time.Millisecond, silent: time.Minute}},
 		"in flight for longer than a request may take": {
 			half, seen(70000, 60001, 60001, 500, 900, 9, 9), verdict{use: idle, silent: millisOf(60001)}},
 		"in flight for ever, no bound": {
-			Rule{IdleAfter: time.Second}, seen(1e9, 1e8, 1e8, 500, 900, 9, 9), verdict{use: active, next: time.Second, silent: millisOf(1e8), waiting: true}},
+			Rule{IdleAfter: time.Second}, seen(1e9, 1e8, 1e8, 500, 900, 9, 9), verdict{use: active, next: time.Second, silent: millisOf(1e8)}},
 		"unread bytes": {
 			half, seen(700, 704, 660, 500, 900, 9, 9).with(func(s *sample) { s.unread = 1 }),
 			verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},
@@ -142,41 +142,78 @@ func TestJudge(t *testing.T) {
 			half, seen(756, 756, 712, 3000, 3000, ^uint32(0), 1), verdict{use: idle, silent: millisOf(756)}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := c.rule.judge(c.sample, nil); got != c.want {
+			if got, _ := c.rule.judge(c.sample, mark{}); got != c.want {
 				t.Errorf("judge(%+v) =\n%+v, want\n%+v", c.sample, got, c.want)
 			}
 		})
 	}
 }
 
-// What an earlier look saw of the same socket decides where the figures alone do not.
+// What earlier looks saw of the same socket decides where the figures of one do not.
 func TestJudgeRemembers(t *testing.T) {
 	half := Rule{IdleAfter: 500 * time.Millisecond, RequestTimeout: time.Minute}
-	rest := mark{60, 60, false}
-	waiting := mark{60, 59, true}
+	acks := func(n uint16) func(*sample) { return func(s *sample) { s.acknowledgements = n } }
 	for name, c := range map[string]struct {
-		past mark
-		sample
-		want use
+		looks []sample // one after the other
+		want  use
 	}{
-		"unchanged since it was idle, acknowledged by a probe": {rest, seen(9000, 9000, 700, 3000, 3000, 60, 60), idle},
-		"one request and its answer within a jiffy since":      {rest, seen(700, 700, 700, 3030, 3100, 61, 61), idle},
-		"two requests and two segments within a jiffy since":   {rest, seen(700, 700, 700, 3060, 3100, 62, 62), active},
-		"a request within a jiffy since":                       {rest, seen(700, 700, 700, 3060, 3100, 62, 61), active},
-		"large answers since, the server spoke last":           {rest, seen(700, 704, 700, 3060, 9000, 62, 90), idle},
-		"requests of two segments at rest, one more": {
-			mark{60, 30, false}, seen(700, 704, 700, 3060, 9000, 62, 31), idle},
-		"the one that waited is answered":                  {waiting, seen(700, 9000, 700, 3000, 3100, 60, 60), idle},
-		"another is answered, the one that waited not":     {waiting, seen(700, 704, 700, 3030, 3100, 61, 60), active},
-		"the same, acknowledged alone":                     {waiting, seen(700, 700, 660, 3030, 3100, 61, 60), active},
-		"another and the one that waited are answered":     {waiting, seen(700, 704, 700, 3030, 3200, 61, 61), idle},
-		"ten others are answered, the one that waited not": {waiting, seen(700, 704, 700, 3300, 4000, 70, 69), active},
-		"it waits on":                 {waiting, seen(9000, 700, 700, 3000, 3000, 60, 59), active},
-		"it is not believed any more": {waiting, seen(70000, 70000, 70000, 3030, 3100, 61, 60), idle},
+		"unchanged since it was idle, acknowledged by a probe": {
+			[]sample{seen(700, 700, 660, 3000, 3000, 60, 60), seen(9000, 9000, 700, 3000, 3000, 60, 60)}, idle},
+		"one since it was idle, within a jiffy": {
+			[]sample{seen(700, 700, 660, 3000, 3000, 60, 60), seen(700, 700, 700, 3100, 3100, 61, 61)}, idle},
+		"a request since it was idle, within a jiffy": {
+			[]sample{seen(700, 700, 660, 3000, 3000, 60, 60), seen(700, 700, 700, 3100, 3000, 61, 60)}, active},
+		"two requests and one answer since it was idle, within a jiffy": {
+			[]sample{seen(700, 700, 660, 3000, 3000, 60, 60), seen(700, 700, 700, 3200, 3100, 62, 61).with(acks(10))}, active},
+		"nothing was acknowledged alone since the last look": {
+			[]sample{seen(50, 50, 50, 3000, 3000, 60, 60), seen(700, 700, 700, 3900, 3900, 69, 69)}, idle},
+		"something was acknowledged alone since the last look": {
+			[]sample{seen(50, 50, 50, 3000, 3000, 60, 60), seen(700, 700, 700, 3900, 3900, 69, 69).with(acks(10))}, active},
+		"something was acknowledged alone when the last look had seen it": {
+			[]sample{seen(50, 50, 50, 3000, 3000, 60, 60), seen(8, 8, 8, 3900, 3900, 69, 69), seen(700, 700, 700, 3900, 3900, 69, 69).with(acks(10))}, active},
+		"an answer alone since the last look": {
+			[]sample{seen(9000, 700, 700, 3000, 3000, 60, 60), seen(700, 9000, 700, 3000, 3100, 60, 61)}, idle},
+		"the one that waited is answered": {
+			[]sample{seen(9000, 700, 700, 3000, 3000, 60, 59), seen(700, 9000, 700, 3000, 3100, 60, 60)}, idle},
+		"another is answered, the one that waited not": {
+			[]sample{seen(9000, 700, 700, 3000, 3000, 60, 59), seen(700, 704, 700, 3030, 3100, 61, 60)}, active},
+		"the same, acknowledged alone": {
+			[]sample{seen(9000, 700, 700, 3000, 3000, 60, 59), seen(700, 700, 660, 3030, 3100, 61, 60)}, active},
+		"another and the one that waited are answered": {
+			[]sample{seen(9000, 700, 700, 3000, 3000, 60, 59), seen(700, 704, 700, 3030, 3200, 61, 61)}, idle},
+		"another is answered in two segments, as all are": {
+			[]sample{seen(9000, 700, 700, 3000, 9000, 60, 118), seen(700, 704, 700, 3030, 9200, 61, 120)}, active},
+		"ten others are answered, the one that waited not": {
+			[]sample{seen(9000, 700, 700, 3000, 3000, 60, 59), seen(700, 704, 700, 3300, 4000, 70, 69)}, active},
+		"it waits on": {
+			[]sample{seen(9000, 700, 700, 3000, 3000, 60, 59), seen(9000, 5000, 700, 3000, 3000, 60, 59)}, active},
+		"it is not believed any more": {
+			[]sample{seen(9000, 700, 700, 3000, 3000, 60, 59), seen(70000, 70000, 70000, 3000, 3000, 60, 59)}, idle},
+		"one more is ahead than before, others answered": {
+			[]sample{seen(50, 54, 50, 9000, 9000, 60, 59), seen(50, 54, 50, 9900, 9900, 69, 68), seen(700, 704, 700, 11000, 11000, 80, 78)}, active},
+		"each request is sent in two segments": {
+			[]sample{seen(50, 54, 50, 9000, 9000, 60, 59), seen(700, 704, 700, 11000, 11000, 80, 69)}, idle},
+		"TLS, the first request and the session tickets, answered after seconds": {
+			[]sample{seen(3000, 3004, 2960, 700, 1250, 3, 2), seen(700, 3704, 660, 700, 1350, 3, 3)}, idle},
+		"HTTP/2's SETTINGS after the first request, then its answer": {
+			[]sample{seen(300, 304, 260, 129, 49, 3, 2), seen(700, 3704, 660, 129, 144, 3, 3)}, idle},
+		"pinged since it was idle, by HTTP/2": {
+			[]sample{seen(700, 700, 660, 3000, 3000, 60, 60), seen(8, 8, 8, 3017, 3017, 61, 61)}, idle},
+		"pinged twice since it was idle, over TLS": {
+			[]sample{seen(700, 700, 660, 3000, 3000, 60, 60), seen(8, 8, 8, 3078, 3078, 62, 62)}, idle},
+		"as long as a ping, and not answered": {
+			[]sample{seen(700, 700, 660, 3000, 3000, 60, 60), seen(700, 8, 8, 3017, 3000, 61, 60)}, active},
+		"a ping and a request since it was idle": {
+			[]sample{seen(700, 700, 660, 3000, 3000, 60, 60), seen(8, 8, 8, 3057, 3017, 62, 61)}, active},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := half.judge(c.sample, &c.past); got.use != c.want {
-				t.Errorf("judge(%+v, %+v) = %+v", c.sample, c.past, got)
+			var past mark
+			var got verdict
+			for _, s := range c.looks {
+				got, past = half.judge(s, past)
+			}
+			if got.use != c.want {
+				t.Errorf("judged %+v: %+v", c.looks, got)
 			}
 		})
 	}

@@ -94,20 +94,14 @@ func (r *Rule) fromClient(c connection) bool {
 
 // add judges and counts one connection; cookie is its socket's, 0 if the source has none.
 func (l *look) add(c connection, s sample, cookie uint64) use {
-	var past *mark
-	if m, known := l.past.find(cookie); known {
-		past = &m
-	}
-	v := l.rule.judge(s, past)
+	past := l.past.find(cookie)
+	v, now := l.rule.judge(s, past)
 	l.heard.add(c, s, l.at, v.use)
 	if v.use == gone {
 		return gone
 	}
-	switch {
-	case v.use == idle && (past == nil || *past != markOf(s, false)):
-		l.past.note(cookie, markOf(s, false))
-	case v.waiting && (past == nil || !past.waiting || !s.owed(past)):
-		l.past.note(cookie, markOf(s, true)) // the first that waits, until it is answered
+	if now != past {
+		l.past.note(cookie, now)
 	}
 	t := &l.tally
 	t.Open++

@@ -1,0 +1,138 @@
+package conns
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// replayed is a connection of the corpus (test/corpus), as the kernel told of it: what `go test ./corpus -args -record FILE`
+// in the test module has written.
+type replayed struct {
+	title   string
+	shape   string
+	class   string        // "idle common", "idle -", "in use -", "in use paced", "in use mixed", "in use blind"
+	done    time.Duration // when it was as the shape wants it
+	moments []replayedMoment
+}
+
+// replayedMoment is what was told from one look to another, between which only time passed.
+type replayedMoment struct {
+	at, until time.Duration
+	sample
+}
+
+// at is what was told at a time; false when nobody looked then.
+func (r *replayed) at(t time.Duration) (sample, bool) {
+	for i, m := range r.moments {
+		if last := i == len(r.moments)-1; t >= m.at && (t <= m.until || last) {
+			m.sinceSent += t - m.at
+			m.sinceReceived += t - m.at
+			m.sinceAcked += t - m.at
+			return m.sample, true
+		}
+	}
+	return sample{}, false
+}
+
+func recordedCorpus(t *testing.T) []*replayed {
+	t.Helper()
+	f, err := os.Open("testdata/corpus.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var all []*replayed
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		line := lines.Text()
+		if title, ok := strings.CutPrefix(line, "# "); ok {
+			part := strings.Split(title, " | ")
+			r := &replayed{title: strings.Join(part[:3], ": "), shape: part[1] + part[2], class: part[3]}
+			var ms int
+			if _, err := fmt.Sscan(part[4], &ms); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			r.done = millisOf(ms)
+			all = append(all, r)
+			continue
+		}
+		var at, until, sent, received, acked int
+		var segments uint32
+		m := replayedMoment{sample: sample{hasClocks: true, hasBytes: true, hasSegments: true}}
+		if _, err := fmt.Sscan(line, &at, &until, &m.state, &m.unread, &m.unsent, &sent, &received, &acked, &m.bytesReceived, &m.bytesSent,
+			&m.segmentsReceived, &m.segmentsSent, &segments); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		m.at, m.until, m.sinceSent, m.sinceReceived, m.sinceAcked = millisOf(at), millisOf(until), millisOf(sent), millisOf(received), millisOf(acked)
+		m.acknowledgements = uint16(segments - m.segmentsSent)
+		all[len(all)-1].moments = append(all[len(all)-1].moments, m)
+	}
+	return all
+}
+
+// calledIdle looks as a drain does, every so often before the connection is as the shape wants it and when the rule says so
+// after, and reports whether it is called idle within --idle-after and a second.
+func (r *replayed) calledIdle(rule Rule, every time.Duration) bool {
+	var past mark
+	var v verdict
+	if every > 0 {
+		for at := r.moments[0].at; at < r.done; at += every {
+			if s, ok := r.at(at); ok {
+				_, past = rule.judge(s, past)
+			}
+		}
+	}
+	for at := r.done; at <= r.done+rule.IdleAfter+time.Second; {
+		s, ok := r.at(at)
+		if !ok {
+			at += 10 * time.Millisecond
+			continue
+		}
+		if v, past = rule.judge(s, past); v.use != active {
+			return true
+		}
+		at += min(max(v.next, time.Millisecond), 250*time.Millisecond)
+	}
+	return false
+}
+
+// The corpus as it was recorded on a machine with other work to do. None in use is called idle, however it was looked at; how
+// many of the idle ones are recognised may only grow.
+func TestRecordedCorpus(t *testing.T) {
+	rule := Rule{IdleAfter: time.Second, RequestTimeout: time.Hour}
+	all := recordedCorpus(t)
+	for _, c := range []struct {
+		looked       string
+		every        time.Duration
+		common, idle float64
+	}{
+		{"afterwards", 0, 0.62, 0.59},
+		{"every second", time.Second, 0.65, 0.61},
+		{"every 100 ms", 100 * time.Millisecond, 0.68, 0.63},
+		{"every 20 ms", 20 * time.Millisecond, 0.67, 0.63},
+	} {
+		t.Run(c.looked, func(t *testing.T) {
+			called, of := map[string]int{}, map[string]int{}
+			shapes := map[string]bool{}
+			for _, r := range all {
+				shapes[r.shape] = true
+				isIdle := r.calledIdle(rule, c.every)
+				if (r.class == "in use -" || r.class == "in use paced") && isIdle {
+					t.Errorf("in use, and called idle: %s", r.title)
+				}
+				of[r.class]++
+				if isIdle == strings.HasPrefix(r.class, "idle") {
+					called[r.class]++
+				}
+			}
+			common, idles := float64(called["idle common"])/float64(of["idle common"]), float64(called["idle common"]+called["idle -"])/float64(of["idle common"]+of["idle -"])
+			if common < c.common || idles < c.idle {
+				t.Errorf("recognised %.3f of the common ones, %.3f of the idle ones; want %.3f and %.3f", common, idles, c.common, c.idle)
+			}
+			t.Logf("%d connections of %d shapes: %v of %v", len(all), len(shapes), called, of)
+		})
+	}
+}
