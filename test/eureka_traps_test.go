@@ -138,7 +138,7 @@ func must(t testing.TB, err error) {
 // A Spring app is drained, killed, started again with the same instance ID, put back in, and stopped in order.
 func TestEurekaSpringAppThroughItsLives(t *testing.T) {
 	t.Parallel()
-	server := servers.RunEureka(t, 1, servers.EurekaOptions{})[0].URL
+	server := servers.RunEureka(t, 1, servers.EurekaOptions{Spring: true})[0].URL
 	port, err := servers.FreePort()
 	must(t, err)
 	const service, id = "orders", "orders-0:orders"
@@ -188,7 +188,7 @@ func freshEurekaApp(t testing.TB, service string, urls ...string) (registrytest.
 	return app, w.Start(t, app), registry.Pod{Addresses: []netip.Addr{app.Address.Addr()}, Ports: []uint16{8080}}
 }
 
-func TestEurekaPeers(t *testing.T) {
+func TestEurekaPeersOfWhichOneHangsOrIsRestartedEmpty(t *testing.T) {
 	t.Parallel()
 	peers := servers.RunEureka(t, 2, servers.EurekaOptions{})
 	a, b := peers[0], peers[1]

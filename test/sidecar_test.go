@@ -190,7 +190,7 @@ func runLoad(t testing.TB, url string) *load {
 // LoadBalancer caller with short caches that calls all the time, and one app stopped as the kubelet does it.
 func TestSidecarStopsASpringAppOnEurekaWithoutLosingACall(t *testing.T) {
 	t.Parallel()
-	eureka := servers.RunEureka(t, 1, servers.EurekaOptions{})[0]
+	eureka := servers.RunEureka(t, 1, servers.EurekaOptions{Spring: true})[0]
 	ports := []int{freePort(t), freePort(t), freePort(t)}
 	apps := make([]*servers.Process, 2)
 	for i := range apps {
@@ -236,7 +236,7 @@ func TestSidecarStopsASpringAppOnEurekaWithoutLosingACall(t *testing.T) {
 // again with the same ID; the override of the drain would keep it out for ever.
 func TestSidecarSurvivesAKilledAppOnEureka(t *testing.T) {
 	t.Parallel()
-	eureka := servers.RunEureka(t, 1, servers.EurekaOptions{})[0]
+	eureka := servers.RunEureka(t, 1, servers.EurekaOptions{Spring: true})[0]
 	port := freePort(t)
 	id := fmt.Sprintf("stock-0:stock:%d", port)
 	app := servers.RunEurekaApp(t, "stock", id, port, []string{eureka.URL})

@@ -19,6 +19,8 @@ type EurekaOptions struct {
 	Links bool
 	// Heap is the JVM's, e.g. 512m; "" is 64m.
 	Heap string
+	// Spring says that the tests' apps are Spring's, which the table of traps tells apart.
+	Spring bool
 	// Path is the context path, e.g. /registry.
 	Path string
 	// Flags are more of Spring's, e.g. --eureka.server.disable-delta=true; they win.
@@ -47,7 +49,7 @@ func RunEureka(t testing.TB, n int, o EurekaOptions) []*Eureka {
 	if o.Project == "" {
 		o.Project = "server"
 	}
-	t.Attr("server", "Eureka "+eurekaVersions[o.Project]+map[bool]string{true: ", two peers"}[n > 1])
+	t.Attr("server", "Eureka "+eurekaVersions[o.Project]+map[bool]string{true: ", two peers"}[n > 1]+map[bool]string{true: ", Spring apps"}[o.Spring])
 	all, err := NewEureka(t.Context(), n, o)
 	if err != nil {
 		t.Fatal(err)

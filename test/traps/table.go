@@ -43,6 +43,9 @@ func differ(table, ran tables) (wrong []string) {
 	for _, kind := range slices.Sorted(maps.Keys(ran)) {
 		for _, server := range slices.Sorted(maps.Keys(ran[kind])) {
 			is, was := ran[kind][server], table[kind][server]
+			if was == nil {
+				continue // see unknown
+			}
 			for _, trap := range slices.Sorted(maps.Keys(is)) {
 				if was[trap] == "" {
 					wrong = append(wrong, fmt.Sprintf("%s %s, %q: has a test, but no entry", kind, server, trap))
@@ -58,6 +61,18 @@ func differ(table, ran tables) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// unknown are the servers of ran of which the table has no column.
+func unknown(table, ran tables) (servers []string) {
+	for _, kind := range slices.Sorted(maps.Keys(ran)) {
+		for _, server := range slices.Sorted(maps.Keys(ran[kind])) {
+			if table[kind][server] == nil {
+				servers = append(servers, kind+" "+server)
+			}
+		}
+	}
+	return servers
 }
 
 // String is the tables as Markdown.
