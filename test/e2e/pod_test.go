@@ -140,12 +140,14 @@ func security() kube.Object {
 	return kube.Object{"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": kube.Object{"drop": []string{"ALL"}}}
 }
 
-// play creates the Pod and waits until it is ready and callers of both registries are sent to it.
+// play creates the Pod and waits until it is ready, callers of both registries are sent to it, and its sidecar knows that: it
+// looks for the app now and then, and what came and went in between it has not seen.
 func (g *stage) play(c cast) kube.Pod {
 	g.Helper()
 	g.create("v1/pods", g.pod(c))
 	p := g.ready(c.named())
 	g.callersGo(p)
+	g.said(p, "prestop", `"msg":"registered"`, len(g.registries))
 	g.rec.note("", fmt.Sprintf("test: %s is ready at %s", c.named(), p.Status.PodIP))
 	return p
 }

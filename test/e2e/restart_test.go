@@ -111,6 +111,7 @@ func crashLoop(g *stage) {
 		g.callersGo()
 		if n == 0 {
 			g.callersGo(g.restarted(1, "app"))
+			g.said(p, "prestop", `"msg":"the app listens"`, 2)
 		}
 	}
 	g.until(service, "waits to be started again", func(p *kube.Pod) bool {
