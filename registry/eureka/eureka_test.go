@@ -42,7 +42,10 @@ func TestContractInMemory(t *testing.T) {
 	w := world(t, 1, registrytest.EurekaConfig{})
 	registrytest.Run(t, w)
 	registrytest.RunEureka(t, w)
-	registrytest.RunEurekaSetups(t, w)
+}
+
+func TestContractInMemoryOfSpecialServers(t *testing.T) {
+	registrytest.RunEurekaSetups(t, &registrytest.EurekaWorld{Special: special})
 }
 
 func TestContractInMemoryWithPeers(t *testing.T) {
