@@ -9,9 +9,11 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The contract suite's cases wait for servers, not for processors.
-	if err := flag.Set("test.parallel", "64"); err != nil {
-		panic(err)
+	// The contract suite's cases wait for servers, not for processors; the workers of a fuzz test do not wait.
+	if flag.Lookup("test.fuzz").Value.String() == "" {
+		if err := flag.Set("test.parallel", "64"); err != nil {
+			panic(err)
+		}
 	}
 	goleak.VerifyTestMain(m)
 }
