@@ -25,6 +25,7 @@ type recorder struct {
 	lines   []line
 	told    map[string]bool
 	ended   map[string]kube.Pod // by UID
+	exits   map[string]bool     // container and code
 	slices  []reading
 	changed chan struct{} // closed and made anew when anything is recorded
 }
@@ -43,7 +44,7 @@ type reading struct {
 
 // record follows the namespace until the test ends.
 func record(t *testing.T, c *kube.Cluster, ns string) *recorder {
-	r := &recorder{cluster: c, ns: ns, told: map[string]bool{}, ended: map[string]kube.Pod{}, changed: make(chan struct{})}
+	r := &recorder{cluster: c, ns: ns, told: map[string]bool{}, exits: map[string]bool{}, ended: map[string]kube.Pod{}, changed: make(chan struct{})}
 	r.logs = &logs{cluster: c, ns: ns, followed: map[string]bool{}, running: map[string]bool{}, lines: map[string][]line{}, last: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -95,6 +96,15 @@ func (r *recorder) heardPod(ctx context.Context, what string, raw json.RawMessag
 	}
 	r.once("pod", fmt.Sprintf("%s %.4s %s", name, p.Metadata.UID, summary(p)))
 	r.logs.heard(ctx, p)
+	r.mu.Lock()
+	for _, c := range p.Containers() {
+		for _, s := range []kube.ContainerState{c.State, c.LastState} {
+			if s.Terminated != nil {
+				r.exits[fmt.Sprint(c.Name, s.Terminated.ExitCode)] = true
+			}
+		}
+	}
+	r.mu.Unlock()
 	if !p.Ended() || !slices.Contains(p.Metadata.Finalizers, finalizer) {
 		return nil
 	}
@@ -162,6 +172,13 @@ func (r *recorder) hadEvent(reason string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.ContainsFunc(r.lines, func(l line) bool { return l.source == "event" && strings.Contains(l.text, " "+reason+": ") })
+}
+
+// exited reports whether a container has ended with code. The status may forget that when the container runs again.
+func (r *recorder) exited(container string, code int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.exits[fmt.Sprint(container, code)]
 }
 
 // endpoint is the newest reading of a Pod's endpoint; one of zeros if it is in no slice.

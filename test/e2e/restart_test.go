@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -95,9 +96,12 @@ func crash(g *stage, how string, code int) {
 	g.callersGo()
 	p := g.restarted(1, "app")
 	g.callersGo(p)
-	if s := p.Container("app").LastState.Terminated; s == nil || s.ExitCode != code {
-		g.Errorf("the app ended with %+v", s)
-	}
+	await(g.T, fmt.Sprintf("the app has ended with %d", code), func() error {
+		if !g.rec.exited("app", code) {
+			return errors.New("not that it was seen")
+		}
+		return nil
+	})
 	if g.find("SIGTERM").Text != "" || len(g.rec.logs.with(p.Metadata.UID, "prestop", "hook called")) > 0 {
 		g.Error("it was stopped, not killed")
 	}
