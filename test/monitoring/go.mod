@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/prometheus/common v0.72.0
 	github.com/prometheus/prometheus v0.305.0
+	gopkg.in/yaml.v3 v3.0.1
 	prestop v0.0.0
 )
 
@@ -32,7 +33,6 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
-	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
 
 replace prestop => ../../
