@@ -237,8 +237,8 @@ words st; words --ready-w; words --count net; words check --out; words --log-for
 	}
 }
 
-// chinese is a README, and english the one that it says the same as.
-func TestBothREADMEsSayTheSame(t *testing.T) {
+// TestTheChinesePagesSayTheSame compares what can be compared: headings, tables, code and links.
+func TestTheChinesePagesSayTheSame(t *testing.T) {
 	type shape struct {
 		headings []string // their levels
 		tables   []int    // rows of each
@@ -283,18 +283,20 @@ func TestBothREADMEsSayTheSame(t *testing.T) {
 		slices.Sort(s.links)
 		return s
 	}
-	en, zh := read("README.md"), read("README.zh-CN.md")
-	if !slices.Equal(en.headings, zh.headings) {
-		t.Errorf("the headings are %q and %q", en.headings, zh.headings)
-	}
-	if !slices.Equal(en.tables, zh.tables) {
-		t.Errorf("the tables have %v and %v rows", en.tables, zh.tables)
-	}
-	if !slices.Equal(en.code, zh.code) {
-		t.Errorf("the code is\n%s\nand\n%s", strings.Join(en.code, "\n"), strings.Join(zh.code, "\n"))
-	}
-	if en, zh := slices.Compact(en.links), slices.Compact(zh.links); !slices.Equal(en, zh) {
-		t.Errorf("the links are %q and %q", en, zh)
+	for english, chinese := range map[string]string{"README.md": "README.zh-CN.md", "docs/operations.md": "docs/operations.zh-CN.md"} {
+		en, zh := read(english), read(chinese)
+		if !slices.Equal(en.headings, zh.headings) {
+			t.Errorf("%s: the headings are %q and %q", english, en.headings, zh.headings)
+		}
+		if !slices.Equal(en.tables, zh.tables) {
+			t.Errorf("%s: the tables have %v and %v rows", english, en.tables, zh.tables)
+		}
+		if !slices.Equal(en.code, zh.code) {
+			t.Errorf("%s: the code is\n%s\nand\n%s", english, strings.Join(en.code, "\n"), strings.Join(zh.code, "\n"))
+		}
+		if en, zh := slices.Compact(en.links), slices.Compact(zh.links); !slices.Equal(en, zh) {
+			t.Errorf("%s: the links are %q and %q", english, en, zh)
+		}
 	}
 }
 
