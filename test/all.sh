@@ -12,7 +12,6 @@ need ip iproute2
 need curl curl # the documentation's commands are run
 need python3 python3 # Envoy comes from PyPI
 PATH=$PATH:/usr/sbin need nginx nginx-light
-need curl curl
 need h2load nghttp2-client
 python3 -c 'import venv, ensurepip' 2>/dev/null || need "python3's venv" python3-venv
 

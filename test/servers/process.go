@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -217,33 +216,44 @@ func (p *Process) Tail() string {
 }
 
 // FreePort returns a port p of loopback such that p and p plus each of offsets are free. It is below 32768, where the
-// ephemeral ports begin: no connection takes it before the server does. None is given to anybody else in this process, since
-// a server that waits for its turn to start takes it much later.
+// ephemeral ports begin: no connection takes it before the server does. None is given to anybody else while this process
+// runs, by none that asks here, since a server that waits for its turn to start takes it much later.
 func FreePort(offsets ...int) (int, error) {
-	given.Lock()
-	defer given.Unlock()
 	for range 200 {
 		port := 11000 + rand.IntN(20000)
-		all := []int{port}
-		for _, o := range offsets {
-			all = append(all, port+o)
+		if taken := take(port, offsets); taken != nil {
+			given.Lock()
+			defer given.Unlock()
+			given.ports = append(given.ports, taken...)
+			return port, nil
 		}
-		if slices.ContainsFunc(all, func(p int) bool { return given.ports[p] || !free(p) }) {
-			continue
-		}
-		for _, p := range all {
-			given.ports[p] = true
-		}
-		return port, nil
 	}
 	return 0, errors.New("find a free port between 11000 and 31000: none in 200 tries")
 }
 
-// given are the ports that FreePort has returned.
-var given = struct {
+// given holds the ports that FreePort has returned.
+var given struct {
 	sync.Mutex
-	ports map[int]bool
-}{ports: map[int]bool{}}
+	ports []net.Listener
+}
+
+// take keeps port and port plus each of offsets from other callers of FreePort, in whatever process, by a name that the kernel
+// gives to one socket alone; nil if one of them is not free.
+func take(port int, offsets []int) (taken []net.Listener) {
+	for _, o := range append([]int{0}, offsets...) {
+		l, err := net.Listen("unix", fmt.Sprintf("@prestop-test-port-%d", port+o))
+		if err == nil {
+			taken = append(taken, l)
+		}
+		if err != nil || !free(port+o) {
+			for _, l := range taken {
+				l.Close()
+			}
+			return nil
+		}
+	}
+	return taken
+}
 
 func free(port int) bool {
 	l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
