@@ -17,6 +17,7 @@ type ear struct {
 	buf   []byte
 	ports portSet
 	heard heard // since the ports are listened for
+	plain *plain
 	msg   message
 
 	// What the connections whose ends are to be kept had received when they ended, by cookie.
@@ -30,13 +31,16 @@ type received struct{ all, data uint32 }
 // earQueue is asked of the kernel for its queue; it gives what net.core.rmem_max allows.
 const earQueue = 1 << 20
 
-func newEar(rule *Rule) *ear { return &ear{rule: rule, fd: -1, buf: make([]byte, 4<<10)} }
+func newEar(l *look) *ear {
+	return &ear{rule: &l.rule, plain: &l.plain, fd: -1, buf: make([]byte, 4<<10)}
+}
 
 // listen listens for connections to ports from now on. No ports: not any more.
 func (e *ear) listen(ports []uint16) error {
 	e.close()
 	e.ports.set(ports, e.rule.ExcludePorts)
 	e.heard = heard{}
+	e.plain.forget()
 	if len(ports) == 0 {
 		return nil
 	}
@@ -90,6 +94,7 @@ func (e *ear) take(b []byte) {
 			return
 		}
 		e.heard.add(m.connection, m.sample, now, gone)
+		e.plain.note(m.localPort, m.sample)
 	})
 	if err != nil {
 		e.heard.join(heard{at: now})

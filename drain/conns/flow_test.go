@@ -10,7 +10,6 @@ import (
 // flow is a made-up connection as the kernel of its server sees it: one request after the other.
 type flow struct {
 	now             time.Duration
-	opened          time.Duration
 	sent, heard     time.Duration // the last data
 	acked           time.Duration
 	in, out, acks   uint32

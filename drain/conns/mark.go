@@ -189,7 +189,7 @@ func (m mark) opening(s sample) bool {
 		return false
 	case s.bytesSent < leastAnswer && in <= 4:
 		return true
-	case m.begun:
+	case m.begun || s.plain:
 		return false
 	case in == 2:
 		return s.bytesReceived >= 500 && s.bytesSent >= 300

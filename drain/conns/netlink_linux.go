@@ -42,7 +42,7 @@ func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
 	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}, log: log, rest: rest{slow: slowLook}}
 	ends, endsErr := openEnds()
 	if endsErr == nil {
-		n.ends, n.ear = ends, newEar(&n.look.rule)
+		n.ends, n.ear = ends, newEar(&n.look)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

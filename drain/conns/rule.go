@@ -41,6 +41,8 @@ type sample struct {
 	hasSegments                    bool
 	segmentsReceived, segmentsSent uint32
 	acknowledgements               uint16
+	// plain: it is known of the port that it speaks without TLS.
+	plain bool
 }
 
 // use is how a connection counts.

@@ -60,6 +60,13 @@ func TestJudge(t *testing.T) {
 		"HTTP/2, two streams in flight, another answered meanwhile": {
 			half, seen(708, 708, 664, 220, 240, 8, 6), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
 
+		"HTTP/1.1, four requests answered, but it might be TLS": {
+			half, seen(708, 708, 664, 1000, 800, 4, 4), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
+		"HTTP/1.1, four requests answered, where nobody speaks TLS": {
+			half, seen(708, 708, 664, 1000, 800, 4, 4).with(func(s *sample) { s.plain = true }), verdict{use: idle, silent: millisOf(708)}},
+		"HTTP/1.1, three answered, the fourth in flight, where nobody speaks TLS": {
+			half, seen(708, 708, 708, 1000, 600, 4, 3).with(func(s *sample) { s.plain = true }),
+			verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
 		"TLS, two requests answered": { // or HTTP/2's first in flight, the next row
 			half, seen(708, 720, 664, 1800, 2700, 5, 4), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
 		"HTTP/2 over TLS, the first request in flight, the server's SETTINGS after it": {

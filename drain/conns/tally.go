@@ -19,6 +19,7 @@ type look struct {
 	tally Tally
 	peers map[client]peer
 	past  history
+	plain plain
 	// at is when the kernel told what is being added.
 	at    time.Time
 	heard heard
@@ -95,7 +96,11 @@ func (r *Rule) fromClient(c connection) bool {
 // add judges and counts one connection; cookie is its socket's, 0 if the source has none.
 func (l *look) add(c connection, s sample, cookie uint64) use {
 	past := l.past.find(cookie)
+	s.plain = l.plain.known(c.localPort)
 	v, now := l.rule.judge(s, past)
+	if now.rest && !past.rest {
+		l.plain.note(c.localPort, s)
+	}
 	l.heard.add(c, s, l.at, v.use)
 	if v.use == gone {
 		return gone
