@@ -194,7 +194,24 @@ func (r *rollout) launch(ctx context.Context, s *site, children *sync.WaitGroup,
 		return nil, err
 	}
 	i.reach(func(l *life) *time.Time { return &l.registered })
+	children.Go(func() { i.probe(ctx) })
 	return i, nil
+}
+
+// probe is the readinessProbe: a request by a connection of its own now and then, until the app is gone. What it says is
+// not needed here; that it comes is part of what prestop sees.
+func (i *instance) probe(ctx context.Context) {
+	own := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: probePeriod}
+	for wait(ctx, probePeriod) == nil {
+		select {
+		case <-i.app.ended:
+			return
+		default:
+		}
+		if resp, err := own.Get(fmt.Sprintf("http://%s/?ms=0", i.address)); err == nil {
+			resp.Body.Close()
+		}
+	}
 }
 
 // listens is the sidecar's startupProbe.

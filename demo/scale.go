@@ -25,11 +25,11 @@ const (
 
 	sleepHook = 35 * time.Second / scale // `preStop: exec: sleep 35`
 
-	reserve   = 5 * time.Second / scale // prestop --reserve
-	idleAfter = 5 * time.Second / scale // prestop --idle-after
-	// prestop --request-timeout, half the default: requests here take a second at most, and a connection with a few quick
-	// ones is doubted for so long, which the default would take beyond the deadline of the service on Nacos.
-	requestTimeout = 30 * time.Second / scale
+	reserve        = 5 * time.Second / scale  // prestop --reserve
+	idleAfter      = 5 * time.Second / scale  // prestop --idle-after
+	requestTimeout = 60 * time.Second / scale // prestop --request-timeout
+
+	probePeriod = 10 * time.Second / scale // readinessProbe: periodSeconds
 )
 
 // wait returns after d, or with an error when ctx ends.
