@@ -86,7 +86,7 @@ func runLine(t *testing.T, env []string, line string) (string, error) {
 	defer cancel()
 	c := exec.CommandContext(ctx, "bash", "-c", line)
 	if strings.Contains(line, "--watch") {
-		c = exec.CommandContext(ctx, "timeout", "--preserve-status", "--signal=INT", "1", "bash", "-c", "exec "+line)
+		c = exec.CommandContext(ctx, "timeout", "--foreground", "--preserve-status", "--signal=INT", "1", "bash", "-c", "exec "+line)
 	}
 	c.Env = env
 	out, err := c.CombinedOutput()

@@ -124,8 +124,10 @@ func overrideUp(p *eurekaPlace) {
 	app := p.start(eurekaShape{App: p.app})
 	r := p.found(1)
 	p.leave(r)
-	p.call(http.MethodPut, app.path()+"/status?value="+up)
-	p.say(app, up+"("+up+")")
+	p.eventually("have an override that says up", func() error { // again where a peer's late copy of the leave covers it
+		p.call(http.MethodPut, app.path()+"/status?value="+up)
+		return app.all(up + "(" + up + ")")
+	})
 	p.eventually("have no override", func() error {
 		p.must(r.Rejoin(p.Context()), "rejoin")
 		return app.all(isUp)
