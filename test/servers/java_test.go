@@ -33,3 +33,19 @@ func TestAProjectIsBuiltOnceForAllWhoAskAtTheSameTime(t *testing.T) {
 	}
 	t.Logf("the third took %v", time.Since(began))
 }
+
+func TestAPortIsGivenOnce(t *testing.T) {
+	given := map[int]bool{}
+	for range 100 {
+		port, err := FreePort(0, 1000, -1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []int{port, port + 1000, port - 1000} {
+			if given[p] {
+				t.Fatalf("%d is given twice", p)
+			}
+			given[p] = true
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -240,7 +241,7 @@ var given struct {
 // take keeps port and port plus each of offsets from other callers of FreePort, in whatever process, by a name that the kernel
 // gives to one socket alone; nil if one of them is not free.
 func take(port int, offsets []int) (taken []net.Listener) {
-	for _, o := range append([]int{0}, offsets...) {
+	for _, o := range slices.Compact(slices.Sorted(slices.Values(append([]int{0}, offsets...)))) {
 		l, err := net.Listen("unix", fmt.Sprintf("@prestop-test-port-%d", port+o))
 		if err == nil {
 			taken = append(taken, l)
