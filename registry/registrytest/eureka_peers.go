@@ -72,7 +72,8 @@ func healsPeer(p *eurekaPlace) {
 }
 
 // A peer tells the others of a PUT with the status that the instance has there when it tells, which covers what the app has
-// said at another one since.
+// said at another one since. What is not promised is that the app's DOWN shows then: a rejoin in the same moment, at a peer
+// that has not heard of it, cannot know of it.
 func lateCopy(p *eurekaPlace) {
 	app := p.atFirst(eurekaShape{App: p.app})
 	r := p.New(p, p.URLs())
@@ -100,12 +101,6 @@ func lateCopy(p *eurekaPlace) {
 		p.must(r.Rejoin(p.Context()), "rejoin")
 		return p.stillOut(r)
 	})
-	for range 3 {
-		app.Beat(p)
-		if instances, err := r.Check(p.Context()); err != nil || instances[0].State == registry.In {
-			p.Fatalf("%+v, %v: the app has said that it is down", instances, err)
-		}
-	}
 	app.report(p, up)
 	p.back(r)
 	p.called(p.app)

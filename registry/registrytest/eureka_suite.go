@@ -36,9 +36,9 @@ func RunEureka(t *testing.T, w *EurekaWorld) {
 		})
 		if w.Cut != nil {
 			play(t, w, map[string]func(*eurekaPlace){
-				"peers that do not hear of each other are all told and all restored":          deafPeers,
-				"a second leave heals a peer that the link was cut to for a minute":           healsPeer,
-				"a peer's late copy of the leave does not put an app in that said down since": lateCopy,
+				"peers that do not hear of each other are all told and all restored":             deafPeers,
+				"a second leave heals a peer that the link was cut to for a minute":              healsPeer,
+				"a peer's late copy of the leave does not keep out an app that has spoken since": lateCopy,
 			}, false)
 		}
 	})
