@@ -3,8 +3,6 @@ package registrytest
 import (
 	"errors"
 	"time"
-
-	"prestop/registry"
 )
 
 // cut cuts the link between the peers until the returned function repairs it, at the latest at the end of the test.
