@@ -19,6 +19,18 @@ log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 failed=0
 
+of_failed() { # FILE: of what go test -v printed, the lines of the tests that failed, and those of no test
+  awk '
+    /^=== (RUN|CONT|NAME|PAUSE|ATTR) / { split($3, path, "/"); test = path[1]; next }
+    /^(FAIL|ok|panic:)/ { test = ""; print }
+    /^ *--- FAIL: / { split($3, path, "/"); test = path[1]; failed[test] = 1 }
+    /^ *--- PASS: / { split($3, path, "/"); test = path[1]; next }
+    test == "" { if (!/^(FAIL|ok|panic:|PASS)/) print; next }
+    { if (++n[test] <= 300) lines[test] = lines[test] $0 "\n" }
+    END { for (t in failed) printf "%s", lines[t] }
+  ' "$1" | tail -n 1500
+}
+
 run() { # NAME FOLDER ARGUMENTS: go test there, showing the packages' results and whatever failed
   local name=$1 folder=$2
   shift 2
@@ -27,7 +39,7 @@ run() { # NAME FOLDER ARGUMENTS: go test there, showing the packages' results an
   cat "$log/out" >>"$log/all"
   grep -E '^(ok|FAIL|\?)\b' "$log/out" || true
   if grep -qE '^(FAIL|panic:)' "$log/out"; then
-    grep -vE '^\s*(=== |--- PASS)' "$log/out" | tail -n 400
+    of_failed "$log/out"
   fi
   if grep -E '^\s*--- SKIP' "$log/out"; then
     echo "skipped tests are failures here" >&2
