@@ -1,6 +1,7 @@
 package eureka
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -9,36 +10,46 @@ import (
 	"prestop/registry"
 )
 
+// spoke is a record of a status, with an override of OUT_OF_SERVICE, as of the app's last word at that time.
+func spoke(status text, at time.Time) record {
+	return record{Status: status, Override: "OUT_OF_SERVICE", Dirty: text(strconv.FormatInt(at.UnixMilli(), 10))}
+}
+
 func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
 	put := time.UnixMilli(1_790_000_000_000)
 	for name, c := range map[string]struct {
-		rec   record
-		tried int
-		put   time.Time
-		want  step
+		rec    record
+		others []record
+		tried  int
+		put    time.Time
+		want   step
 	}{
-		"absent":               {record{}, 0, time.Time{}, step{}},
-		"up":                   {record{Status: "UP", Override: "UNKNOWN"}, 0, time.Time{}, step{}},
-		"up, no override told": {record{Status: "UP"}, 0, time.Time{}, step{}},
-		"down":                 {record{Status: "DOWN", Override: "UNKNOWN"}, 0, time.Time{}, step{}},
-		"out by an override":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, 0, time.Time{}, step{override: "UP"}},
-		"out, and the override is told to be gone": {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, 0, time.Time{}, step{override: "UP"}},
-		"still out without an override":            {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, 3, time.Time{}, step{deregister: true}},
-		"still out with one":                       {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, 3, time.Time{}, step{deregister: true}},
-		"put back by a peer after one try":         {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, 1, time.Time{}, step{override: "UP"}},
-		"down by an override":                      {record{Status: "DOWN", Override: "DOWN"}, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"unknown, as after that":                   {record{Status: "UNKNOWN", Override: "UNKNOWN"}, 1, time.Time{}, step{}},
-		"down shows through the override":          {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"starting shows through the override":      {record{Status: "STARTING", Override: "OUT_OF_SERVICE"}, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"down, and a trace of the override stays":  {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, 3, time.Time{}, step{}},
-		"up by an override":                        {record{Status: "UP", Override: "UP"}, 0, time.Time{}, step{override: "UP"}},
-		"up, and a trace of the override stays":    {record{Status: "UP", Override: "UP"}, 3, time.Time{}, step{}},
-		"out, the app spoke before the put":        {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1789999999999"}, 0, put, step{override: "UP"}},
-		"out, the app spoke just after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000000300"}, 0, put, step{override: "UNKNOWN"}},
-		"out, the app spoke long after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000060000"}, 0, put, step{override: "UP"}},
-		"out, it is not told when the app spoke":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, 0, put, step{override: "UP"}},
+		"absent":               {record{}, nil, 0, time.Time{}, step{}},
+		"up":                   {record{Status: "UP", Override: "UNKNOWN"}, nil, 0, time.Time{}, step{}},
+		"up, no override told": {record{Status: "UP"}, nil, 0, time.Time{}, step{}},
+		"down":                 {record{Status: "DOWN", Override: "UNKNOWN"}, nil, 0, time.Time{}, step{}},
+		"out by an override":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 0, time.Time{}, step{override: "UP"}},
+		"out, and the override is told to be gone": {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, nil, 0, time.Time{}, step{override: "UP"}},
+		"still out without an override":            {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, nil, 3, time.Time{}, step{deregister: true}},
+		"still out with one":                       {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 3, time.Time{}, step{deregister: true}},
+		"put back by a peer after one try":         {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 1, time.Time{}, step{override: "UP"}},
+		"down by an override":                      {record{Status: "DOWN", Override: "DOWN"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
+		"unknown, as after that":                   {record{Status: "UNKNOWN", Override: "UNKNOWN"}, nil, 1, time.Time{}, step{}},
+		"down shows through the override":          {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
+		"starting shows through the override":      {record{Status: "STARTING", Override: "OUT_OF_SERVICE"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
+		"down, and a trace of the override stays":  {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, nil, 3, time.Time{}, step{}},
+		"up by an override":                        {record{Status: "UP", Override: "UP"}, nil, 0, time.Time{}, step{override: "UP"}},
+		"up, and a trace of the override stays":    {record{Status: "UP", Override: "UP"}, nil, 3, time.Time{}, step{}},
+		"out, the app spoke before the put":        {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1789999999999"}, nil, 0, put, step{override: "UP"}},
+		"out, the app spoke just after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000000300"}, nil, 0, put, step{override: "UNKNOWN"}},
+		"out, the app spoke long after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000060000"}, nil, 0, put, step{override: "UP"}},
+		"out, it is not told when the app spoke":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 0, put, step{override: "UP"}},
+		"out, another has heard DOWN since":        {spoke("OUT_OF_SERVICE", put.Add(-time.Minute)), []record{spoke("DOWN", put.Add(time.Second))}, 0, put, step{override: "UNKNOWN"}},
+		"out, another missed the UP after a DOWN":  {spoke("OUT_OF_SERVICE", put.Add(-time.Minute)), []record{spoke("DOWN", put.Add(-time.Hour))}, 0, put, step{override: "UP"}},
+		"out, another's word may be covered":       {spoke("OUT_OF_SERVICE", put.Add(-time.Minute)), []record{spoke("OUT_OF_SERVICE", put.Add(time.Second))}, 0, put, step{override: "UNKNOWN"}},
+		"out, another has heard UP long since":     {spoke("OUT_OF_SERVICE", put.Add(-time.Minute)), []record{spoke("OUT_OF_SERVICE", put.Add(time.Minute))}, 0, put, step{override: "UP"}},
 	} {
-		if got := remedy(c.rec, c.tried, c.put); got != c.want {
+		if got := remedy(c.rec, c.others, c.tried, c.put); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}

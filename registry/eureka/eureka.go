@@ -32,7 +32,8 @@ const fresh = time.Second
 
 // Options configure a Registry.
 type Options struct {
-	// URLs are the service URLs as the app's own client has them; at least one. Userinfo is basic auth.
+	// URLs are the service URLs as the app's own client has them; at least one. Userinfo is basic auth. A name of several
+	// addresses is a server at each, see [registry.HTTP.Servers].
 	URLs []*url.URL
 	// InstanceID, if not "", is the one instance that is ours, whatever its address and port.
 	InstanceID string
@@ -44,10 +45,12 @@ type Options struct {
 // seconds once another one has answered: nobody reads from it either. Leave, Rejoin and Forget then succeed without it,
 // and the caller's next look tells when it is back with something else.
 type Registry struct {
-	id      string
-	servers []*server
-	held    []held
-	left    bool // Leave was asked for last, not Rejoin
+	id         string
+	http       *registry.HTTP
+	configured []*url.URL
+	servers    []*server // the ones behind them
+	held       []held
+	left       bool // Leave was asked for last, not Rejoin
 }
 
 // held is an instance that is remembered.
@@ -70,11 +73,25 @@ func (h held) is(r record) bool {
 
 // New returns a Registry for o. It makes no call.
 func New(o Options) *Registry {
-	r := &Registry{id: o.InstanceID}
-	for _, u := range o.URLs {
-		r.servers = append(r.servers, newServer(u, o.HTTP))
-	}
+	r := &Registry{id: o.InstanceID, http: o.HTTP, configured: o.URLs}
+	r.serve(o.URLs)
 	return r
+}
+
+// resolve brings the servers behind the service URLs up to date.
+func (r *Registry) resolve(ctx context.Context) { r.serve(r.http.Servers(ctx, r.configured)) }
+
+// serve makes the servers those at urls; what is known of one that stays is kept.
+func (r *Registry) serve(urls []*url.URL) {
+	servers := make([]*server, len(urls))
+	for i, u := range urls {
+		if known := slices.IndexFunc(r.servers, func(s *server) bool { return *s.url == *u }); known >= 0 {
+			servers[i] = r.servers[known]
+		} else {
+			servers[i] = newServer(u, r.http)
+		}
+	}
+	r.servers = servers
 }
 
 // Kind is "eureka".
@@ -83,8 +100,8 @@ func (r *Registry) Kind() string { return "eureka" }
 // URL is the service URLs without userinfo.
 func (r *Registry) URL() string {
 	var urls []string
-	for _, s := range r.servers {
-		urls = append(urls, registry.Redact(s.url))
+	for _, u := range r.configured {
+		urls = append(urls, registry.Redact(u))
 	}
 	return strings.Join(urls, ",")
 }
@@ -96,6 +113,7 @@ func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) {
 
 // Find looks by what is known, the cheapest way: the configured ID, the names of services, or else the whole list.
 func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
+	r.resolve(ctx)
 	found, err := r.discover(ctx, pod)
 	if err != nil {
 		return r.instances(nil), err
@@ -141,10 +159,19 @@ func (r *Registry) Leave(ctx context.Context) error {
 	return r.change(ctx, (*server).leave)
 }
 
-// Rejoin removes what keeps an instance out, by the softest means that helps; see remedy.
+// Rejoin removes what keeps an instance out, by the softest means that helps; see remedy. It looks at every server before:
+// what the app has just told one of them, the others may not have heard yet.
 func (r *Registry) Rejoin(ctx context.Context) error {
 	r.left = false
-	return r.change(ctx, (*server).rejoin)
+	if len(r.held) == 0 {
+		return nil
+	}
+	r.resolve(ctx)
+	seen, err := r.look(ctx, false)
+	if err != nil {
+		return err
+	}
+	return r.tell(ctx, r.each(func(s *server, ctx context.Context, h held) error { return s.rejoin(ctx, h, seen.of[h.key()]) }))
 }
 
 // Forget deletes the instances where they are held and are still this Pod's. It never sends a DELETE on a guess: even
@@ -158,6 +185,7 @@ func (r *Registry) change(ctx context.Context, f func(*server, context.Context, 
 	if len(r.held) == 0 {
 		return nil
 	}
+	r.resolve(ctx)
 	return r.tell(ctx, r.each(f))
 }
 
@@ -356,19 +384,20 @@ type step struct {
 // softly is how often an override is removed before that is believed not to help.
 const softly = 3
 
-// remedy decides how to put an instance back in that a server holds as rec, where tried is how often an override was
-// removed before and put is when OUT_OF_SERVICE was put there last. The zero step means that there is nothing to do.
+// remedy decides how to put an instance back in that a server holds as rec, and the servers together as all, where tried is
+// how often an override was removed before and put is when OUT_OF_SERVICE was put there last. The zero step means that
+// there is nothing to do.
 //
 // An override is removed by DELETE …/status with the status to show instead. Under an override OUT_OF_SERVICE shows only
 // while the app itself says UP (what it says otherwise shows through), so that is UP. In every other case it is UNKNOWN,
 // which makes the app say it again at its next heartbeat: where a DOWN shows through (to write DOWN would do here, but a
-// peer's late copy of it could cover the app's UP for good), where an override says DOWN, and where a peer's late copy of
-// the PUT can have covered what the app said just after it.
+// peer's late copy of it could cover the app's UP for good), where an override says DOWN, and where the app may have said
+// something since that a peer's late copy of the PUT has covered, or that this server has not heard of yet.
 // Where no override is stored any more, after an hour without a heartbeat, the status sticks all the same and that DELETE
 // does nothing (200 nevertheless); then only deleting the instance helps. UP by an override is what peers make of a
 // Leave and a Rejoin within half a second (replication carries the status of the time at which it is sent); it would hide
 // what the app says of itself later. Never PUT UP: it would leave just that.
-func remedy(rec record, tried int, put time.Time) step {
+func remedy(rec record, all []record, tried int, put time.Time) step {
 	overridden := rec.Override != "" && rec.Override != "UNKNOWN"
 	state := stateOf(rec)
 	switch {
@@ -378,7 +407,7 @@ func remedy(rec record, tried int, put time.Time) step {
 		return step{deregister: true}
 	case state != registry.Out && tried > 0: // what is left of the override goes with the app's next registration
 		return step{}
-	case rec.Status == "UP", rec.Status == "OUT_OF_SERVICE" && !covered(rec.registered(), put):
+	case rec.Status == "UP", rec.Status == "OUT_OF_SERVICE" && !covered(rec.registered(), put) && !outdated(rec, all, put):
 		return step{override: "UP"}
 	}
 	return step{override: "UNKNOWN"}
@@ -391,6 +420,14 @@ const settled = 5 * time.Second
 // clock is the node's and so ours.
 func covered(registered, put time.Time) bool {
 	return !put.IsZero() && !registered.Before(put) && registered.Sub(put) < settled
+}
+
+// outdated reports whether another server holds a later word of the app than rec, which is not UP or may not be.
+func outdated(rec record, all []record, put time.Time) bool {
+	return slices.ContainsFunc(all, func(other record) bool {
+		said := other.registered()
+		return said.After(rec.registered()) && (stateOf(other) == registry.Down || covered(said, put))
+	})
 }
 
 // describe is the beginning of an error about an instance.

@@ -80,18 +80,21 @@ func (s *server) leave(ctx context.Context, h held) error {
 	}
 }
 
-// rejoin removes on this server what keeps the instance out.
-func (s *server) rejoin(ctx context.Context, h held) error {
+// rejoin removes on this server what keeps the instance out; all is how the servers held it just now.
+func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 	removed := 0
+	rec, err := s.lately(ctx, h)
 	for tries := 0; ; tries++ {
-		rec, err := s.current(ctx, h, false)
+		if tries > 0 {
+			rec, err = s.current(ctx, h, false)
+		}
 		if err != nil {
 			return err
 		}
 		s.mu.Lock()
 		put := s.put[h.key()]
 		s.mu.Unlock()
-		todo := remedy(rec, removed, put)
+		todo := remedy(rec, all, removed, put)
 		if early := time.Until(put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
 			continue // a peer may still bring back what was removed here
 		}

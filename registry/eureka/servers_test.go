@@ -3,7 +3,11 @@ package eureka_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -83,6 +87,42 @@ func TestTheListIsTakenFromAServerThatAnswersAndKnowsUs(t *testing.T) {
 	only.Servers = only.Servers[:1] // where the app registers; the other server never hears of it
 	only.Start(t, orders)
 	f.find(f.world.New(t, []string{f.world.Servers[1], f.world.Servers[0]}))
+}
+
+// A headless Service is one name for all servers, and they may be no peers of each other.
+func TestANameOfSeveralServersStandsForAllOfThem(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2, registrytest.EurekaConfig{})
+	f.eurekas[0].Cut(true)
+	f.eurekas[1].Cut(true)
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	f.must(err)
+	port := first.Addr().(*net.TCPAddr).Port
+	second, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", port))
+	f.must(err)
+	for i, l := range []net.Listener{first, second} {
+		s := &httptest.Server{Listener: l, Config: &http.Server{Handler: f.eurekas[i]}}
+		s.Start()
+		t.Cleanup(s.Close)
+		world := *f.world
+		world.Servers = f.world.Servers[i : i+1]
+		world.Start(t, orders)
+	}
+	h := registry.NewHTTP(nil, "prestop/test")
+	t.Cleanup(h.Close)
+	h.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}, nil
+	}
+	name := fmt.Sprintf("http://eureka-headless:%d/eureka/", port)
+	u, err := url.Parse(name)
+	f.must(err)
+	r := eureka.New(eureka.Options{URLs: []*url.URL{u}, HTTP: h})
+	f.find(r)
+	f.must(r.Leave(t.Context()))
+	f.statuses("OUT_OF_SERVICE(OUT_OF_SERVICE)", "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+	if r.URL() != name {
+		t.Errorf("the service URL is shown as %s", r.URL())
+	}
 }
 
 func TestTheConfiguredIDIsOursWhateverItsAddress(t *testing.T) {

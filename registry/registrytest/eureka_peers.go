@@ -2,6 +2,7 @@ package registrytest
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -69,9 +70,40 @@ func healsPeer(p *eurekaPlace) {
 	})
 }
 
+// The app says DOWN to one server, and the other has not heard of it when the Pod is put back.
+func freshDown(p *eurekaPlace) {
+	app := p.atFirst(eurekaShape{App: p.app})
+	r := p.New(p, p.URLs())
+	p.find(r, 1)
+	app.at(p, p.world.Servers[1], "be known", func(i *eurekaInstance) bool { return i != nil })
+	p.Cleanup(func() { p.world.Hold(1, false); p.world.Hold(0, false) })
+	p.world.Hold(0, true)
+	p.world.Hold(1, true)
+	p.leave(r)
+	app.report(p, down)
+	p.must(r.Rejoin(p.Context()), "rejoin")
+	if i, err := app.read(p.world.Servers[1]); err != nil || i == nil || i.Status == up {
+		p.Fatalf("the other server says %v, %v", i, err)
+	}
+	p.world.Hold(1, false)
+	p.world.Hold(0, false)
+	p.eventually("be down everywhere, and never up", func() error {
+		p.must(r.Rejoin(p.Context()), "rejoin")
+		for _, s := range p.world.Servers {
+			if i, err := app.read(s); err != nil || i == nil || i.Status == up {
+				p.Fatalf("%s says %v, %v", s, i, err)
+			} else if i.Status != down {
+				return fmt.Errorf("%s says %v", s, i)
+			}
+		}
+		return nil
+	})
+	app.report(p, up)
+	p.back(r)
+}
+
 // A peer tells the others of a PUT with the status that the instance has there when it tells, which covers what the app has
-// said at another one since. What is not promised is that the app's DOWN shows then: a rejoin in the same moment, at a peer
-// that has not heard of it, cannot know of it.
+// said at another one since.
 func lateCopy(p *eurekaPlace) {
 	app := p.atFirst(eurekaShape{App: p.app})
 	r := p.New(p, p.URLs())

@@ -38,6 +38,7 @@ func RunEureka(t *testing.T, w *EurekaWorld) {
 			play(t, w, map[string]func(*eurekaPlace){
 				"peers that do not hear of each other are all told and all restored":             deafPeers,
 				"a second leave heals a peer that the link was cut to for a minute":              healsPeer,
+				"a rejoin does not put up an app that has just said DOWN to another server":      freshDown,
 				"a peer's late copy of the leave does not keep out an app that has spoken since": lateCopy,
 			}, false)
 		}
