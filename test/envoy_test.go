@@ -74,12 +74,14 @@ func runEnvoy(t testing.TB) *envoy {
 	}
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
+	ended, err := servers.StartBound(cmd)
+	if err != nil {
+		cancel()
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		cancel()
-		_ = cmd.Wait() // killed
+		<-ended.Done()
 		if t.Failed() {
 			t.Logf("Envoy's log:\n%s", log.String())
 		}

@@ -39,10 +39,10 @@ var binary = sync.OnceValues(func() (string, error) {
 
 // sidecar is a running prestop.
 type sidecar struct {
-	url  string
-	cmd  *exec.Cmd
-	log  *os.File
-	done chan error
+	url   string
+	cmd   *exec.Cmd
+	log   *os.File
+	ended *servers.Ended
 }
 
 // runSidecar starts the real binary beside an app on port and ends it with the test. env is NAME=VALUE.
@@ -60,14 +60,12 @@ func runSidecar(t testing.TB, port int, env []string, flags ...string) *sidecar 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sidecar{url: fmt.Sprintf("http://127.0.0.1:%d", own), log: log, done: make(chan error, 1)}
+	s := &sidecar{url: fmt.Sprintf("http://127.0.0.1:%d", own), log: log}
 	s.cmd = exec.Command(path, append([]string{"--listen", fmt.Sprintf("127.0.0.1:%d", own), "--port", fmt.Sprint(port), "--termination-log", ""}, flags...)...)
 	s.cmd.Env, s.cmd.Stderr = append([]string{"POD_IP=127.0.0.1"}, env...), log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
+	if s.ended, err = servers.StartBound(s.cmd); err != nil {
 		t.Fatal(err)
 	}
-	go func() { s.done <- s.cmd.Wait() }()
 	t.Cleanup(func() {
 		if t.Failed() {
 			text, _ := os.ReadFile(log.Name())
@@ -118,8 +116,8 @@ func (s *sidecar) terminate(t testing.TB) {
 		t.Fatal(err)
 	}
 	select {
-	case err := <-s.done:
-		if err != nil {
+	case <-s.ended.Done():
+		if err := s.ended.Err(); err != nil {
 			t.Errorf("the sidecar's end: %v", err)
 		}
 	case <-time.After(time.Minute):

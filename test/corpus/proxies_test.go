@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"prestop/test/servers"
@@ -84,7 +83,6 @@ http {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, path, "-p", dir, "-c", at)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	run(t, cmd, cancel, ports, "nginx (Debian: apt-get install nginx-light)")
 	return begun
 }
@@ -94,18 +92,14 @@ func run(t testing.TB, cmd *exec.Cmd, cancel func(), ports map[protocol][]uint16
 	t.Helper()
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
+	ended, err := servers.StartBound(cmd)
+	if err != nil {
 		cancel()
 		t.Fatalf("start %s: %v", name, err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // killed
-	}()
 	t.Cleanup(func() {
 		cancel()
-		<-ended
+		<-ended.Done()
 		if t.Failed() {
 			t.Logf("%s:\n%s", name, log.String())
 		}
@@ -119,7 +113,7 @@ func run(t testing.TB, cmd *exec.Cmd, cancel func(), ports map[protocol][]uint16
 					break
 				}
 				select {
-				case <-ended:
+				case <-ended.Done():
 					t.Fatalf("%s has ended:\n%s", name, log.String())
 				default:
 				}

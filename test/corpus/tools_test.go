@@ -9,8 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"prestop/test/servers"
 )
 
 // toolShapes are made by other clients than Go's: curl, and the h2load and nghttp of nghttp2.
@@ -37,19 +38,19 @@ func (v *visit) start(name string, args ...string) {
 	v.Helper()
 	ctx, cancel := context.WithCancel(v.ctx)
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		v.Fatal(err)
 	}
 	cmd.Stdout = io.Discard
-	if err := cmd.Start(); err != nil {
+	ended, err := servers.StartBound(cmd)
+	if err != nil {
 		v.Fatalf("%v (Debian: apt-get install curl nghttp2-client)", err)
 	}
 	v.Cleanup(func() {
 		cancel()
 		in.Close()
-		_ = cmd.Wait() // killed
+		<-ended.Done()
 	})
 }
 

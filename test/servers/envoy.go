@@ -66,13 +66,11 @@ func envoyIn(dir string) (string, error) {
 	return found[0], nil
 }
 
-// EnvoyCommand is the command that runs Envoy with a configuration in YAML until ctx ends, or the test's process.
+// EnvoyCommand is the command that runs Envoy with a configuration in YAML until ctx ends; for StartBound.
 func EnvoyCommand(ctx context.Context, config string) (*exec.Cmd, error) {
 	path, err := Envoy(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, path, "--config-yaml", config, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd, nil
+	return exec.CommandContext(ctx, path, "--config-yaml", config, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"), nil
 }

@@ -46,9 +46,50 @@ type Process struct {
 	// Log is the path of its output.
 	Log string
 
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error         // how it ended; read after done
+	cmd   *exec.Cmd
+	ended *Ended
+}
+
+// Ended tells of a program's end.
+type Ended struct {
+	done chan struct{}
+	err  error // read after done
+}
+
+// Done is closed when the program has ended.
+func (e *Ended) Done() <-chan struct{} { return e.done }
+
+// Err waits for the program's end and returns what exec.Cmd's Wait says of it.
+func (e *Ended) Err() error {
+	<-e.done
+	return e.err
+}
+
+// StartBound starts a program that dies with the test's process, however that ends; nobody else is to call cmd.Wait.
+//
+// The kernel binds the program to the thread that started it, not to the process. So the thread is kept for as long as the
+// program lives; and it is given back afterwards, not ended, since other programs may have been started on it before.
+func StartBound(cmd *exec.Cmd) (*Ended, error) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	e := &Ended{done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(e.done)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			e.err = cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // starts lets two programs start at a time: a JVM takes a core for some seconds then, and tests that run beside a dozen
@@ -77,24 +118,11 @@ func Start(ctx context.Context, s Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{Name: s.Name, Log: log.Name(), cmd: exec.Command(java, s.Args...), done: make(chan struct{})}
+	defer log.Close() // the program has its own
+	p := &Process{Name: s.Name, Log: log.Name(), cmd: exec.Command(java, s.Args...)}
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = s.Dir, log, log
 	p.cmd.Env = append(os.Environ(), s.Env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error, 1)
-	go func() {
-		// Pdeathsig is about the thread that started the child: it has to live as long as the child.
-		runtime.LockOSThread()
-		defer log.Close()
-		defer close(p.done)
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			err = p.cmd.Wait()
-		}
-		p.err = err
-	}()
-	if err := <-started; err != nil {
+	if p.ended, err = StartBound(p.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.Name, err)
 	}
 	if s.Ready != "" {
@@ -135,8 +163,8 @@ func (p *Process) ready(ctx context.Context, s Spec) error {
 	var last error
 	for {
 		select {
-		case <-p.done:
-			return fmt.Errorf("ended before it was ready: %w", p.ended())
+		case <-p.Done():
+			return fmt.Errorf("ended before it was ready: %w", p.howEnded())
 		case <-ctx.Done():
 			return fmt.Errorf("not ready: %w, last: %w", ctx.Err(), last)
 		case <-tick.C:
@@ -170,7 +198,7 @@ func (p *Process) Kill() error { return p.end(syscall.SIGKILL, 20*time.Second) }
 
 func (p *Process) end(sig syscall.Signal, patience time.Duration) error {
 	select {
-	case <-p.done:
+	case <-p.Done():
 		return nil
 	default:
 	}
@@ -180,14 +208,14 @@ func (p *Process) end(sig syscall.Signal, patience time.Duration) error {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
-	case <-p.done:
+	case <-p.Done():
 		return nil
 	case <-timer.C:
 	}
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill %s: %w", p.Name, err)
 	}
-	<-p.done
+	<-p.Done()
 	return nil
 }
 
@@ -195,16 +223,16 @@ func (p *Process) end(sig syscall.Signal, patience time.Duration) error {
 func (p *Process) Signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
 
 // Done is closed when the program has ended.
-func (p *Process) Done() <-chan struct{} { return p.done }
+func (p *Process) Done() <-chan struct{} { return p.ended.Done() }
 
 // Pid is the process's id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-func (p *Process) ended() error {
-	if p.err == nil {
-		return errors.New("exit status 0")
+func (p *Process) howEnded() error {
+	if err := p.ended.Err(); err != nil {
+		return err
 	}
-	return p.err
+	return errors.New("exit status 0")
 }
 
 // Tail is the end of the program's output.
