@@ -217,7 +217,9 @@ func (l *lookout) await(ctx context.Context) bool {
 		case q := <-l.asked:
 			l.answer(ctx, q)
 		case <-ended:
-			ended = nil // the next look will see the others too
+			if !l.glance(ctx) {
+				ended = nil // the next look will see the others too
+			}
 			if at := time.Now().Add(l.spare(time.Now())); at.Before(due) {
 				due = at
 				timer.Reset(time.Until(due))
@@ -392,22 +394,40 @@ func compare(before, now []uint64) (kind, bool) {
 
 func (l *lookout) count(ctx context.Context) error {
 	t, err := l.counter.Count(ctx, l.ports())
-	l.mu.Lock()
-	l.err = err
-	if err == nil {
-		l.tally = t
-		if t.Active > 0 {
-			l.busy = t
-		}
-	}
-	l.mu.Unlock()
 	if err != nil {
+		l.mu.Lock()
+		l.err = err
+		l.mu.Unlock()
 		l.next = 0
 		return errors.Join(errors.New("count the connections"), err)
 	}
+	l.counted(t)
+	return nil
+}
+
+// glance counts, where the count decides and the few connections that were in use tell all, and reports whether they did. What
+// looks have cost does not hold it up.
+func (l *lookout) glance(ctx context.Context) bool {
+	if pace(l.pace.Load()) != paceLast {
+		return false
+	}
+	t, proved := l.counter.CountFew(ctx, l.ports())
+	if proved {
+		l.counted(t)
+	}
+	return proved
+}
+
+// counted takes a new tally.
+func (l *lookout) counted(t conns.Tally) {
+	l.mu.Lock()
+	l.tally, l.err = t, nil
+	if t.Active > 0 {
+		l.busy = t
+	}
+	l.mu.Unlock()
 	l.began, l.next = t.Began, t.NextIdle
 	l.heard(event{kind: sawCount, tally: tally{began: t.Began, active: t.Active, heard: t.Heard}})
-	return nil
 }
 
 // wait waits for d if it is positive, or until ctx ends.

@@ -73,3 +73,31 @@ func TestOneSlowLookDoesNotDelayTheEndOfADrain(t *testing.T) {
 		within(t, "the drain", out.Took, 10*time.Second, 15*time.Second)
 	})
 }
+
+// costly is a counter whose every look costs a second, and which can ask for the few connections that are in use instead.
+type costly struct{ conns.Counter }
+
+func (c costly) Count(ctx context.Context, ports []uint16) (conns.Tally, error) {
+	t, err := c.Counter.Count(ctx, ports)
+	t.Source, t.Took = conns.Prometheus, time.Second // whose cost is what it says
+	return t, err
+}
+
+func (c costly) CountFew(ctx context.Context, ports []uint16) (conns.Tally, bool) {
+	t, err := c.Counter.Count(ctx, ports)
+	return t, err == nil
+}
+
+func TestWhatLooksHaveCostDoesNotDelayTheEndOfTheFewThatAreLeft(t *testing.T) {
+	in(t, 0, func(o *Options) { o.Counter = costly{o.Counter}; o.Linger = 0 }, func(t *testing.T, w *world) {
+		w.connect(2)
+		h := w.hook(t.Context())
+		wait(t.Context(), 50*time.Millisecond)
+		w.connect(-1)
+		wait(t.Context(), 20*time.Millisecond)
+		w.connect(-1)
+		out := <-h
+		out.must(t, Drained)
+		within(t, "the drain", out.Took, 70*time.Millisecond, 80*time.Millisecond)
+	})
+}

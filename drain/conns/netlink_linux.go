@@ -120,6 +120,14 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	return t, nil
 }
 
+func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (Tally, bool) {
+	if n.turn.take(ctx) != nil {
+		return Tally{}, false
+	}
+	defer n.turn.release()
+	return n.countRest(ports)
+}
+
 // hear returns what was heard on connections that have ended.
 func (n *netlinkCounter) hear() heard {
 	if n.ear == nil {

@@ -82,6 +82,8 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	return l.end(), nil
 }
 
+func (p *procCounter) CountFew(context.Context, []uint16) (Tally, bool) { return Tally{}, false }
+
 func (p *procCounter) Watch([]uint16) {}
 
 func (p *procCounter) Ended() <-chan struct{} { return nil }

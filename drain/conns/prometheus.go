@@ -94,6 +94,8 @@ func newMetrics(kernel Counter, m Metrics) *metricsCounter {
 
 func (c *metricsCounter) Source() string { return Prometheus }
 
+func (c *metricsCounter) CountFew(context.Context, []uint16) (Tally, bool) { return Tally{}, false }
+
 func (c *metricsCounter) Count(ctx context.Context, ports []uint16) (Tally, error) {
 	t := Tally{Source: Prometheus, Began: time.Now()}
 	if len(ports) == 0 {
