@@ -50,10 +50,11 @@ const (
 // lookout watches the sockets: which ports the app listens on, and who is connected. It is the only one that uses the
 // counter, and tells the drain what it saw.
 type lookout struct {
-	counter conns.Counter // nil: nothing can be seen
-	fixed   []uint16      // --port; nil: found
-	log     *slog.Logger
-	heard   func(event)
+	counter   conns.Counter // nil: nothing can be seen
+	fixed     []uint16      // --port; nil: found
+	threshold int           // --min-open
+	log       *slog.Logger
+	heard     func(event)
 
 	pace  atomic.Int32
 	poked chan struct{}
@@ -72,7 +73,8 @@ type lookout struct {
 	took     time.Duration // what the last look cost
 	looked   time.Time     // when it ended
 	lookedAt pace          // at which pace it was made
-	credit   time.Duration // that looks after events have saved up as of looked; negative: overdrawn
+	credit   time.Duration // that looks after events have saved up as of paid; negative: overdrawn
+	paid     time.Time     // when the last look or glance ended
 	began    time.Time     // of the last count
 	next     time.Duration // from then until a connection may become idle
 	waits    time.Time     // since when the app is waited for
@@ -86,7 +88,7 @@ type question struct {
 
 func newLookout(o Options, heard func(event)) *lookout {
 	return &lookout{
-		counter: o.Counter, fixed: o.Ports, log: o.Log, heard: heard, ever: slices.Sorted(slices.Values(o.Ports)),
+		counter: o.Counter, fixed: o.Ports, threshold: o.MinOpen, log: o.Log, heard: heard, ever: slices.Sorted(slices.Values(o.Ports)),
 		poked: make(chan struct{}, 1), asked: make(chan question),
 	}
 }
@@ -201,28 +203,32 @@ func (l *lookout) await(ctx context.Context) bool {
 	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
 	ended := l.counter.Ended()
+	until := func(at time.Time) { due = at; timer.Reset(time.Until(at)) }
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-timer.C:
-			return true
+			if !l.glance(ctx) {
+				return true
+			}
+			until(time.Now().Add(l.patience()))
 		case <-l.poked:
 			if l.lookedAt != paceLast || pace(l.pace.Load()) != paceLinger {
 				return true
 			}
 			// A client was heard, so the linger goes on: nobody waits for another look.
-			due = l.looked.Add(l.patience())
-			timer.Reset(time.Until(due))
+			until(l.looked.Add(l.patience()))
 		case q := <-l.asked:
 			l.answer(ctx, q)
 		case <-ended:
-			if !l.glance(ctx) {
-				ended = nil // the next look will see the others too
+			if l.glance(ctx) {
+				until(time.Now().Add(l.patience()))
+				continue
 			}
+			ended = nil // the next look will see the others too
 			if at := time.Now().Add(l.spare(time.Now())); at.Before(due) {
-				due = at
-				timer.Reset(time.Until(due))
+				until(at)
 			}
 		}
 	}
@@ -250,7 +256,7 @@ func (l *lookout) spare(now time.Time) time.Duration {
 	if pace(l.pace.Load()) == paceLinger { // connections end all the time; nothing hangs on them yet
 		return max(lastLook, l.lull()) - now.Sub(l.looked)
 	}
-	return -eager * (l.credit + now.Sub(l.looked)/eager)
+	return -eager * (l.credit + now.Sub(l.paid)/eager)
 }
 
 // patience is how long to wait for an event before looking anyway.
@@ -309,9 +315,8 @@ func (l *lookout) look(ctx context.Context) {
 			took += cost
 		}
 	}
-	l.credit = min(saved, l.credit+began.Sub(l.looked)/eager)
-	l.looked, l.took, l.lookedAt = time.Now(), took, at
-	l.credit = max(l.credit-l.took, -slowest/eager)
+	l.pay(began, took)
+	l.looked, l.took, l.lookedAt = l.paid, took, at
 	if ctx.Err() != nil {
 		return
 	}
@@ -326,6 +331,38 @@ func (l *lookout) look(ctx context.Context) {
 	if time.Since(l.failing) >= countPatience && l.failed >= countTries {
 		l.heard(event{kind: sawCount, tally: tally{began: began, none: true}})
 	}
+}
+
+// pay takes what a look cost that began then from what was saved up.
+func (l *lookout) pay(began time.Time, took time.Duration) {
+	l.credit = min(saved, l.credit+began.Sub(l.paid)/eager)
+	l.credit = max(l.credit-took, -slowest/eager)
+	l.paid = time.Now()
+}
+
+// glance asks for the few connections that were in use, where the count decides, and reports whether that is enough until
+// patience is over or another one ends: they tell what all do, or so many are in use still that no other matters. What looks
+// have cost before does not hold it up.
+func (l *lookout) glance(ctx context.Context) bool {
+	if pace(l.pace.Load()) != paceLast {
+		return false
+	}
+	began, worked := time.Now(), conns.ProcessorTime()
+	t, proved := l.counter.CountFew(ctx, l.ports())
+	if !proved && (t.Active <= l.threshold || began.Sub(l.looked) >= min(lazy*l.took, slowestLinger)) {
+		return false
+	}
+	listeners, err := l.counter.Listeners(ctx)
+	if err != nil {
+		return false
+	}
+	l.saw(listeners)
+	if proved {
+		l.counted(t)
+	}
+	l.began, l.next = t.Began, t.NextIdle
+	l.pay(began, min(time.Since(began), conns.ProcessorTime()-worked))
+	return true
 }
 
 // saw compares the listening sockets with those of the last look.
@@ -403,19 +440,6 @@ func (l *lookout) count(ctx context.Context) error {
 	}
 	l.counted(t)
 	return nil
-}
-
-// glance counts, where the count decides and the few connections that were in use tell all, and reports whether they did. What
-// looks have cost does not hold it up.
-func (l *lookout) glance(ctx context.Context) bool {
-	if pace(l.pace.Load()) != paceLast {
-		return false
-	}
-	t, proved := l.counter.CountFew(ctx, l.ports())
-	if proved {
-		l.counted(t)
-	}
-	return proved
 }
 
 // counted takes a new tally.

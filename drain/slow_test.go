@@ -74,22 +74,30 @@ func TestOneSlowLookDoesNotDelayTheEndOfADrain(t *testing.T) {
 	})
 }
 
-// costly is a counter whose every look costs a second, and which can ask for the few connections that are in use instead.
-type costly struct{ conns.Counter }
+// costly is a counter each of whose looks costs so much, and which can ask for the few connections that are in use instead.
+type costly struct {
+	conns.Counter
+	cost   time.Duration
+	proves bool // what is asked of the few proves what all do
+	looks  *int
+}
 
 func (c costly) Count(ctx context.Context, ports []uint16) (conns.Tally, error) {
+	*c.looks++
 	t, err := c.Counter.Count(ctx, ports)
-	t.Source, t.Took = conns.Prometheus, time.Second // whose cost is what it says
+	t.Source, t.Took = conns.Prometheus, c.cost // of which the cost is what it says
+	t.NextIdle = time.Second
 	return t, err
 }
 
 func (c costly) CountFew(ctx context.Context, ports []uint16) (conns.Tally, bool) {
 	t, err := c.Counter.Count(ctx, ports)
-	return t, err == nil
+	t.NextIdle = time.Second
+	return t, err == nil && c.proves
 }
 
 func TestWhatLooksHaveCostDoesNotDelayTheEndOfTheFewThatAreLeft(t *testing.T) {
-	in(t, 0, func(o *Options) { o.Counter = costly{o.Counter}; o.Linger = 0 }, func(t *testing.T, w *world) {
+	in(t, 0, func(o *Options) { o.Counter = costly{o.Counter, time.Second, true, new(int)}; o.Linger = 0 }, func(t *testing.T, w *world) {
 		w.connect(2)
 		h := w.hook(t.Context())
 		wait(t.Context(), 50*time.Millisecond)
@@ -99,5 +107,23 @@ func TestWhatLooksHaveCostDoesNotDelayTheEndOfTheFewThatAreLeft(t *testing.T) {
 		out := <-h
 		out.must(t, Drained)
 		within(t, "the drain", out.Took, 70*time.Millisecond, 80*time.Millisecond)
+	})
+}
+
+func TestACostlyLookIsRareWhileTheFewAreInUse(t *testing.T) {
+	looks := 0
+	in(t, 0, func(o *Options) { o.Counter = costly{o.Counter, 160 * time.Millisecond, false, &looks}; o.Linger = 0 }, func(t *testing.T, w *world) {
+		w.connect(2)
+		h := w.hook(t.Context())
+		wait(t.Context(), 20*time.Second)
+		w.connect(-1)
+		wait(t.Context(), 20*time.Second)
+		if looks > 7 {
+			t.Errorf("%d looks in 40 s take more than a fiftieth of a core", looks)
+		}
+		w.connect(-1)
+		out := <-h
+		out.must(t, Drained)
+		within(t, "the drain", out.Took, 40*time.Second, 41*time.Second)
 	})
 }

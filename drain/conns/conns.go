@@ -20,8 +20,9 @@ type Counter interface {
 	// Count counts the connections that clients have opened to ports. The app's outgoing connections never count, nor
 	// do connections to excluded ports or from excluded peers. No ports: no connections.
 	Count(ctx context.Context, ports []uint16) (Tally, error)
-	// CountFew counts by asking for no more than the few connections that the last Count found in use, and reports whether
-	// that proves what all are doing. It costs next to nothing, so it needs no pace; where it proves nothing, only Count tells.
+	// CountFew asks for no more than the few connections that the last Count found in use, which costs next to nothing and so
+	// needs no pace. It reports whether that proves what all connections do. Where it does not, Active is how many of those
+	// are in use still, and NextIdle theirs; the rest of the tally means nothing.
 	CountFew(ctx context.Context, ports []uint16) (t Tally, proved bool)
 	// Watch chooses what Ended tells: the end of the sockets that Listeners last returned always; with ports also that of
 	// connections to them.

@@ -89,9 +89,6 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 		return Tally{}, fmt.Errorf("count connections: %w", err)
 	}
 	defer n.turn.release()
-	if t, proved := n.countRest(ports); proved {
-		return t, nil
-	}
 	l := &n.look
 	l.begin(Netlink, ports)
 	wanted := l.ports.list()
@@ -114,18 +111,10 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	}
 	t := l.end()
 	n.rest.end(t, l.heard)
-	if n.rest.valid && n.ear != nil {
+	if n.rest.few && n.ear != nil {
 		n.ear.keep(n.rest.all)
 	}
 	return t, nil
-}
-
-func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (Tally, bool) {
-	if n.turn.take(ctx) != nil {
-		return Tally{}, false
-	}
-	defer n.turn.release()
-	return n.countRest(ports)
 }
 
 // hear returns what was heard on connections that have ended.

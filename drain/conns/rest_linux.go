@@ -2,6 +2,7 @@ package conns
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -30,8 +31,8 @@ const (
 // talks meanwhile, the look is a whole one.
 type rest struct {
 	ports    []uint16
-	valid    bool
-	few      bool
+	few      bool   // all were in use, and no other
+	valid    bool   // it can be proved still that the others have stayed idle
 	received uint64 // segments of the namespace, before the look
 	all      []inUse
 	idle     int
@@ -82,10 +83,14 @@ func (r *rest) end(t Tally, h heard) {
 	r.valid = r.few
 }
 
-// countRest counts by the connections that were in use at the last whole look, and reports whether that proves enough.
-func (n *netlinkCounter) countRest(ports []uint16) (t Tally, proved bool) {
+// CountFew counts by the connections that were in use at the last whole look.
+func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (t Tally, proved bool) {
+	if n.turn.take(ctx) != nil {
+		return Tally{}, false
+	}
+	defer n.turn.release()
 	r, l := &n.rest, &n.look
-	if !r.valid || n.ear == nil || n.ear.fd < 0 || !slices.Equal(r.ports, ports) {
+	if !r.few || n.ear == nil || n.ear.fd < 0 || !slices.Equal(r.ports, ports) {
 		return Tally{}, false
 	}
 	l.beginPart(Netlink)
@@ -101,18 +106,18 @@ func (n *netlinkCounter) countRest(ports []uint16) (t Tally, proved bool) {
 		now, known := n.lookUp(fd, c)
 		if !known || now.data != c.data {
 			r.valid = false
-			return Tally{}, false
 		}
 		explained += uint64(now.all - c.all)
 	}
 	// After the connections, so that nothing that they received is missing here.
-	received, err := receivedSegments()
-	if err != nil || n.ear.lost || received != r.received+explained {
-		r.valid = false
-		return Tally{}, false
+	if r.valid {
+		received, err := receivedSegments()
+		r.valid = err == nil && !n.ear.lost && received == r.received+explained
 	}
-	l.tally.Open, l.tally.Idle = l.tally.Open+r.idle, l.tally.Idle+r.idle
-	return l.end(), true
+	if r.valid {
+		l.tally.Open, l.tally.Idle = l.tally.Open+r.idle, l.tally.Idle+r.idle
+	}
+	return l.end(), r.valid
 }
 
 // lookUp asks for one connection, counts it if it is still there, and returns what it has received, or had when it ended.

@@ -85,13 +85,13 @@ func (p *pod) settle(active, idle int) {
 	eventually(p.t, fmt.Sprintf("%d in use and %d idle, and quiet", active, idle), func() bool {
 		p.counter.rest.forget()
 		tally := count(p.t, p.counter, p.port)
-		again, proved := p.counter.countRest([]uint16{p.port})
+		again, proved := p.counter.CountFew(p.t.Context(), []uint16{p.port})
 		return proved && tally.Active == active && tally.Idle == idle && again.Active == active && again.Idle == idle
 	})
 }
 
 // rest counts without a whole look, and reports whether it could.
-func (p *pod) rest() (Tally, bool) { return p.counter.countRest([]uint16{p.port}) }
+func (p *pod) rest() (Tally, bool) { return p.counter.CountFew(p.t.Context(), []uint16{p.port}) }
 
 var soonIdle = Rule{IdleAfter: 50 * time.Millisecond, RequestTimeout: time.Hour}
 
@@ -160,7 +160,7 @@ func TestAWholeLookIsNeededAfter(t *testing.T) {
 			t.Errorf("after %s the rest is thought to prove %+v", what, tally)
 		}
 	}
-	if _, proved := p.counter.countRest([]uint16{p.port, 1}); proved {
+	if _, proved := p.counter.CountFew(p.t.Context(), []uint16{p.port, 1}); proved {
 		t.Error("the rest of some ports is thought to prove what other ports have")
 	}
 }
