@@ -16,9 +16,9 @@ const (
 	// Looks that follow from events take a tenth of a core in the long run; so much is saved up, at most, that those after
 	// a quiet time follow at once.
 	eager, saved = 10, 300 * time.Millisecond
-	// A look that took t is followed by another one without an event no sooner than lazy*t: a fiftieth of a core.
+	// A look that took t is followed by another one without an event no sooner than lazy*t: a sixtieth of a core.
 	// But no wait of either kind is longer than slowest, and while nobody waits for the count than slowestLinger.
-	lazy, slowest, slowestLinger = 50, 2 * time.Second, 10 * time.Second
+	lazy, slowest, slowestLinger = 60, 2 * time.Second, 10 * time.Second
 	// While the app serves, a new port is noticed within servingLook; one that vanishes is an event.
 	servingLook = 15 * time.Second
 	// While it does not listen, its coming back is noticed within awaitLook, since there is no event for a new socket; after

@@ -1,9 +1,13 @@
 package conns
 
+import "runtime/debug"
+
 const (
 	// rememberedMin and rememberedMax bound the slots of a history: at 32 bytes each, 4 MiB at most.
 	rememberedMin = 1 << 8
 	rememberedMax = 1 << 17
+	// gaveBack is how many slots are worth giving back to the system when they were outgrown.
+	gaveBack = 1 << 14
 )
 
 // history remembers marks of connections over the looks, by the kernel's cookie of the socket, which no other has in the
@@ -129,7 +133,7 @@ func (h *history) makeRoom() bool {
 	}
 	size := max(len(h.slots), rememberedMin)
 	for kept >= size/4*3 && size < rememberedMax {
-		size = min(4*size, rememberedMax)
+		size = min(8*size, rememberedMax)
 	}
 	if size == rememberedMax {
 		h.full = h.look
@@ -143,6 +147,10 @@ func (h *history) makeRoom() bool {
 		if living(r) {
 			*h.slot(r.cookie) = r
 		}
+	}
+	if len(old) >= gaveBack {
+		old = nil
+		debug.FreeOSMemory() // the Pod pays for what was outgrown until it is given back
 	}
 	return true
 }
