@@ -17,7 +17,7 @@ type row struct {
 // TestPods plays every case that does not disturb the others, at the same time.
 func TestPods(t *testing.T) {
 	s := set(t)
-	for _, r := range slices.Concat(stops, restarts, readiness) {
+	for _, r := range slices.Concat(stops, restarts, readiness, checks) {
 		t.Run(r.sentence, func(t *testing.T) {
 			t.Parallel()
 			if r.security == "" {
