@@ -174,6 +174,8 @@ func (d *Drain) why(s state, out Outcome) string {
 		return "count: connections in use, the last of " + strings.Join(out.LastInUse, ", ")
 	case longest == out.Count:
 		return "count: connections in use"
+	case out.Early > 0:
+		return "linger: until no client had said anything for " + d.policy.quiet.String() + ", since callers could know"
 	case d.policy.linger >= 0:
 		return "linger: --linger is " + d.policy.linger.String()
 	}

@@ -20,6 +20,8 @@ func TestTheOutcomeTellsWhereTheTimeWent(t *testing.T) {
 			[]string{"; fake0 left after ", ", seen by callers after ", "; most of it: linger: callers of fake0, whose caches run out that late"}, "last"},
 		"kube-proxies":          {0, nil, nil, nil, []string{"most of it: linger: the time in which kube-proxies learn of it"}, "last"},
 		"a linger that was set": {1, func(o *Options) { o.Linger = 20 * time.Second }, nil, nil, []string{"most of it: linger: --linger is 20s"}, "last"},
+		"clients that were quiet": {1, func(o *Options) { o.QuietPeriod = 4 * time.Second }, func(w *world) { w.connect(1); w.connect(-1) }, nil,
+			[]string{"early", "most of it: linger: until no client had said anything for 4s, since callers could know"}, "run out"},
 		"a connection": {1, nil, func(w *world) { w.connect(1) }, func(t *testing.T, w *world) {
 			wait(t.Context(), 40*time.Second)
 			w.connect(-1)
