@@ -23,6 +23,7 @@ type faults struct {
 	urls    []string
 	servers []*httptest.Server
 	fault   atomic.Pointer[http.HandlerFunc] // nil forwards
+	over    atomic.Bool                      // there was a fault
 	mu      sync.Mutex
 	seen    []exchange
 }
@@ -57,6 +58,9 @@ func newFaults(t testing.TB, urls []string) *faults {
 				(*fault)(w, r)
 				return
 			}
+			if f.over.Load() && givenUp(r) {
+				return
+			}
 			forward.ServeHTTP(w, r)
 		}))
 		t.Cleanup(func() { s.CloseClientConnections(); s.Close() })
@@ -75,7 +79,20 @@ func (f *faults) exchanges() []exchange {
 }
 
 func (f *faults) set(h http.HandlerFunc) { f.fault.Store(&h) }
-func (f *faults) clear()                 { f.fault.Store(nil) }
+func (f *faults) clear()                 { f.over.Store(true); f.fault.Store(nil) }
+
+// givenUp reports whether the client has closed the connection meanwhile: a call that ended during the fault may be read only
+// after it, on a busy machine, and must not change anything then.
+func givenUp(r *http.Request) bool {
+	seen := time.NewTimer(50 * time.Millisecond) // the server reads ahead, and finds the end of the connection
+	defer seen.Stop()
+	select {
+	case <-r.Context().Done():
+		return true
+	case <-seen.C:
+		return false
+	}
+}
 
 // times makes h the fault for the next n requests.
 func (f *faults) times(n int64, h http.HandlerFunc) {
