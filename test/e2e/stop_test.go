@@ -20,6 +20,7 @@ var stops = []row{
 	{sentence: "an old-style sidecar that gets SIGTERM before the hook does so too", play: func(g *stage) {
 		g.stops(g.play(cast{style: oldWithoutHook}), g.deletes)
 	}},
+	{sentence: "a request by any of the Pod's addresses is waited for, of one family or two", play: everyAddress},
 	{sentence: "an eviction is a stop like any other", play: func(g *stage) {
 		g.stops(g.play(cast{}), func(p kube.Pod) {
 			g.create("v1/pods/"+p.Metadata.Name+"/eviction", kube.Object{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": kube.Object{"name": p.Metadata.Name, "namespace": g.ns}})
@@ -68,6 +69,25 @@ func (g *stage) stops(p kube.Pod, stop func(kube.Pod)) {
 	}
 	g.endsInOrder(p)
 	g.callersGo()
+}
+
+// everyAddress is about IPv6 where the cluster gives its Pods addresses of both families.
+func everyAddress(g *stage) {
+	p := g.play(cast{})
+	for _, at := range p.Status.PodIPs {
+		g.call(at.IP, hostPort(at.IP, g.ports.app), "/hold?id="+at.IP)
+		g.holds(service, at.IP)
+	}
+	g.delete(service)
+	for i, at := range p.Status.PodIPs {
+		g.waitsFor(service, len(p.Status.PodIPs)-i)
+		g.notStopped()
+		g.order(service, "/release?id="+at.IP)
+		if answer := g.journaled("call " + at.IP + ": a"); !strings.Contains(answer.Text, "answered 200") {
+			g.Errorf("the request to %s: %s", at.IP, answer.Text)
+		}
+	}
+	g.endsInOrder(p)
 }
 
 // notStopped shows that no app has had a SIGTERM yet.
