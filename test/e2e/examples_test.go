@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"prestop/test/kube"
 	"prestop/test/servers"
@@ -20,8 +21,9 @@ type sample struct {
 	config map[string]string
 }
 
-// samples are those whose application is a Java program, whose part ours plays: it answers every path. By the name of their
-// file, example-NAME.yaml.
+// samples are those whose application is the user's, whose part ours plays: it answers every path. By the name of their
+// file, example-NAME.yaml. A Spring application by itself is in the rolling update; the gateway's part is only played where
+// the cluster cannot reach the one that is built here.
 func samples(g *stage) map[string]sample {
 	return map[string]sample{
 		"eureka":  {workload: service, registry: "eureka", config: map[string]string{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE": g.world + "/eureka/"}},
@@ -94,17 +96,57 @@ type program struct {
 	image   string
 	command []string
 	mounts  map[string]string
+	// config is the ConfigMap's: what it has in place of the example's.
+	config map[string]string
+	// code is with what it ends on SIGTERM when all is well.
+	code int
 }
 
-func programs(g *stage) map[string]program {
-	envoy, err := servers.Envoy(g.Context())
+// programOf is the example's, made ready to run.
+func programOf(g *stage, name string) (p program) {
+	g.Helper()
+	var err error
+	switch name {
+	case "nginx":
+		p.image, p.command = "docker.io/nginxinc/nginx-unprivileged", []string{"/usr/sbin/nginx", "-e", "/dev/stderr", "-c", "/config/nginx.conf"}
+	case "envoy":
+		var envoy string
+		envoy, err = servers.Envoy(g.Context())
+		p.image, p.command, p.mounts = "docker.io/envoyproxy/envoy", []string{"/envoy/envoy"}, map[string]string{"/envoy": filepath.Dir(envoy)}
+	case "gateway":
+		p.image, p.config = "ghcr.io/example/gateway", map[string]string{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE": g.world + "/eureka/"}
+		p.command, p.mounts, err = gateway(g)
+		p.code = 128 + int(syscall.SIGTERM) // a JVM's, after its shutdown hooks
+	}
 	if err != nil {
 		g.Fatal(err)
 	}
-	return map[string]program{
-		"nginx": {"docker.io/nginxinc/nginx-unprivileged", []string{"/usr/sbin/nginx", "-e", "/dev/stderr", "-c", "/config/nginx.conf"}, nil},
-		"envoy": {"docker.io/envoyproxy/envoy", []string{"/envoy/envoy"}, map[string]string{"/envoy": filepath.Dir(envoy)}},
+	return p
+}
+
+// gateway is the command of a Spring Cloud Gateway whose one route leads to http://orders:8080, and the folders that it needs.
+func gateway(g *stage) (command []string, mounts map[string]string, err error) {
+	java, err := servers.Java()
+	if err == nil {
+		java, err = filepath.EvalSymlinks(java) // its name in /usr/bin leads to /etc, which is the image's
 	}
+	if err != nil {
+		return nil, nil, err
+	}
+	spring, err := servers.BuildSpring(g.Context(), filepath.Join("..", "servers", "gateway"))
+	if err != nil {
+		return nil, nil, err
+	}
+	cache, err := servers.CacheDir()
+	if err != nil {
+		return nil, nil, err
+	}
+	mounts = map[string]string{cache: cache}
+	settings, err := filepath.Glob("/etc/java-*-openjdk")
+	for _, dir := range settings {
+		mounts[dir] = dir
+	}
+	return append([]string{java}, spring...), mounts, err
 }
 
 // proxy plays the example of a proxy in front of an application of ours.
@@ -125,11 +167,16 @@ func proxy(g *stage, root, name string) {
 	// In the place of a DNS, which this cluster may not have.
 	template["hostAliases"] = []kube.Object{{"ip": behind.Status.PodIP, "hostnames": []string{service}}}
 	images := []kube.Object{image("ghcr.io/example/prestop", g.Prestop)}
-	if p := programs(g)[name]; g.OnThisMachine() {
-		container["command"] = p.command
-		images = append(images, image(p.image, g.Fixture))
+	program := programOf(g, name)
+	patches := []kube.Object{}
+	if program.config != nil {
+		patches = append(patches, g.patch(kube.Object{"apiVersion": "v1", "kind": "ConfigMap", "metadata": kube.Object{"name": name}, "data": program.config}))
+	}
+	if g.OnThisMachine() {
+		container["command"] = program.command
+		images = append(images, image(program.image, g.Fixture))
 		all := map[string]string{"/usr": "/usr", "/lib": "/usr/lib", "/lib64": "/usr/lib64", "/etc/nsswitch.conf": "/etc/nsswitch.conf"}
-		maps.Copy(all, p.mounts)
+		maps.Copy(all, program.mounts)
 		var mounts, volumes []kube.Object
 		for at, from := range all {
 			v := fmt.Sprintf("host-%d", len(mounts))
@@ -138,7 +185,7 @@ func proxy(g *stage, root, name string) {
 		}
 		container["volumeMounts"], template["volumes"] = mounts, volumes
 	}
-	g.apply(g.kustomize(root, kube.Object{"resources": []string{"deploy/example-" + name + ".yaml"}, "patches": []kube.Object{g.patch(deployment)}, "images": images}, nil))
+	g.apply(g.kustomize(root, kube.Object{"resources": []string{"deploy/example-" + name + ".yaml"}, "patches": append(patches, g.patch(deployment)), "images": images}, nil))
 	p := g.ready(g.another(behind))
 	g.call("slow", hostPort(p.Status.PodIP, g.ports.app), "/hold?id=slow")
 	g.holds("upstream", "slow")
@@ -150,8 +197,8 @@ func proxy(g *stage, root, name string) {
 	}
 	last := g.rec.await(g.T, p.Metadata.UID)
 	g.said(p, "prestop", `"result":"drained"`, 1)
-	for _, name := range []string{"prestop", name} {
-		if s := last.Container(name).State.Terminated; s == nil || s.ExitCode != 0 {
+	for name, code := range map[string]int{"prestop": 0, name: program.code} {
+		if s := last.Container(name).State.Terminated; s == nil || int(s.ExitCode) != code {
 			g.Errorf("%s ended with %+v", name, s)
 		}
 	}
