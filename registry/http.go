@@ -109,7 +109,7 @@ func (h *HTTP) Do(ctx context.Context, addrs []*url.URL, c Call) (Answer, error)
 	if c.Retry == nil {
 		c.Retry = func(a Answer) bool { return a.Code == http.StatusTooManyRequests || a.Code >= 500 }
 	}
-	s := &sequence{call: c, addrs: addrs}
+	s := &sequence{call: c, addrs: addrs, names: &h.names}
 	ctx = context.WithValue(ctx, sequenceKey{}, s)
 	var body any
 	if c.Form != nil {
@@ -137,6 +137,7 @@ func (h *HTTP) Do(ctx context.Context, addrs []*url.URL, c Call) (Answer, error)
 type sequence struct {
 	call   Call
 	addrs  []*url.URL
+	names  *names
 	turn   int
 	answer Answer
 	last   error // why the last attempt failed
@@ -157,7 +158,7 @@ func (s *sequence) address(r *http.Request) {
 		a.Path = p
 	}
 	a.RawQuery = s.call.Query.Encode()
-	r.URL, r.Host = &a, ""
+	r.URL, r.Host = &a, s.names.as(a.Host)
 	r.Header = r.Header.Clone()
 	if user != nil {
 		password, _ := user.Password()

@@ -15,7 +15,7 @@ const lookupTimeout = time.Second
 
 // Servers returns the servers behind addrs as they are now: an http address whose name leads to several addresses, as
 // that of a headless Service does, stands for a server at each of them, since a change has to be read back from every
-// server. Where such a name has addresses of both families the IPv4 ones are taken, or each server would be two. Any other
+// server. Each is still called by that name (the header Host), which a proxy before it may go by. Where such a name has addresses of both families the IPv4 ones are taken, or each server would be two. Any other
 // address stays what it is: also one of https, whose certificate is for the name.
 //
 // A name that cannot be resolved keeps the servers that it had. Returns soon after ctx ends, in a second at the latest.
@@ -59,6 +59,7 @@ func (h *HTTP) behind(ctx context.Context, a *url.URL) []*url.URL {
 		} else if ip.Is6() {
 			s.Host = "[" + ip.String() + "]"
 		}
+		h.names.call(s.Host, a.Host)
 		servers = append(servers, &s)
 	}
 	return servers
@@ -85,8 +86,26 @@ func oneFamily(ips []netip.Addr) []netip.Addr {
 
 // names are the addresses that names had when they were last resolved. Safe for concurrent use.
 type names struct {
-	mu sync.Mutex
-	of map[string][]netip.Addr
+	mu    sync.Mutex
+	of    map[string][]netip.Addr
+	hosts map[string]string // how a server is called that is addressed otherwise; both as in a URL
+}
+
+// call notes that the server at address is called host.
+func (n *names) call(address, host string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.hosts == nil {
+		n.hosts = map[string]string{}
+	}
+	n.hosts[address] = host
+}
+
+// as is how the server at address is called; "" as its address.
+func (n *names) as(address string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.hosts[address]
 }
 
 // remember keeps the addresses of host, and returns them; the former ones where err is not nil.

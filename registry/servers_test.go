@@ -3,6 +3,10 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -65,5 +69,33 @@ func TestANameStandsForTheServersBehindIt(t *testing.T) {
 	resolving, names["headless"] = true, []string{"10.0.0.7", "10.0.0.8"}
 	if got := servers("http://headless:1/"); !slices.Equal(got, []string{"http://10.0.0.7:1/", "http://10.0.0.8:1/"}) {
 		t.Errorf("servers that moved: %v", got)
+	}
+}
+
+// A proxy in front of a registry may go by the name.
+func TestAServerBehindANameIsCalledByIt(t *testing.T) {
+	t.Parallel()
+	var called []string
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { called = append(called, r.Host) }))
+	t.Cleanup(s.Close)
+	port := s.Listener.Addr().(*net.TCPAddr).Port
+	h := NewHTTP(nil, "prestop/test")
+	t.Cleanup(h.Close)
+	h.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}, nil
+	}
+	name := fmt.Sprintf("registry.example:%d", port)
+	for _, host := range []string{name, fmt.Sprintf("localhost:%d", port)} {
+		servers := []*url.URL{{Scheme: "http", Host: host}}
+		if host == name {
+			servers = h.Servers(t.Context(), servers)
+		}
+		if _, err := h.Do(t.Context(), servers, Call{Op: "ask", Method: http.MethodGet, Path: "apps"}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(called, []string{host}) {
+			t.Errorf("%s was called %v", host, called)
+		}
+		called = nil
 	}
 }
