@@ -173,6 +173,7 @@ func TestPortsAreFoundAndFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { again.Close() }) // and not when the garbage collector finds that nothing uses it any more
 	two, twoEnd := connected(t, again)
 	inUse(2)
 	first.Close() // the app's listener moves; its clients stay
