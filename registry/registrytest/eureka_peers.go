@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"prestop/registry"
 )
 
 // cut cuts the link between the peers until the returned function repairs it, at the latest at the end of the test.
@@ -70,23 +72,29 @@ func healsPeer(p *eurekaPlace) {
 	})
 }
 
-// The app says DOWN to one server, and the other has not heard of it when the Pod is put back.
-func freshDown(p *eurekaPlace) {
-	app := p.atFirst(eurekaShape{App: p.app})
-	r := p.New(p, p.URLs())
+// toHold starts an app that knows the first server alone and that both have heard of, and a client for both. hold holds back
+// what the servers have to tell each other, or lets it go, at the latest at the end of the test.
+func (p *eurekaPlace) toHold() (app *eurekaApp, r registry.Registry, hold func(bool)) {
+	app = p.atFirst(eurekaShape{App: p.app})
+	r = p.New(p, p.URLs())
 	p.find(r, 1)
 	app.at(p, p.world.Servers[1], "be known", func(i *eurekaInstance) bool { return i != nil })
-	p.Cleanup(func() { p.world.Hold(1, false); p.world.Hold(0, false) })
-	p.world.Hold(0, true)
-	p.world.Hold(1, true)
+	hold = func(held bool) { p.world.Hold(1, held); p.world.Hold(0, held) }
+	p.Cleanup(func() { hold(false) })
+	return app, r, hold
+}
+
+// The app says DOWN to one server, and the other has not heard of it when the Pod is put back.
+func freshDown(p *eurekaPlace) {
+	app, r, hold := p.toHold()
+	hold(true)
 	p.leave(r)
 	app.report(p, down)
 	p.must(r.Rejoin(p.Context()), "rejoin")
 	if i, err := app.read(p.world.Servers[1]); err != nil || i == nil || i.Status == up {
 		p.Fatalf("the other server says %v, %v", i, err)
 	}
-	p.world.Hold(1, false)
-	p.world.Hold(0, false)
+	hold(false)
 	p.eventually("be down everywhere, and never up", func() error {
 		p.must(r.Rejoin(p.Context()), "rejoin")
 		for _, s := range p.world.Servers {
@@ -105,20 +113,14 @@ func freshDown(p *eurekaPlace) {
 // A peer tells the others of a PUT with the status that the instance has there when it tells, which covers what the app has
 // said at another one since.
 func lateCopy(p *eurekaPlace) {
-	app := p.atFirst(eurekaShape{App: p.app})
-	r := p.New(p, p.URLs())
-	p.find(r, 1)
-	app.at(p, p.world.Servers[1], "be known", func(i *eurekaInstance) bool { return i != nil })
-	p.Cleanup(func() { p.world.Hold(1, false); p.world.Hold(0, false) })
+	app, r, hold := p.toHold()
 	p.eventually("leave and report in a moment", func() error {
-		p.world.Hold(0, true)
-		p.world.Hold(1, true)
+		hold(true)
 		began := time.Now()
 		p.leave(r)
 		app.report(p, down)
 		took := time.Since(began)
-		p.world.Hold(1, false)
-		p.world.Hold(0, false)
+		hold(false)
 		if took < 4*time.Second {
 			return nil
 		}

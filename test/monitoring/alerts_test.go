@@ -2,14 +2,12 @@ package monitoring
 
 import (
 	"maps"
-	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
@@ -29,14 +27,7 @@ var well = map[string]string{
 // TestEachAlertFiresOnItsFaultAlone evaluates the rules, by Prometheus' own engine, over half an hour of two Pods: one that is
 // well, and one with a fault.
 func TestEachAlertFiresOnItsFaultAlone(t *testing.T) {
-	text, err := os.ReadFile("../../deploy/alerts.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	groups, errs := rulefmt.Parse(text, false)
-	if len(errs) > 0 {
-		t.Fatal(errs)
-	}
+	groups := alerts(t)
 	for sentence, c := range map[string]struct {
 		fault map[string]string
 		want  []string
