@@ -2,6 +2,7 @@ package conns
 
 import (
 	"errors"
+	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -27,12 +28,12 @@ func aSocket(infoLen int) []byte {
 	info := make([]byte, 4+infoLen)
 	native.PutUint16(info, uint16(len(info)))
 	native.PutUint16(info[2:], attrInfo)
-	for at, value := range map[int]uint32{44: 1000, 52: 2000, 56: 3000, 136: 12, 140: 8, 152: 6, 156: 7} {
+	for at, value := range map[int]uint32{44: 1000, 52: 2000, 56: 3000, 100: 2, 136: 14, 140: 8, 152: 6, 156: 9} {
 		if at+4 <= infoLen {
 			native.PutUint32(info[4+at:], value)
 		}
 	}
-	for at, value := range map[int]uint64{120: 1 << 33, 128: 1 << 34, 200: 1 << 35} {
+	for at, value := range map[int]uint64{120: 1 << 33, 128: 1 << 34, 200: 1<<35 + 300, 208: 300} {
 		if at+8 <= infoLen {
 			native.PutUint64(info[4+at:], value)
 		}
@@ -99,6 +100,31 @@ func TestParseDumpReadsAsMuchOfTCPInfoAsThereIs(t *testing.T) {
 		if err != nil || !done || calls != 1 || m != want {
 			t.Errorf("%d bytes of tcp_info: %d sockets, done %t, %v:\n%+v, want\n%+v", c.infoLen, calls, done, err, m, want)
 		}
+	}
+}
+
+// What a loss had the kernel send again answers nothing, and a counter's wrap does no harm.
+func TestRepeatedSegmentsAreNotCounted(t *testing.T) {
+	for _, c := range []struct {
+		sent, repeated uint32
+		bytes          uint64
+		want           uint32
+	}{
+		{9, 2, 700, 7}, {9, 0, 700, 9},
+		{1, 3, 100, 1}, {2, 2, 100, 1}, {1, 3, 0, 0}, // SYN-ACKs too, which were not in sent
+		{3, 5, 1 << 40, math.MaxUint32 - 1}, {math.MaxUint32, 1, 1 << 40, math.MaxUint32 - 1},
+	} {
+		if got := fresh(c.sent, c.repeated, c.bytes); got != c.want {
+			t.Errorf("%d sent, %d of them repeated, %d bytes: %d, want %d", c.sent, c.repeated, c.bytes, got, c.want)
+		}
+	}
+	info := make([]byte, 248)
+	native.PutUint32(info[100:], 2)
+	native.PutUint32(info[156:], 2)
+	native.PutUint64(info[200:], 500)
+	var s sample
+	if parseInfo(info, &s); s.segmentsSent != 2 || s.bytesSent != 500 {
+		t.Errorf("the SYN-ACK alone was repeated, and the data are read as %d bytes in %d segments", s.bytesSent, s.segmentsSent)
 	}
 }
 
