@@ -33,7 +33,7 @@ traps: ## every trap against every version of the registries, and the tables of 
 	{ s=0; go test -v -count 1 ./registry/... || s=1; (cd test && go test -v -count 1 -tags all -timeout 60m .) || s=1; exit $$s; } | \
 	  tee /dev/stderr | (cd test && go run ./traps README.md)
 
-e2e: ## on Kubernetes: the cluster that KUBECONFIG names, else, as root, one on this machine, by the script KUBE_UP
+e2e: ## on Kubernetes: the cluster that KUBECONFIG names, else, as root, one on this machine, by the script KUBE_UP; and under Docker
 	test/e2e.sh
 
 rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its table, and docs/rollout.svg (half an hour)

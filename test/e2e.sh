@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests on Kubernetes: on the cluster that KUBECONFIG names, or on one on this machine, which is left running.
+# Runs the tests on Kubernetes: on the cluster that KUBECONFIG names, or on one on this machine, which is left running; and
+# the one under Docker's engine: that of this machine that DOCKER_HOST names, or one that the test starts and ends.
 # Arguments are go test's.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -16,7 +17,10 @@ if [ -z "${KUBECONFIG:-}" ]; then
   need nginx nginx # whose program an example's Pod mounts
   python3 -c 'import venv, ensurepip' 2>/dev/null || need "python3's venv" python3-venv # for the Envoy of another
 fi
+if [ -z "${DOCKER_HOST:-}" ]; then
+  PATH=$PATH:/usr/sbin need dockerd docker.io
+fi
 need java openjdk-17-jdk-headless # for the rolling update
 need mvn maven
 # Most of a case is waiting, so more of them run at once than there are cores. The rolling update after them: it takes both cores.
-exec go test -p 1 ./e2e ./rollout -count=1 -parallel 8 -timeout 20m "$@"
+PATH=$PATH:/usr/sbin exec go test -p 1 ./docker ./e2e ./rollout -count=1 -parallel 8 -timeout 20m "$@"
