@@ -136,3 +136,34 @@ func TestRecordedCorpus(t *testing.T) {
 		})
 	}
 }
+
+// What is at rest and unchanged is not judged again: the rule would say the same of it, and learn nothing.
+func TestWhatRestsIsAsTheRuleWouldSay(t *testing.T) {
+	rule := Rule{IdleAfter: 200 * time.Millisecond, RequestTimeout: time.Second}
+	const cookie = 7
+	rests := 0
+	for _, r := range recordedCorpus(t) {
+		var h history
+		for at := r.moments[0].at; at <= r.done+3*time.Second; at += 50 * time.Millisecond {
+			s, ok := r.at(at)
+			if !ok {
+				continue
+			}
+			h.begin()
+			resting, past := h.resting(cookie, &s), h.find(cookie)
+			v, now := rule.judge(s, past)
+			if resting {
+				rests++
+				if want := (verdict{use: idle, silent: s.silent()}); v != want || now != past {
+					t.Fatalf("%s: at rest and judged %+v: %+v, %+v, want %+v, %+v", r.title, s, v, now, want, past)
+				}
+			}
+			if now.known {
+				h.note(cookie, now)
+			}
+		}
+	}
+	if rests == 0 {
+		t.Error("nothing ever rested: the test is broken")
+	}
+}

@@ -95,18 +95,10 @@ func (r *Rule) fromClient(c connection) bool {
 
 // add judges and counts one connection; cookie is its socket's, 0 if the source has none.
 func (l *look) add(c connection, s sample, cookie uint64) use {
-	past := l.past.find(cookie)
-	s.plain = l.plain.known(c.localPort)
-	v, now := l.rule.judge(s, past)
-	if now.rest && !past.rest {
-		l.plain.note(c.localPort, s)
-	}
+	v := l.judge(c, s, cookie)
 	l.heard.add(c, s, l.at, v.use)
 	if v.use == gone {
 		return gone
-	}
-	if now != past {
-		l.past.note(cookie, now)
 	}
 	t := &l.tally
 	t.Open++
@@ -135,6 +127,26 @@ func (l *look) add(c connection, s sample, cookie uint64) use {
 	}
 	l.peers[who] = p
 	return v.use
+}
+
+// judge says what the rule does of a connection, and remembers what it shall of it.
+func (l *look) judge(c connection, s sample, cookie uint64) verdict {
+	if l.past.resting(cookie, &s) {
+		return verdict{use: idle, silent: s.silent()}
+	}
+	past := l.past.find(cookie)
+	s.plain = l.plain.known(c.localPort)
+	v, now := l.rule.judge(s, past)
+	if v.use == gone {
+		return v
+	}
+	if now.rest && !past.rest {
+		l.plain.note(c.localPort, s)
+	}
+	if now != past {
+		l.past.note(cookie, now)
+	}
+	return v
 }
 
 // forgetPeers makes room: the addresses with the fewest connections go, as they are the least likely to be told.
