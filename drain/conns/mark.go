@@ -1,6 +1,9 @@
 package conns
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 const (
 	// leastDelayedAck and delayedAck bound how long after the data its lone acknowledgement comes: Linux waits 40 to 200 ms
@@ -105,17 +108,21 @@ func (s sample) lastSpeaker(m mark) side {
 		return theServer // acknowledged alone, and not by the next request
 	case !s.hasSegments || s.segmentsSent == 0:
 		return nobody
-	case s.segmentsReceived == 1:
+	case s.segmentsReceived == 1 && !s.wrapped():
 		return theServer // one segment is one request
 	case s.silent() < delayedAck:
 		return nobody
 	case !m.acknowledged:
 		return theServer // whatever the client said was acknowledged by what the server said after it
-	case s.acknowledgements <= 1 && s.segmentsReceived <= s.segmentsSent:
+	case s.acknowledgements <= 1 && s.segmentsReceived <= s.segmentsSent && !s.wrapped():
 		return theServer // the same; the first segment is acknowledged at once
 	}
 	return nobody
 }
+
+// wrapped reports whether a counter may have started anew from 0: of acknowledgements those 16 bits that are kept, of
+// segments the kernel's 32. There is a byte in each segment, and there are less than two acknowledgements for each received.
+func (s sample) wrapped() bool { return s.segmentsReceived > 1<<15 || s.bytesReceived > math.MaxUint32 }
 
 // weigh learns from the balance of segments of a connection on which nothing is under way.
 func (m *mark) weigh(s sample) {

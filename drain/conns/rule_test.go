@@ -145,6 +145,11 @@ func TestJudge(t *testing.T) {
 			half, seen(700, 700, 700, 0, 0, 0, 0).with(old), verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},
 		"segment counters that wrapped": {
 			half, seen(756, 756, 712, 3000, 3000, 2, ^uint32(0)), verdict{use: active, next: half.IdleAfter, silent: millisOf(756)}},
+		"a segment counter that wrapped to one": {
+			half, seen(756, 756, 756, 1<<40, 1<<40, 1, 1), verdict{use: active, next: half.IdleAfter, silent: millisOf(756)}},
+		"a counter of acknowledgements that wrapped to one": {
+			half, seen(756, 756, 756, 9e6, 9e6, 70_000, 70_000).with(func(s *sample) { s.acknowledgements = 1 }),
+			verdict{use: active, next: half.IdleAfter, silent: millisOf(756)}},
 		"segment counters of which one wrapped": {
 			half, seen(756, 756, 712, 3000, 3000, ^uint32(0), 1), verdict{use: idle, silent: millisOf(756)}},
 	} {
