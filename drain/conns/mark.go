@@ -17,6 +17,9 @@ const (
 	// leastAnswer is more than what an HTTP/2 server says before its first answer: SETTINGS and their acknowledgement,
 	// WINDOW_UPDATE. Measured: 30 (Netty) to 61 bytes (Go).
 	leastAnswer = 100
+	// mostOpening is more than what a server says before its first answer over TLS: certificates, of which a chain has a few kB,
+	// and tickets.
+	mostOpening = 32 << 10
 	// handshakeSurplus is by how many data segments a TLS handshake and the openings of HTTP/2 and gRPC leave the client
 	// ahead of the server. Measured: up to 2.
 	handshakeSurplus = 2
@@ -196,7 +199,7 @@ func (m mark) opening(s sample) bool {
 		return false
 	case s.bytesSent < leastAnswer && in <= 4:
 		return true
-	case m.begun || s.plain:
+	case m.begun || s.plain || s.bytesSent > mostOpening:
 		return false
 	case in == 2:
 		return s.bytesReceived >= 500 && s.bytesSent >= 300

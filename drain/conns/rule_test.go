@@ -49,6 +49,7 @@ func TestJudge(t *testing.T) {
 		"TLS, 20 requests answered": {half, seen(708, 708, 664, 3000, 9000, 23, 22), verdict{use: idle, silent: millisOf(708)}},
 		"TLS, the first request in flight": {
 			half, seen(708, 708, 708, 700, 3000, 4, 2), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
+		"TLS, the first answer is a large one": {half, seen(708, 708, 664, 740, 70_000, 3, 8), verdict{use: idle, silent: millisOf(708)}},
 		"TLS, 19 answered, the 20th in flight": {
 			half, seen(708, 708, 708, 3000, 9000, 23, 21), verdict{use: active, next: half.IdleAfter, silent: millisOf(708)}},
 		"HTTP/2, 50 answered": {half, seen(756, 756, 712, 3000, 3000, 52, 52), verdict{use: idle, silent: millisOf(756)}},
