@@ -171,7 +171,11 @@ func (d *Drain) why(s state, out Outcome) string {
 	case longest == out.Leave:
 		return "leave: a registry did not say that the Pod is out"
 	case longest == out.Count && len(out.LastInUse) > 0:
-		return "count: connections in use, the last of " + strings.Join(out.LastInUse, ", ")
+		text := "count: connections in use, the last of " + strings.Join(out.LastInUse, ", ")
+		if n := out.Connections.Expired; n > 0 {
+			text += fmt.Sprintf("; on %d of them nothing was said for --request-timeout, so no request is believed to be in flight", n)
+		}
+		return text
 	case longest == out.Count:
 		return "count: connections in use"
 	case out.Early > 0:

@@ -25,7 +25,11 @@ func TestTheOutcomeTellsWhereTheTimeWent(t *testing.T) {
 		"a connection": {1, nil, func(w *world) { w.connect(1) }, func(t *testing.T, w *world) {
 			wait(t.Context(), 40*time.Second)
 			w.connect(-1)
-		}, []string{"most of it: count: connections in use, the last of 10.0.0.9×1"}, "kube-proxies"},
+		}, []string{"most of it: count: connections in use, the last of 10.0.0.9×1"}, "believed"},
+		"a request that is not believed any more": {1, nil, func(w *world) { w.connect(1) }, func(t *testing.T, w *world) {
+			wait(t.Context(), 40*time.Second)
+			w.expire(1)
+		}, []string{"the last of 10.0.0.9×1", "; on 1 of them nothing was said for --request-timeout, so no request is believed to be in flight"}, "kube-proxies"},
 		"a connection until the deadline": {1, nil, func(w *world) { w.connect(2) }, nil, []string{"EXPIRED after 1m0s", "10.0.0.9×2", "most of it: count: connections in use"}, "the last of"},
 		"a registry that does not answer": {2, nil, func(w *world) { w.regs[1].set(false, true) }, nil,
 			[]string{"; fake0 left after ", "; fake1 given up after 10s", "most of it: leave: a registry did not say that the Pod is out"}, "last"},

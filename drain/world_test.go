@@ -22,6 +22,7 @@ type world struct {
 	started  time.Time // the app's
 	socket   uint64    // identity of the app's listening socket
 	active   int
+	expired  int       // of those that were, and are not told yet
 	blind    bool      // counts fail
 	deaf     bool      // counts do not tell when clients were heard
 	heard    time.Time // when one was, and since when it would be known
@@ -97,6 +98,14 @@ func (w *world) connect(n int) {
 	}
 }
 
+// expire has the counter believe no longer that n connections are in use.
+func (w *world) expire(n int) {
+	w.mu.Lock()
+	w.expired += n
+	w.mu.Unlock()
+	w.connect(-n)
+}
+
 func (w *world) event() {
 	select {
 	case w.sockets <- struct{}{}:
@@ -142,6 +151,7 @@ func (w *world) Count(_ context.Context, ports []uint16) (conns.Tally, error) {
 	}
 	t := conns.Tally{Source: "fake", Began: time.Now()}
 	if len(ports) > 0 {
+		t.Expired, w.expired = w.expired, 0
 		t.Open, t.Active = w.active, w.active
 		t.Peers = []conns.Peer{{Address: netip.MustParseAddr("10.0.0.9"), Port: appPort, Active: w.active, Open: w.active, Since: 2 * time.Second, ClientPort: 50001}}
 		if w.heard.Before(w.watched) {

@@ -271,3 +271,22 @@ func fill(t *testing.T, c net.Conn) {
 		}
 	}
 }
+
+// A request that nobody answers is in use until --request-timeout, and the look that gives it up says so, once.
+func TestARequestIsGivenUpAfterTheLongestSilence(t *testing.T) {
+	l, port := listen(t, "tcp", "127.0.0.1:0")
+	c := counter(t, Netlink, Rule{IdleAfter: 50 * time.Millisecond, RequestTimeout: 500 * time.Millisecond})
+	client, _ := accepted(t, l, l.Addr().String())
+	if _, err := client.Write([]byte("a request")); err != nil {
+		t.Fatal(err)
+	}
+	expired := 0
+	eventually(t, "it is given up", func() bool {
+		tally := count(t, c, port)
+		expired += tally.Expired
+		return tally.Idle == 1
+	})
+	if tally := count(t, c, port); expired != 1 || tally.Expired != 0 || tally.Idle != 1 {
+		t.Errorf("%d were told to be given up, then %+v", expired, tally)
+	}
+}

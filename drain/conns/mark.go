@@ -180,12 +180,12 @@ func (m mark) unanswered(s sample) bool {
 	switch {
 	case s.hasBytes && s.bytesReceived == 0:
 		return false // a client that said nothing asked nothing; what was sent is a greeting
+	case m.rest:
+		return false
 	case s.hasBytes && s.bytesSent == 0:
 		return true
 	case !s.hasSegments:
 		return s.lastSpeaker(m) != theServer
-	case m.rest:
-		return false
 	}
 	return m.last != theServer || m.opening(s) || m.owed(s)
 }

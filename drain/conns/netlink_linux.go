@@ -110,6 +110,7 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 		return Tally{}, fmt.Errorf("count connections by netlink: %w", err)
 	}
 	t := l.end()
+	t.Expired, n.rest.expired = t.Expired+n.rest.expired, 0
 	n.rest.end(t, l.heard)
 	if n.rest.few && n.ear != nil {
 		n.ear.keep(n.rest.all)

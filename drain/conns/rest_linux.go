@@ -36,6 +36,7 @@ type rest struct {
 	received uint64 // segments of the namespace, before the look
 	all      []inUse
 	idle     int
+	expired  int // were told by looks that proved nothing
 	heard    heard
 	took     time.Duration // of the last whole look
 	slow     time.Duration // what a look must take, see slowLook
@@ -117,7 +118,11 @@ func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (t Tally,
 	if r.valid {
 		l.tally.Open, l.tally.Idle = l.tally.Open+r.idle, l.tally.Idle+r.idle
 	}
-	return l.end(), r.valid
+	t = l.end()
+	if r.expired += t.Expired; r.valid {
+		t.Expired, r.expired = r.expired, 0
+	}
+	return t, r.valid
 }
 
 // lookUp asks for one connection, counts it if it is still there, and returns what it has received, or had when it ended.

@@ -133,6 +133,31 @@ func TestAnAnswerIsSeenWithoutAWholeLook(t *testing.T) {
 	})
 }
 
+// What a look that proves nothing gives up is told by the next one that counts.
+func TestWhatIsGivenUpIsNotLostWithoutAProof(t *testing.T) {
+	for name, lost := range map[string]bool{"proved": false, "not proved": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newPod(t, Rule{IdleAfter: 50 * time.Millisecond, RequestTimeout: 2 * time.Second})
+			l := p.connect()
+			l.ask()
+			p.settle(1, 0)
+			var few Tally
+			eventually(t, "it is given up", func() bool {
+				p.counter.ear.lost = lost
+				var proved bool
+				if few, proved = p.rest(); proved == lost {
+					t.Fatalf("proved: %t", proved)
+				}
+				return few.Active == 0
+			})
+			whole := count(t, p.counter, p.port)
+			if want := map[bool][2]int{false: {1, 0}, true: {1, 1}}[lost]; few.Expired != want[0] || whole.Expired != want[1] {
+				t.Errorf("%d, then %d by the whole look, want %d", few.Expired, whole.Expired, want)
+			}
+		})
+	}
+}
+
 func TestAWholeLookIsNeededAfter(t *testing.T) {
 	p := newPod(t, soonIdle)
 	rested := p.connect()

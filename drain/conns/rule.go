@@ -61,6 +61,8 @@ type verdict struct {
 	next time.Duration
 	// silent is since when there was no byte either way; 0 when the source cannot tell.
 	silent time.Duration
+	// expired: idle from this look on because it was silent for RequestTimeout, and for nothing else.
+	expired bool
 }
 
 // judge says whether a connection is in use, and what to remember of it; past is what was remembered, the zero mark if
@@ -94,6 +96,7 @@ func (r Rule) judgeOpen(s sample, past mark) (verdict, mark) {
 		return verdict{use: active, silent: silent}, past
 	}
 	now := past.after(s)
+	waits := s.unread > 0 || now.unanswered(s)
 	inUse := verdict{use: active, next: r.IdleAfter, silent: silent} // answered right after this look
 	switch {
 	case s.unsent > 0:
@@ -104,7 +107,7 @@ func (r Rule) judgeOpen(s sample, past mark) (verdict, mark) {
 		inUse.next = max(r.IdleAfter-silent, deliveryLook)
 		return inUse, now
 	case r.expired(s, silent):
-	case s.unread > 0 || now.unanswered(s):
+	case waits:
 		if r.RequestTimeout > 0 {
 			inUse.next = min(r.IdleAfter, r.RequestTimeout-silent+time.Millisecond)
 		}
@@ -116,7 +119,7 @@ func (r Rule) judgeOpen(s sample, past mark) (verdict, mark) {
 		inUse.next = r.IdleAfter - silent
 		return inUse, now
 	}
-	return verdict{use: idle, silent: silent}, now.atRest(s)
+	return verdict{use: idle, silent: silent, expired: (waits || s.unsent > 0) && !now.rest}, now.atRest(s)
 }
 
 // silent is the time since the last byte either way.

@@ -99,7 +99,7 @@ func TestJudge(t *testing.T) {
 		"in flight for as long as a request may take": {
 			half, seen(70000, 60000, 60000, 500, 900, 9, 9), verdict{use: active, next: time.Millisecond, silent: time.Minute}},
 		"in flight for longer than a request may take": {
-			half, seen(70000, 60001, 60001, 500, 900, 9, 9), verdict{use: idle, silent: millisOf(60001)}},
+			half, seen(70000, 60001, 60001, 500, 900, 9, 9), verdict{use: idle, silent: millisOf(60001), expired: true}},
 		"in flight for ever, no bound": {
 			Rule{IdleAfter: time.Second}, seen(1e9, 1e8, 1e8, 500, 900, 9, 9), verdict{use: active, next: time.Second, silent: millisOf(1e8)}},
 		"unread bytes": {
@@ -113,7 +113,7 @@ func TestJudge(t *testing.T) {
 			verdict{use: active, next: deliveryLook, silent: millisOf(90000)}},
 		"an answer to a client that is gone": {
 			half, seen(60500, 90000, 60500, 500, 90000, 9, 90).with(func(s *sample) { s.unsent = 70000 }),
-			verdict{use: idle, silent: millisOf(60500)}},
+			verdict{use: idle, silent: millisOf(60500), expired: true}},
 		"the client half closed, unanswered": {
 			half, seen(900, 700, 700, 500, 0, 1, 0).with(func(s *sample) { s.state = stateCloseWait }),
 			verdict{use: active, next: half.IdleAfter, silent: millisOf(700)}},

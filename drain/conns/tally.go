@@ -102,6 +102,9 @@ func (l *look) add(c connection, s sample, cookie uint64) use {
 	}
 	t := &l.tally
 	t.Open++
+	if v.expired {
+		t.Expired++
+	}
 	if v.use == idle && t.Open > knownPeers {
 		t.Idle++ // whose it is would be most of our cost
 		return idle
