@@ -79,8 +79,9 @@ func runSidecar(t testing.TB, port int, env []string, flags ...string) *sidecar 
 
 // status is the part of /status that the tests read.
 type status struct {
-	State      string
-	Registries []struct {
+	State       string
+	Connections struct{ Active int }
+	Registries  []struct {
 		Instances []struct{ ID, Service, Status string }
 		Error     string
 	}
