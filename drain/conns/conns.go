@@ -57,7 +57,7 @@ type Tally struct {
 	// Open connections are in use (Active) or not (Idle): Open = Active + Idle.
 	Open, Active, Idle int
 	// Expired of the idle ones are so because nothing was said for Rule.RequestTimeout: a request may be in flight, and is not believed
-	// to be any more. They are told by the look that finds it out, and by no other.
+	// to be any more. They are told once, when it is found out; never by a source without clocks.
 	Expired int
 	// NextIdle is the time from Began before which no active connection can be idle, unless it ends: one that is quiet
 	// gets there by itself, one in flight may be answered now. 0 when none can: only ends matter. A source that cannot

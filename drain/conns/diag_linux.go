@@ -227,19 +227,20 @@ func parseInfo(b []byte, s *sample) {
 		s.segmentsSent = native.Uint32(b[156:])
 		s.acknowledgements = uint16(native.Uint32(b[136:]) - s.segmentsSent)
 	}
-	repeated := len(b) >= 160
 	if len(b) >= 216 {
-		bytes := native.Uint64(b[208:])
-		s.bytesSent = native.Uint64(b[200:]) - bytes
-		repeated = bytes > 0
+		repeated := native.Uint64(b[208:])
+		s.bytesSent = native.Uint64(b[200:]) - repeated
+		if repeated == 0 {
+			return // nothing was repeated but SYN-ACKs
+		}
 	}
-	if repeated {
+	if s.hasSegments {
 		s.segmentsSent = fresh(s.segmentsSent, native.Uint32(b[100:]), s.bytesSent)
 	}
 }
 
 // fresh is how many of the segments sent were not sent before: what a loss had the kernel repeat is no other answer. A
-// SYN-ACK that was repeated is in repeated and was never in sent, so that the result may be too low, as of a server that
+// SYN-ACK that was repeated as well is in repeated and was never in sent, so that the result may be too low, as of a server that
 // has answered less. It wraps as sent does.
 func fresh(sent, repeated uint32, bytes uint64) uint32 {
 	if repeated < sent || bytes > math.MaxUint32 {

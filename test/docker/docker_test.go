@@ -2,7 +2,6 @@
 package docker
 
 import (
-	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"prestop/test/kube"
 	"prestop/test/servers"
 )
 
@@ -111,13 +111,14 @@ func start(t *testing.T) engine {
 			t.Logf("dockerd:\n%s", log)
 		}
 	})
-	for enough := time.Now().Add(time.Minute); exec.Command("docker", "-H", e.host, "version").Run() != nil; time.Sleep(100 * time.Millisecond) {
+	again, enough := time.NewTicker(100*time.Millisecond), time.After(time.Minute)
+	defer again.Stop()
+	for exec.Command("docker", "-H", e.host, "version").Run() != nil {
 		select {
+		case <-again.C:
 		case <-ended.Done():
 			t.Fatalf("dockerd, which needs root, has ended: %v; DOCKER_HOST may name another engine of this machine", ended.Err())
-		default:
-		}
-		if time.Now().After(enough) {
+		case <-enough:
 			t.Fatal("dockerd does not answer within a minute")
 		}
 	}
@@ -139,28 +140,19 @@ func (e engine) run(t *testing.T, in io.Reader, args ...string) string {
 // load builds the product and makes an image of nothing else.
 func (e engine) load(t *testing.T) {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "prestop")
-	build := exec.Command("go", "build", "-tags", "nethttpomithttp2", "-o", binary, ".")
-	build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build prestop: %v\n%s", err, out)
+	binary, err := kube.Build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
 	content, err := os.ReadFile(binary)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var layer bytes.Buffer
-	archive := tar.NewWriter(&layer)
-	if err := archive.WriteHeader(&tar.Header{Name: "prestop", Mode: 0o755, Size: int64(len(content))}); err != nil {
+	archive, err := kube.Archive("prestop", content, image)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.Write(content); err != nil {
-		t.Fatal(err)
-	}
-	if err := archive.Close(); err != nil {
-		t.Fatal(err)
-	}
-	e.run(t, &layer, "import", "-", image)
+	e.run(t, bytes.NewReader(archive), "load")
 	t.Cleanup(func() { e.run(t, nil, "rmi", image) })
 }
 
@@ -177,7 +169,7 @@ func (e engine) sidecar(t *testing.T, port string, options ...string) sidecar {
 	s := sidecar{url: fmt.Sprintf("http://127.0.0.1:%d", own)}
 	args := append([]string{"run", "-d", "--network", "host", "--user", "65534:65534", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
 		"--read-only", "-e", "POD_IP=127.0.0.1"}, options...)
-	s.container = e.run(t, nil, append(args, image, "/prestop", "--listen", fmt.Sprintf("127.0.0.1:%d", own), "--port", port, "--linger", "0", "--termination-log", "")...)
+	s.container = e.run(t, nil, append(args, image, "--listen", fmt.Sprintf("127.0.0.1:%d", own), "--port", port, "--linger", "0", "--termination-log", "")...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("prestop:\n%s", e.run(t, nil, "logs", s.container))
@@ -222,13 +214,18 @@ type status struct {
 // until waits for a status.
 func (s sidecar) until(t *testing.T, what string, holds func(status) bool) {
 	t.Helper()
-	var text string
-	for enough := time.Now().Add(time.Minute); time.Now().Before(enough); time.Sleep(50 * time.Millisecond) {
-		text = s.get("/status")
+	again, enough := time.NewTicker(50*time.Millisecond), time.After(time.Minute)
+	defer again.Stop()
+	for {
+		text := s.get("/status")
 		var got status
 		if json.Unmarshal([]byte(text), &got) == nil && holds(got) {
 			return
 		}
+		select {
+		case <-again.C:
+		case <-enough:
+			t.Fatalf("not within a minute: %s:\n%s", what, text)
+		}
 	}
-	t.Fatalf("not within a minute: %s:\n%s", what, text)
 }

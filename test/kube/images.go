@@ -17,23 +17,36 @@ import (
 // images builds both binaries, makes images of them and loads them. They are named by what is in them, so that two
 // versions of the tests may use one cluster.
 func (c *Cluster) images(ctx context.Context, dir string) error {
-	root, err := Root()
+	product, err := Build(ctx, dir)
 	if err != nil {
 		return err
 	}
-	// As the Makefile builds the product, but for the version, which would make another image of each commit.
-	product := []string{"-C", root, "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-ldflags", "-s -w -buildid= -X main.version=e2e", "-o", filepath.Join(dir, "prestop"), "."}
-	fixture := []string{"-C", filepath.Join(root, "test"), "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", filepath.Join(dir, "fixture"), "./e2e/fixture"}
-	for _, args := range [][]string{product, fixture} {
-		if _, err := run(ctx, nil, "env", append([]string{"CGO_ENABLED=0", "go"}, args...)...); err != nil {
-			return err
-		}
-	}
-	if c.Prestop, err = c.Load(ctx, filepath.Join(dir, "prestop")); err != nil {
+	fixture, err := build(ctx, filepath.Join(dir, "fixture"), "test", "./e2e/fixture", "-ldflags", "-s -w -buildid=")
+	if err != nil {
 		return err
 	}
-	c.Fixture, err = c.Load(ctx, filepath.Join(dir, "fixture"))
+	if c.Prestop, err = c.Load(ctx, product); err != nil {
+		return err
+	}
+	c.Fixture, err = c.Load(ctx, fixture)
 	return err
+}
+
+// Build builds the product into dir and returns the binary's path: as the Makefile does it, but for the version, which would
+// make another image of each commit.
+func Build(ctx context.Context, dir string) (string, error) {
+	return build(ctx, filepath.Join(dir, "prestop"), ".", ".", "-tags", "nethttpomithttp2", "-ldflags", "-s -w -buildid= -X main.version=e2e")
+}
+
+// build builds the package of a module, a folder of the repository, as a static binary.
+func build(ctx context.Context, binary, module, pkg string, flags ...string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	args := append([]string{"CGO_ENABLED=0", "go", "-C", filepath.Join(root, module), "build", "-trimpath", "-buildvcs=false", "-o", binary}, flags...)
+	_, err = run(ctx, nil, "env", append(args, pkg)...)
+	return binary, err
 }
 
 // Load makes an image of nothing but a static binary, which is its entry point, loads it and returns its name.
@@ -48,7 +61,7 @@ func (c *Cluster) Load(ctx context.Context, binary string) (string, error) {
 		_, err := run(ctx, nil, c.script, "img", binary, name, "/"+base)
 		return name, err
 	}
-	archive, err := dockerArchive(base, content, name)
+	archive, err := Archive(base, content, name)
 	if err != nil {
 		return "", err
 	}
@@ -65,8 +78,8 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// dockerArchive is an image as `docker save` writes it.
-func dockerArchive(binary string, content []byte, name string) ([]byte, error) {
+// Archive is an image of nothing but a static binary, which is its entry point, as `docker save` writes it.
+func Archive(binary string, content []byte, name string) ([]byte, error) {
 	layer, err := tarOf(map[string][]byte{binary: content}, 0o755)
 	if err != nil {
 		return nil, err
