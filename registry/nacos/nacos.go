@@ -80,6 +80,7 @@ type Registry struct {
 	// instance that has vanished stays here: its record on the servers does not vanish with it.
 	disabled map[key]record
 	read     time.Time // when records were last read from a server
+	only     []uint16  // the ports whose records are changed; none: all
 }
 
 // New returns a Registry that has found nothing yet. It makes no call.
@@ -150,6 +151,9 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	return r.instances(views), nil
 }
 
+// Only implements registry.Registry.
+func (r *Registry) Only(ports []uint16) { r.only = ports }
+
 // Leave implements registry.Registry. It returns half a second after the servers have taken the change at the earliest:
 // only then do they show it, and have begun to push it to the callers.
 func (r *Registry) Leave(ctx context.Context) error {
@@ -163,7 +167,7 @@ func (r *Registry) Leave(ctx context.Context) error {
 	}
 	return r.settle(ctx, "left", func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
-		return each(ctx, r.remembered(), func(ctx context.Context, rec record) error {
+		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
 			held, err := r.enable(ctx, rec, false, until)
 			if held {
 				r.note(rec)
@@ -219,7 +223,7 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 		return err
 	}
 	r.learn(views)
-	if len(r.disabled) == 0 {
+	if len(r.chosen(r.disabled)) == 0 {
 		return nil
 	}
 	err = r.settle(ctx, "rejoined", func(ctx context.Context) error {
@@ -228,7 +232,7 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 			gone  []record
 			until = time.Now().Add(notYet)
 		)
-		err := each(ctx, r.owed(), func(ctx context.Context, rec record) error {
+		err := each(ctx, r.chosen(r.disabled), func(ctx context.Context, rec record) error {
 			held, err := r.enable(ctx, rec, true, until)
 			if err == nil && !held {
 				mu.Lock()
@@ -243,7 +247,7 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 		return r.wipe(ctx, gone)
 	}, func(h *record) bool { return h == nil || h.enabled })
 	if err == nil {
-		clear(r.disabled)
+		r.enabledAgain()
 	}
 	return err
 }
@@ -261,7 +265,7 @@ func (r *Registry) Forget(ctx context.Context) error {
 	}
 	r.learn(views)
 	err = r.settle(ctx, "gone", func(ctx context.Context) error {
-		return each(ctx, r.remembered(), func(ctx context.Context, rec record) error {
+		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
 			if merged(views, rec.key) == nil {
 				return nil
 			}
@@ -271,9 +275,9 @@ func (r *Registry) Forget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = r.wipe(ctx, r.owed())
+	err = r.wipe(ctx, r.chosen(r.disabled))
 	if err == nil {
-		clear(r.disabled)
+		r.enabledAgain()
 	}
 	return err
 }
@@ -281,7 +285,7 @@ func (r *Registry) Forget(ctx context.Context) error {
 // settle makes a change and returns when every server that answers shows it of every remembered record, as good tells
 // (nil: not held). It makes the change again every now and then until ctx ends.
 func (r *Registry) settle(ctx context.Context, what string, change func(context.Context) error, good func(*record) bool) error {
-	pending := r.remembered()
+	pending := r.chosen(r.records)
 	for {
 		if err := change(ctx); err != nil {
 			return err
@@ -302,7 +306,7 @@ func (r *Registry) settle(ctx context.Context, what string, change func(context.
 			views := r.everywhere(ctx, r.look)
 			err := failed(views)
 			if err == nil {
-				pending = slices.DeleteFunc(r.remembered(), func(rec record) bool { return settled(views, rec.key, good) })
+				pending = slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return settled(views, rec.key, good) })
 			}
 			switch {
 			case err == nil && len(pending) == 0:
@@ -332,8 +336,19 @@ func (r *Registry) unsettled(what string, cause error, pending []record) error {
 // remembered are the records in a fixed order.
 func (r *Registry) remembered() []record { return sorted(r.records) }
 
-// owed are the records that have to be enabled again, in a fixed order.
-func (r *Registry) owed() []record { return sorted(r.disabled) }
+// chosen are those of the records that are changed now, in a fixed order.
+func (r *Registry) chosen(of map[key]record) []record {
+	return slices.DeleteFunc(sorted(of), func(rec record) bool {
+		return len(r.only) > 0 && !slices.Contains(r.only, rec.port)
+	})
+}
+
+// enabledAgain forgets that the records that are changed now were disabled.
+func (r *Registry) enabledAgain() {
+	for _, rec := range r.chosen(r.disabled) {
+		delete(r.disabled, rec.key)
+	}
+}
 
 // note remembers that rec is disabled on the servers. Safe for concurrent use.
 func (r *Registry) note(rec record) {
