@@ -7,12 +7,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"prestop/drain/endpoint"
+
+	"prestop/drain/conns/connstest"
 )
 
 // metrics are what the tests count; exclusions are label=regexp.
@@ -123,7 +124,7 @@ func exporter(t *testing.T, network, address string, handle http.HandlerFunc) st
 }
 
 func TestAScrapeCountsWhatTheExporterTells(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "admin.sock")
+	socket := connstest.Socket(t)
 	paths := make(chan string, 8)
 	handle := func(w http.ResponseWriter, r *http.Request) {
 		paths <- r.URL.String()
