@@ -11,9 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"prestop/drain/endpoint"
-
 	"prestop/drain/conns/connstest"
+	"prestop/drain/endpoint"
 )
 
 // metrics are what the tests count; exclusions are label=regexp.
