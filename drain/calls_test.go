@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"prestop/drain/conns/connstest"
 	"prestop/drain/endpoint"
 )
 
@@ -30,7 +30,7 @@ type callee struct {
 
 func newCallee(t *testing.T, codes ...int) *callee {
 	t.Helper()
-	c := &callee{socket: filepath.Join(t.TempDir(), "admin.sock"), codes: codes}
+	c := &callee{socket: connstest.Socket(t), codes: codes}
 	l, err := net.Listen("unix", c.socket)
 	if err != nil {
 		t.Fatal(err)

@@ -25,9 +25,10 @@ import (
 )
 
 const (
-	// linger is what callers may still do after the list has changed: the push comes with it (0.6 s, longer with a lost
-	// packet), then Spring Cloud LoadBalancer's cache, which does not listen to it (35 s).
-	linger = 40 * time.Second
+	// linger is how long callers may go on after the list has changed. A client 2.x is pushed the change within 0.6 s. A
+	// client 1.x whose UDP push is lost polls every 10 s. Then comes Spring Cloud LoadBalancer's cache, which does not
+	// listen to either (35 s; Ribbon's is 30 s). Callers were seen to go on for 42.1 s.
+	linger = 47 * time.Second
 	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and each write is one of Raft.
 	parallel = 8
 	// rebuilt is when a server's lists show a change, after the answer to it (nacos.naming.push.pushTaskDelay, 500 ms).
