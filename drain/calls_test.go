@@ -143,8 +143,8 @@ func TestDrainCallsAreMadeOnceForEachDrain(t *testing.T) {
 		}
 	}
 	asked("POST /fail")
-	second := make(chan *waitable, 1) // a hook that is known to have joined: one that came after the resume would drain anew
-	w.drain.tell(message{event: event{kind: sawHook}, join: second})
+	second := make(chan *drainRun, 1) // a hook that is known to have joined: one that came after the resume would drain anew
+	w.drain.send(message{event: event{kind: eventHook}, join: second})
 	joined := <-second
 	w.drain.Resume()
 	if !strings.Contains(said.String(), "not taken back") {
