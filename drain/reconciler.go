@@ -66,6 +66,7 @@ type reconciler struct {
 
 	found    []registry.Instance // what the last look showed
 	reached  bool
+	ever     bool            // something was found since the process started
 	err      error           // what was told as wrong last
 	searched time.Time       // when the last search succeeded; zero before
 	wasIn    map[string]bool // the instances that were seen in service since they were last taken out, by ID
@@ -443,7 +444,7 @@ func (k *reconciler) searchIn(o order) bool {
 		return true
 	case len(o.target.since) == 0 && o.target.since != nil && !k.pod().AnyPort:
 		return since >= rareSearch && len(k.found) == 0
-	case len(k.found) == 0:
+	case len(k.found) == 0 && !k.ever:
 		return true
 	}
 	for port, began := range o.target.since {
@@ -459,7 +460,7 @@ func (k *reconciler) searchIn(o order) bool {
 			k.fruitless[port] = true
 		}
 	}
-	return since >= rareSearch && k.any(registry.Absent)
+	return since >= rareSearch && (len(k.found) == 0 || k.any(registry.Absent))
 }
 
 func (k *reconciler) rejoin(ctx context.Context, ports []uint16) error {
@@ -543,7 +544,7 @@ func (k *reconciler) saw(found []registry.Instance, err error) error {
 		return err
 	}
 	if !k.reached || !slices.Equal(found, k.found) {
-		k.found, k.reached = found, true
+		k.found, k.reached, k.ever = found, true, k.ever || len(found) > 0
 		k.warned = k.warned && len(found) == 0
 		k.send(message{event: event{kind: eventInstances, reg: k.index, instances: slices.Clone(found)}})
 	}
