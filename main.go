@@ -130,6 +130,7 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: len(c.Ports) > 0, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger, QuietPeriod: c.QuietPeriod,
 		RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
 		Calls: c.DrainCalls, Traffic: traffic, Log: log,
+		Elsewhere: func(ctx context.Context, i int) ([]registry.Instance, error) { return elsewhere(ctx, c, i) },
 	})
 	server := drain.NewServer(d, drain.HandlerOptions{
 		Token: c.Token.Get, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Log: log,
@@ -209,6 +210,15 @@ func newRegistries(c Config) ([]registry.Registry, map[string]*registry.Traffic)
 		}), h)
 	}
 	return all, traffic
+}
+
+// elsewhere looks what a registry holds at the Pod's address, whatever its port and service. It asks by connections of its
+// own, since a registry remembers what it finds.
+func elsewhere(ctx context.Context, c Config, i int) ([]registry.Instance, error) {
+	registries, _ := newRegistries(c)
+	p := pod(c)
+	p.Services, p.AnyPort = nil, true
+	return registries[i].Find(ctx, p)
 }
 
 func pod(c Config) registry.Pod {

@@ -70,7 +70,7 @@ func flags() *pflag.FlagSet {
 	f.Var(&late{"false", "bool"}, "unready-when-draining", "/readyz is 503 from the hook on; default off")
 	f.Lookup("unready-when-draining").NoOptDefVal = "true"
 	f.String("ready-file", "", "`file` that exists while drained; empty: none")
-	f.String("token", "", "`secret` that /shutdown and /resume require as a bearer token; better by the variable or the file; empty: none")
+	f.String("token", "", "`secret` that /shutdown, /stopping and /resume require as a bearer token; better by the variable or the file; empty: none")
 	f.String("token-file", "", "`file` with that secret, read at each call")
 	f.String("termination-log", "/dev/termination-log", "`file` that gets the outcome in a line if it can be written, which kubectl describe pod shows; empty: none")
 	f.String("log-format", "json", "`format` on standard error: json, text")

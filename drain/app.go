@@ -16,8 +16,6 @@ type socket struct {
 	port uint16
 	// id tells this socket from a later one on the same port.
 	id uint64
-	// aside: no client of the app comes by it. It is a mesh's, or reachable from inside the Pod alone.
-	aside bool
 }
 
 // port is what is known of one port.
@@ -36,8 +34,8 @@ type port struct {
 	// through: an instance on it was seen in service although nobody had ever listened on it, while the app was up. Callers
 	// reach the app through it (NAT, a NodePort).
 	through bool
-	// aside as of the sockets that were seen last.
-	aside bool
+	// unmissed: it has been gone for so long, while others listen, that it was not the app's.
+	unmissed bool
 	// atBegin are the sockets that listened when the drain began; stopped: since then it was seen without one.
 	atBegin []uint64
 	stopped bool
@@ -113,11 +111,9 @@ func (ps ports) see(sockets []socket, looked, now time.Time) ports {
 	for i := range ps {
 		p := &ps[i]
 		var ids []uint64
-		aside := true
 		for _, s := range sockets {
 			if s.port == p.number {
 				ids = append(ids, s.id)
-				aside = aside && s.aside
 			}
 		}
 		slices.Sort(ids)
@@ -129,27 +125,25 @@ func (ps ports) see(sockets []socket, looked, now time.Time) ports {
 			p.stopped = true
 		case !p.up() || other:
 			p.since, p.before = now, looked
-			p.listened, p.aside = true, aside
-		default:
-			p.aside = aside
+			p.listened, p.unmissed = true, false
 		}
 		p.sockets = ids
 	}
-	return ps.unmissed(now)
+	return ps.giveUp(now)
 }
 
 // missedFor is how long a port that is gone and known to nobody is missed while others listen: then it was no app's, but
 // somebody's who looked into the Pod.
 const missedFor = 10 * time.Minute
 
-// unmissed sets the ports aside that have been gone for missedFor. ps must be the caller's own.
-func (ps ports) unmissed(now time.Time) ports {
+// giveUp no longer waits for the ports that have been gone for missedFor. ps must be the caller's own.
+func (ps ports) giveUp(now time.Time) ports {
 	if ps.state() != appPartly || ps.identified() {
 		return ps
 	}
 	for i := range ps {
 		if p := &ps[i]; p.gone() && now.Sub(p.since) >= missedFor {
-			p.aside = true
+			p.unmissed = true
 		}
 	}
 	return ps
@@ -185,8 +179,7 @@ func (ps ports) identified() bool {
 }
 
 // deciding are the ports that say whether the app lives: those given and those registered. Without any, or where the given
-// ones are only a way to others, they are those that were found, but no mesh's; and of these no ephemeral ones if there are
-// others.
+// ones are only a way to others, they are those that were found; and of these no ephemeral ones if there are others.
 func (ps ports) deciding() ports {
 	var known, found, fleeting ports
 	through, listened := false, false
@@ -196,7 +189,7 @@ func (ps ports) deciding() ports {
 			known = append(known, p)
 			listened = listened || p.listened
 			through = through || p.through
-		case p.aside || !p.listened:
+		case p.unmissed || !p.listened:
 		case p.ephemeral():
 			fleeting = append(fleeting, p)
 		default:
@@ -292,17 +285,6 @@ func (ps ports) numbers(of func(port) bool) []uint16 {
 		}
 	}
 	return n
-}
-
-// listensSince has for each port that listens when it was last seen not to.
-func (ps ports) listensSince() map[uint16]time.Time {
-	m := map[uint16]time.Time{}
-	for _, p := range ps {
-		if p.up() && !p.before.IsZero() {
-			m[p.number] = p.before
-		}
-	}
-	return m
 }
 
 // shown are the ports that people are told of: those that decide, and those where an instance is.

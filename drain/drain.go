@@ -106,7 +106,7 @@ func New(o Options) *Drain {
 func (d *Drain) pod() registry.Pod {
 	s := d.status.Load().state
 	p := d.options.Pod
-	p.Ports, p.ListensSince = s.ports.known(), s.ports.listensSince()
+	p.Ports = s.ports.known()
 	p.AnyPort = s.unseen && len(d.options.Ports) == 0
 	return p
 }

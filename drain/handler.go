@@ -16,7 +16,7 @@ import (
 
 // HandlerOptions are the settings of the HTTP side.
 type HandlerOptions struct {
-	// Token, if it is not empty and returns a non-empty string, is required as a bearer token on /shutdown and /resume.
+	// Token, if it is not empty and returns a non-empty string, is required as a bearer token on /shutdown, /stopping and /resume.
 	Token func() (string, error)
 	// ReadyWhenRegistered and UnreadyWhenDraining change /readyz.
 	ReadyWhenRegistered, UnreadyWhenDraining bool
@@ -40,6 +40,7 @@ func NewServer(d *Drain, o HandlerOptions) *http.Server {
 	for path, f := range map[string]http.HandlerFunc{
 		"GET /ok": h.ok, "GET /healthz": h.healthz, "GET /readyz": h.readyz, "GET /status": h.status, "GET /metrics": h.metrics,
 		"GET /shutdown": h.guarded(h.shutdown), "POST /shutdown": h.guarded(h.shutdown),
+		"GET /stopping": h.guarded(h.stopping), "POST /stopping": h.guarded(h.stopping),
 		"GET /resume": h.guarded(h.resume), "POST /resume": h.guarded(h.resume),
 	} {
 		mux.HandleFunc(path, f)
@@ -100,6 +101,13 @@ func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
 	}
 	code, line := verdict(out, err)
 	answer(w, code, line)
+}
+
+// stopping is prestop's own preStop hook: the Pod goes, and not just a container. It waits for nothing: the app's hook does.
+func (h *handler) stopping(w http.ResponseWriter, r *http.Request) {
+	h.Log.Info("the Pod is stopping", "from", r.RemoteAddr, "agent", r.UserAgent())
+	h.drain.Stopping()
+	answer(w, http.StatusOK, "OK")
 }
 
 func (h *handler) resume(w http.ResponseWriter, r *http.Request) {

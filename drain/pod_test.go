@@ -1,9 +1,15 @@
 package drain
 
 import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"prestop/registry"
 )
 
 // pod runs f in a bubble beside an app on appPort and another container on 9090, which registers if it is said to.
@@ -91,6 +97,64 @@ func TestSIGTERMAfterTheAppBesideAnotherContainer(t *testing.T) {
 			within(t, "the exit", time.Since(began), 0, time.Second)
 		})
 	}
+}
+
+func TestAPodThatStopsDrainsWithThatCause(t *testing.T) {
+	in(t, 1, nil, func(t *testing.T, w *world) {
+		if rec := w.call(t.Context(), HandlerOptions{}, "GET", "/stopping"); rec.Code != 200 {
+			t.Errorf("answered %d %q", rec.Code, rec.Body)
+		}
+		out := <-w.hook(t.Context())
+		out.must(t, Drained)
+		if s := w.drain.Status(t.Context()); s.LastDrain == nil || s.LastDrain.Cause != "pod" || !w.regs[0].isOut() {
+			t.Errorf("%+v", s.LastDrain)
+		}
+	})
+}
+
+func TestStoppingWantsTheToken(t *testing.T) {
+	in(t, 0, nil, func(t *testing.T, w *world) {
+		o := HandlerOptions{Token: func() (string, error) { return "x", nil }}
+		if rec := w.call(t.Context(), o, "POST", "/stopping"); rec.Code != 401 || w.drain.Status(t.Context()).State != "serving" {
+			t.Errorf("answered %d", rec.Code)
+		}
+	})
+}
+
+func TestAnAppThatIsRegisteredNowhereIsToldWithWhatIs(t *testing.T) {
+	var log lines
+	synctest.Test(t, func(t *testing.T) {
+		w := newPod(1, []*container{{port: appPort}}, func(o *Options) {
+			o.Log = slog.New(slog.NewTextHandler(&log, nil))
+			o.Elsewhere = func(context.Context, int) ([]registry.Instance, error) {
+				return []registry.Instance{{ID: "a", Service: "orders", Port: 80}}, nil
+			}
+		})
+		w.start()
+		wait(t.Context(), 5*time.Minute)
+		w.end()
+	})
+	if n := strings.Count(log.String(), "orders/a"); n != 1 {
+		t.Errorf("told %d times: %s", n, log.String())
+	}
+}
+
+// lines is a log that several may write.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func TestASidecarThatIsStartedAnewPutsTheAppBack(t *testing.T) {

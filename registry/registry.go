@@ -128,9 +128,6 @@ type Pod struct {
 	Ports []uint16
 	// AnyPort makes every instance at the Pod's address its own: the sockets cannot be seen, so its ports are not known.
 	AnyPort bool
-	// ListensSince has for a port a moment just before the app began to listen on it: it was seen not to. A port is missing
-	// if the app listened at the first look, or does not listen.
-	ListensSince map[uint16]time.Time
 	// Services restricts to these names, compared without case; empty means every service.
 	Services []string
 }
