@@ -48,7 +48,7 @@ func portOf(address string) (uint16, error) {
 }
 
 // clusters reads the servers of each registry of a kind: clusters parted by semicolons, their servers by commas. One server
-// in two clusters would be told by two keepers that do not know of each other.
+// in two clusters would be told by two reconcilers that do not know of each other.
 func (r *reader) clusters(flag string, parse func(string) (*url.URL, error)) [][]*url.URL {
 	var all [][]*url.URL
 	in := map[string]int{} // the cluster of a server

@@ -21,7 +21,7 @@ type action struct {
 
 var actions = []string{"hook", "hook", "resume", "crash", "start", "connect", "disconnect", "talk", "break", "hang", "heal", "undo", "blind", "see", "wait", "term"}
 
-// TestRandomHistoriesKeepTheInvariants runs the whole drain, its keepers and its lookout, through random events and faults
+// TestRandomHistoriesKeepTheInvariants runs the whole drain, its reconcilers and its watcher, through random events and faults
 // in synctest's time: ten thousand histories, a million by `make soak` (-rapid.checks).
 func TestRandomHistoriesKeepTheInvariants(t *testing.T) {
 	histories := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) action {
