@@ -54,6 +54,9 @@ type origins struct {
 	// container is that of our own listener; 0 if it is not known.
 	container uint64
 	suspects  []suspect
+	// opened are the connections to ports that nobody listens on which are known to be the app's own, by
+	// cookie: while something is under way the kernel's figures do not tell.
+	opened map[uint64]struct{}
 	// clients are the owners of the client ends that were found, by the inode or cookie of the other end, in
 	// the last look and in this one.
 	clients, before map[uint64]owner
@@ -182,7 +185,7 @@ func (o *origins) admit(m *message, at time.Time) (counts bool, why Reason) {
 		return false, Outgoing
 	case o.rule.excludes(m.remote):
 		return false, Excluded
-	case !o.listening.has(m.localPort) && m.opened:
+	case !o.listening.has(m.localPort) && o.appOpened(m):
 		return false, Outgoing // the port was free again, and the kernel lent it
 	case !o.inside(m.remote):
 		return true, ""
@@ -193,6 +196,20 @@ func (o *origins) admit(m *message, at time.Time) (counts bool, why Reason) {
 	}
 	o.suspects = append(o.suspects, suspect{message: *m, at: at})
 	return false, ""
+}
+
+// appOpened reports whether the app opened a connection, of a port that nobody listens on.
+func (o *origins) appOpened(m *message) bool {
+	if _, known := o.opened[m.cookie]; known {
+		return true
+	}
+	if m.opened {
+		if o.opened == nil || len(o.opened) == mostSuspects {
+			o.opened = make(map[uint64]struct{}) // those that live are found again
+		}
+		o.opened[m.cookie] = struct{}{}
+	}
+	return m.opened
 }
 
 // id names the app's end of a suspect between looks; 0 if nothing does.
