@@ -10,7 +10,7 @@ BUILD       := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomi
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: build cross demo test test-all traps e2e rollout soak fuzz bench docs lint vulncheck image images release reproducible clean
+.PHONY: build cross demo test test-all race mutate traps e2e rollout soak fuzz bench docs lint vulncheck image images release reproducible clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o "$${OUT:-prestop}" .
@@ -28,6 +28,12 @@ test: cross ## every test, also against real Eureka and Nacos servers; installs 
 
 test-all: ## and the older versions of the registries
 	test/all.sh -tags all
+
+race: ## the product's tests under the race detector, few at a time; needs a C compiler
+	CGO_ENABLED=1 go test -race -count=1 -p 1 -parallel 8 -timeout 40m . ./drain/... ./registry/...
+
+mutate: ## how much of the code its tests hold: MUTANTS of each package of PACKAGES, drawn by SEED, JOBS at a time
+	cd test && go run ./mutate -C .. -n $${MUTANTS:-40} -seed $${SEED:-1} -parallel $${JOBS:-1} -least $${LEAST:-0} $${PACKAGES:-. ./drain/... ./registry/...}
 
 traps: ## every trap against every version of the registries, and the tables of test/README.md from that
 	{ s=0; go test -v -count 1 ./registry/... || s=1; (cd test && go test -v -count 1 -tags all -timeout 60m .) || s=1; exit $$s; } | \
@@ -52,10 +58,10 @@ bench: ## the figures of the design
 docs: ## the settings in both READMEs, from the flags
 	go test . -count=1 -run '^TestTheSettingsInTheREADMEsAreTheFlags$$' -update-docs
 
-lint: ## gofmt, vet, staticcheck
+lint: ## gofmt, vet, staticcheck; also of the tests that only test-all runs
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
-	go vet ./... && (cd test && go vet ./...) && (cd test/monitoring && go vet ./...)
-	go run $(STATICCHECK) ./... && (cd test && go run $(STATICCHECK) ./...) && (cd test/monitoring && go run $(STATICCHECK) ./...)
+	go vet ./... && (cd test && go vet ./... && go vet -tags all ./...) && (cd test/monitoring && go vet ./...)
+	go run $(STATICCHECK) ./... && (cd test && go run $(STATICCHECK) -tags all ./...) && (cd test/monitoring && go run $(STATICCHECK) ./...)
 
 vulncheck: ## needs the vulnerability database from the network
 	go run $(GOVULNCHECK) ./...

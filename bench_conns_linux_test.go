@@ -168,7 +168,7 @@ func BenchmarkDraining(b *testing.B) {
 }
 
 // BenchmarkQuietPeriod is how long a drain takes whose callers are told by their registry and go on for 1 to 3 s, each
-// calling every 50 to 500 ms, half of them on a connection of its own each time: with Nacos' linger of 40 s, and with a quiet
+// calling every 50 to 500 ms, half of them on a connection of its own each time: with a linger of 40 s, and with a quiet
 // period as well.
 func BenchmarkQuietPeriod(b *testing.B) {
 	for _, quiet := range []string{"off", "5s", "2s"} {

@@ -275,9 +275,9 @@ func TestTheSumOfADrain(t *testing.T) {
 		ok   bool
 		text string
 	}{
-		"Nacos, Kubernetes' default": {[]string{"--nacos-url=nacos"}, sum{40, "callers of nacos", 10, 25, -15}, false, "55 or more"},
-		"Nacos, long enough":         {[]string{"--nacos-url=nacos", "--grace-period=75"}, sum{40, "callers of nacos", 10, 70, 30}, true, "30s are left"},
-		"Eureka and Nacos":           {[]string{"--nacos-url=nacos", "--eureka-url=http://e/eureka", "--grace-period=125"}, sum{95, "callers of eureka", 10, 120, 25}, true, "callers of eureka"},
+		"Nacos, Kubernetes' default": {[]string{"--nacos-url=nacos"}, sum{47, "callers of nacos", 10, 25, -22}, false, "62 or more"},
+		"Nacos, long enough":         {[]string{"--nacos-url=nacos", "--grace-period=82"}, sum{47, "callers of nacos", 10, 77, 30}, true, "30s are left"},
+		"Eureka and Nacos":           {[]string{"--nacos-url=nacos", "--eureka-url=http://e/eureka", "--grace-period=127"}, sum{97, "callers of eureka", 10, 122, 25}, true, "callers of eureka"},
 		"a linger of one's own":      {[]string{"--nacos-url=nacos", "--linger=5"}, sum{5, "--linger", 10, 25, 20}, true, "not set, so Kubernetes' default"},
 		"no registry":                {nil, sum{3, "no registry, so the time in which kube-proxies learn of it", 0, 25, 22}, true, "a drain takes a linger of 3s"},
 	} {
@@ -307,12 +307,12 @@ func TestExplainNamesWhatWouldHelp(t *testing.T) {
 }
 
 func TestCheckTellsAQuietPeriodThatIsOfNoUse(t *testing.T) {
-	c := load(t, nil, "--nacos-url=nacos", "--grace-period=75", "--quiet-period=45", "--instance-ip=10.0.0.1")
+	c := load(t, nil, "--nacos-url=nacos", "--grace-period=82", "--quiet-period=50", "--instance-ip=10.0.0.1")
 	registries, _ := newRegistries(c)
-	if f := sumUp(c, registries).finding(c); f.OK || !strings.Contains(f.Text, "quiet period of 45s") || !strings.Contains(f.Text, "linger of 40s") {
+	if f := sumUp(c, registries).finding(c); f.OK || !strings.Contains(f.Text, "quiet period of 50s") || !strings.Contains(f.Text, "linger of 47s") {
 		t.Errorf("%+v", f)
 	}
-	if n := strings.Join(notes(c, registries), "\n"); !strings.Contains(n, "quiet period of 45s") {
+	if n := strings.Join(notes(c, registries), "\n"); !strings.Contains(n, "quiet period of 50s") {
 		t.Errorf("at the start it says %q", n)
 	}
 	c.QuietPeriod = 5 * time.Second

@@ -127,7 +127,7 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 	}
 	registries, traffic := newRegistries(c)
 	d := drain.New(drain.Options{
-		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger, QuietPeriod: c.QuietPeriod,
+		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: len(c.Ports) > 0, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger, QuietPeriod: c.QuietPeriod,
 		RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
 		Calls: c.DrainCalls, Traffic: traffic, Log: log,
 	})

@@ -55,7 +55,7 @@ func flags() *pflag.FlagSet {
 	f.String("exclude-peer", "", "comma list of client addresses or `CIDRs` that do not count, e.g. scrapers; empty: none")
 	f.String("grace-period", "30s", "the Pod's terminationGracePeriodSeconds, a `time`; more than 0")
 	f.String("reserve", "5s", "`time` kept back for the app's own stop: deadline = grace period - reserve; 0: none")
-	f.String("linger", "", "`time` that callers may go on after the registries were read back; 0: none; empty: by registry (none 3s, Nacos 40s, Eureka until its cache shows it, then 65s)")
+	f.String("linger", "", "`time` that callers may go on after the registries were read back; 0: none; empty: by registry (none 3s, Nacos 47s, Eureka until its cache shows it, then 67s)")
 	f.String("quiet-period", "", "end the linger early once no client has connected or sent a byte for this `time`; 0, off or empty: never")
 	f.Var(&late{"0", "int"}, "min-open-connections", "the drain is over at this `number` of connections in use; 0, the default: at none")
 	f.String("idle-after", "5s", "a connection answered and then quiet for this `time` is not in use; 0: every open connection is in use")

@@ -38,11 +38,11 @@ var ways = []way{
 var shops = []shop{
 	{
 		name: "orders", product: "eureka", label: "Eureka", fetch: eurekaFetch, outdated: eurekaCache + eurekaFetch + balancerCache,
-		linger: 95 * time.Second / scale, grace: 125 * time.Second / scale,
+		linger: 97 * time.Second / scale, grace: 127 * time.Second / scale,
 	},
 	{
 		name: "stock", product: "nacos", label: "Nacos", fetch: nacosPush, outdated: nacosRebuild + nacosPush + balancerCache,
-		linger: 40 * time.Second / scale, grace: 75 * time.Second / scale,
+		linger: 47 * time.Second / scale, grace: 82 * time.Second / scale,
 	},
 }
 

@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"prestop/drain/conns/connstest"
 	"prestop/drain/endpoint"
 )
 
@@ -30,7 +30,7 @@ type callee struct {
 
 func newCallee(t *testing.T, codes ...int) *callee {
 	t.Helper()
-	c := &callee{socket: filepath.Join(t.TempDir(), "admin.sock"), codes: codes}
+	c := &callee{socket: connstest.Socket(t), codes: codes}
 	l, err := net.Listen("unix", c.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -143,8 +143,8 @@ func TestDrainCallsAreMadeOnceForEachDrain(t *testing.T) {
 		}
 	}
 	asked("POST /fail")
-	second := make(chan *waitable, 1) // a hook that is known to have joined: one that came after the resume would drain anew
-	w.drain.tell(message{event: event{kind: sawHook}, join: second})
+	second := make(chan *drainRun, 1) // a hook that is known to have joined: one that came after the resume would drain anew
+	w.drain.send(message{event: event{kind: eventHook}, join: second})
 	joined := <-second
 	w.drain.Resume()
 	if !strings.Contains(said.String(), "not taken back") {

@@ -253,7 +253,7 @@ func TestAtStartAnInstanceLeftDisabledIsRejoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(1, nil)
 		defer w.end()
-		w.regs[0].disabled = true
+		w.regs[0].rec(appPort).disabled = true
 		wait(t.Context(), time.Minute)
 		w.start()
 		wait(t.Context(), 3*time.Second)
@@ -267,7 +267,7 @@ func TestWhatSomebodyElseDisablesLaterIsLeftAlone(t *testing.T) {
 	in(t, 1, nil, func(t *testing.T, w *world) {
 		wait(t.Context(), 5*time.Minute)
 		w.regs[0].mu.Lock()
-		w.regs[0].disabled = true
+		w.regs[0].rec(appPort).disabled = true
 		w.regs[0].mu.Unlock()
 		wait(t.Context(), 5*time.Minute)
 		if !w.regs[0].isOut() {
@@ -290,8 +290,8 @@ func TestTermAfterTheAppForgetsAndExits(t *testing.T) {
 		<-w.done
 		within(t, "the exit", time.Since(began), 0, time.Second)
 		for _, r := range w.regs {
-			if r.deleted != 1 {
-				t.Errorf("%s: deleted %d times", r.name, r.deleted)
+			if r.deletions() != 1 {
+				t.Errorf("%s: deleted %d times", r.name, r.deletions())
 			}
 		}
 	})
@@ -332,7 +332,7 @@ func TestTermWithoutAHookExitsAtTheDeadlineThoughTheAppStays(t *testing.T) {
 		w.drain.Terminate()
 		<-w.done
 		within(t, "the exit", time.Since(began), 60*time.Second, 61*time.Second)
-		if w.regs[0].deleted != 0 {
+		if w.regs[0].deletions() != 0 {
 			t.Error("a live instance was deleted")
 		}
 	})
@@ -346,7 +346,7 @@ func TestTermSeesAnAppThatWasRestartedAMomentAgo(t *testing.T) {
 		wait(t.Context(), time.Millisecond)
 		w.drain.Terminate()
 		wait(t.Context(), time.Second)
-		if got := w.drain.Status(t.Context()).State; got != "draining" || w.regs[0].deleted > 0 {
+		if got := w.drain.Status(t.Context()).State; got != "draining" || w.regs[0].deletions() > 0 {
 			t.Errorf("a live app was taken for dead: %s", got)
 		}
 	})

@@ -152,7 +152,7 @@ func TestReadyOnlyWhenRegistered(t *testing.T) {
 	in(t, 2, nil, func(t *testing.T, w *world) {
 		o := HandlerOptions{ReadyWhenRegistered: true}
 		w.regs[1].mu.Lock()
-		w.regs[1].registered = false
+		w.regs[1].rec(appPort).registered = false
 		w.regs[1].mu.Unlock()
 		wait(t.Context(), 3*time.Minute) // looked at again
 		if rec := w.call(t.Context(), o, "GET", "/readyz"); rec.Code != 503 || !strings.Contains(rec.Body.String(), "fake1") {
@@ -178,9 +178,13 @@ func TestStatusHasTheKeysOfTheContract(t *testing.T) {
 				t.Fatalf("%v in %s", err, rec.Body)
 			}
 			want := map[string]any{
-				"": []string{"connections", "deadline", "lingerUntil", "registries", "result", "since", "state"}, "connections": []string{"active", "idle", "lastHeard", "open", "peers", "source"},
-				"connections.lastHeard": []string{"address", "at"}, "connections.peers[]": []string{"active", "address", "clientPort", "idle", "port", "since"}, "registries[]": []string{"error", "instances", "kind", "url"},
+				"": []string{"app", "connections", "deadline", "lingerUntil", "registries", "result", "since", "state"}, "app[]": []string{"listening", "port", "since"}, "connections": []string{"active", "idle", "lastHeard", "open", "peers", "source"},
+				"connections.lastHeard": []string{"address", "at"}, "connections.peers[]": []string{"active", "address", "clientPort", "idle", "port", "since"}, "registries[]": []string{"error", "instances", "kind", "reached", "url"},
 				"registries[].instances[]": []string{"id", "service", "status"},
+			}
+			if state == "expired" {
+				want[""] = []string{"app", "connections", "deadline", "lastDrain", "lingerUntil", "registries", "result", "since", "state"}
+				want["lastDrain"] = []string{"active", "began", "cause", "count", "ended", "leave", "linger", "result"}
 			}
 			keys := map[string][]string{}
 			keysOf("", got, keys)

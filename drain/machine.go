@@ -1,10 +1,12 @@
 package drain
 
 import (
+	"maps"
 	"slices"
 	"time"
 
 	"prestop/drain/conns"
+	"prestop/registry"
 )
 
 // This file is the state machine: what is known, what may happen, and what follows. Nothing in it waits, calls or logs;
@@ -26,19 +28,6 @@ func (p phase) String() string {
 	return [...]string{"serving", "draining", "drained", "expired", "forgotten"}[p]
 }
 
-// appState is what the sockets say of the app.
-type appState int
-
-const (
-	// appAbsent: it has not listened yet.
-	appAbsent appState = iota
-	appUp
-	// appGone: it listened and does not any more.
-	appGone
-	// appUnseen: the kernel's tables cannot be read, so nothing is known of it and it is taken to be there.
-	appUnseen
-)
-
 // want is what the registries shall be made to say.
 type want int
 
@@ -48,7 +37,24 @@ const (
 	wantGone      // deleted: only ever for a dead app
 )
 
-// regState is what is known of one registry since it was last told to change sides.
+// target is what a registry shall be made to say of the Pod's instances.
+type target struct {
+	want want
+	// dead are ports on which nobody listens any more: with wantIn their instances are kept out. held are ports on which
+	// nobody has listened yet: with wantIn their instances are left as they are.
+	dead, held []uint16
+	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be seen.
+	since map[uint16]time.Time
+	// serving is since when the Pod has been serving; with wantIn.
+	serving time.Time
+}
+
+func (t target) equal(o target) bool {
+	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) && maps.Equal(t.since, o.since) &&
+		t.serving.Equal(o.serving)
+}
+
+// regState is what was reported of one registry since its target changed last.
 type regState struct {
 	// left is when every server that answers was read back as out; zero while it is not.
 	left time.Time
@@ -58,79 +64,128 @@ type regState struct {
 	gaveUp time.Time
 	// blind: publication cannot be seen at this registry, so the longest time counts from left.
 	blind bool
-	// held: it was seen to hold an instance of the Pod, now or earlier, so that callers may know it.
+	// held: it was seen to hold an instance of the Pod, now or earlier, so that callers may know it. It outlives the target.
 	held bool
-	// in: every instance found in it is up, or down by the app's own word.
+	// in: every instance found in it is as the target wants it.
 	in bool
 	// forgot: nothing of the Pod is left in it, or the attempt is over.
 	forgot bool
 }
 
-// state is all that decisions are made from.
+// regView is what was last seen of one registry, whatever its target.
+type regView struct {
+	instances []registry.Instance
+	// err is what is wrong with it; nil while all is well.
+	err error
+	// reached: it has answered since the process started.
+	reached bool
+	// undone is how often it put the Pod back in during a drain.
+	undone int
+}
+
+// state is all that decisions are made from, and all that others may read.
 type state struct {
 	phase phase
 	since time.Time // of the phase
-	app   appState
-	// appSince is when app became what it is.
+	// ports of the Pod; looked is when they were last looked at, zero before the first look. unseen: they cannot be.
+	ports  ports
+	looked time.Time
+	unseen bool
+	// app is what the ports say together, and appSince when it became so.
+	app      appState
 	appSince time.Time
-	// began and deadline belong to the current or the last drain.
+	// began, deadline and cause belong to the current or the last drain.
 	began, deadline time.Time
+	cause           cause
+	// told is when the newest report of a registry arrived: what a count from before shows was not known to be enough.
+	told time.Time
+	// hooked: somebody has called the hook. met: a connection was open during the drain.
+	hooked, met bool
 	// stopping: SIGTERM has arrived. stopBy is when the process ends whatever else is true.
 	stopping bool
 	stopBy   time.Time
 	// counted is the newest tally; a zero Began means that there is none.
 	counted tally
-	regs    []regState
+	// last is the newest count, of this drain or before; busy the newest with a connection in use.
+	last, busy conns.Tally
+	regs       []regState
+	views      []regView
 }
 
 // tally is what the machine needs of a count.
 type tally struct {
-	began  time.Time
-	active int
-	// heard is the last moment at which a client may have said something; zero while that is not known.
+	began        time.Time
+	open, active int
+	// heard is the last moment at which a client may have sent data; zero while that is not known.
 	heard time.Time
 	// none: there is no source that can count.
 	none bool
+	// whole is the count itself, for those who read the state.
+	whole conns.Tally
 }
 
-// kind is what happened.
-type kind int
+// cause is what started a drain.
+type cause string
 
 const (
-	// sawHook: somebody called /shutdown.
-	sawHook kind = iota
-	// sawTerm: SIGTERM.
-	sawTerm
-	// sawResume: somebody called /resume.
-	sawResume
-	// sawListen: the app began to listen, or listens again on a new socket.
-	sawListen
-	// sawVanish: the last listening socket of the app closed.
-	sawVanish
-	// sawCount: a tally arrived.
-	sawCount
-	// The rest tell of one registry. sawLeft: read back as out; sawEmpty: it holds nothing of the Pod.
-	sawLeft
-	sawEmpty
-	sawPublished
-	// sawUnseen: publication cannot be observed.
-	sawUnseen
-	// sawUndone: something put the Pod back in.
-	sawUndone
-	// sawGaveUp: the time to try to leave is over.
-	sawGaveUp
-	// sawIn: every instance is back, or there is none yet.
-	sawIn
-	sawForgot
-	// sawTime: time went by.
-	sawTime
+	causeHook    cause = "hook"
+	causeSIGTERM cause = "SIGTERM"
+	// causePod: prestop's own hook was called, so the Pod goes and not just a container.
+	causePod cause = "pod"
 )
 
-// event is one thing that happened.
+// eventKind is what happened.
+type eventKind int
+
+const (
+	// eventHook: somebody called /shutdown.
+	eventHook eventKind = iota
+	// eventStopping: prestop's own preStop hook was called.
+	eventStopping
+	// eventSIGTERM: SIGTERM or SIGINT arrived.
+	eventSIGTERM
+	// eventResume: somebody called /resume.
+	eventResume
+	// eventSockets: the listening sockets were looked at.
+	eventSockets
+	// eventCount: the connections were counted.
+	eventCount
+	// eventInstances: a registry was looked at. eventTrouble: what is wrong with it changed.
+	eventInstances
+	eventTrouble
+	// The next ones report how far a registry is with its target. eventOut: every instance was read back as out.
+	eventOut
+	// eventEmpty: it holds no instance of the Pod.
+	eventEmpty
+	// eventPublished: what callers read shows the change.
+	eventPublished
+	// eventBlind: publication cannot be observed.
+	eventBlind
+	// eventUndone: something put the Pod back in.
+	eventUndone
+	// eventGaveUp: the time to try to leave is over.
+	eventGaveUp
+	// eventIn: every instance is as it shall be, or there is none yet.
+	eventIn
+	// eventForgotten: nothing of the Pod is left, or the attempt is over.
+	eventForgotten
+	// eventTick: time went by.
+	eventTick
+)
+
+// event is one thing that happened, with what was seen.
 type event struct {
-	kind  kind
-	reg   int   // for the kinds that tell of a registry
-	tally tally // for counted
+	kind eventKind
+	// reg is the index of the registry, for the kinds that tell of one.
+	reg int
+	// sockets and looked (when the look before was made) belong to eventSockets.
+	sockets []socket
+	looked  time.Time
+	// tally belongs to eventCount.
+	tally tally
+	// instances belong to eventInstances, err to eventTrouble.
+	instances []registry.Instance
+	err       error
 }
 
 // policy is the settings that decisions depend on.
@@ -157,77 +212,116 @@ const (
 	forgetFor = 1500 * time.Millisecond
 )
 
+// start is the state of a Drain that has seen nothing yet.
+func start(given []uint16, unseen bool, registries int, now time.Time) state {
+	s := state{
+		since: now, appSince: now, ports: newPorts(given, now), unseen: unseen,
+		regs: make([]regState, registries), views: make([]regView, registries),
+	}
+	s.app = s.appNow()
+	return s
+}
+
+func (s state) appNow() appState {
+	if s.unseen {
+		return appUnseen
+	}
+	return s.ports.state()
+}
+
 // next is the transition function: the state after e happened at now.
 func (p policy) next(s state, e event, now time.Time) state {
-	s.regs = slices.Clone(s.regs) // the caller keeps the old state to compare
-	was := s.want()
+	s.regs, s.views = slices.Clone(s.regs), slices.Clone(s.views) // the caller keeps the old state to compare
+	was := s.target()
 	s = p.take(s, e, now)
-	if s.want() != was {
-		was = s.want()
-		s.changeSides()
+	if app := s.appNow(); app != s.app {
+		s.app, s.appSince = app, now
+	}
+	if t := s.target(); !t.equal(was) {
+		was = t
+		s.changeTarget()
 	}
 	s = p.settle(s, now)
-	if s.want() != was {
-		s.changeSides()
+	if !s.target().equal(was) {
+		s.changeTarget()
 	}
 	return s
 }
 
 // take notes what happened.
 func (p policy) take(s state, e event, now time.Time) state {
+	switch e.kind { // facts first: they are true whatever the phase
+	case eventSockets:
+		s.ports, s.looked = s.ports.see(e.sockets, e.looked, now), now
+	case eventInstances:
+		v := &s.views[e.reg]
+		v.instances, v.reached = e.instances, true
+		s.ports = s.ports.register(e.instances, now)
+	case eventTrouble:
+		s.views[e.reg].err = e.err
+	case eventCount:
+		if !e.tally.began.Before(s.counted.began) {
+			s.counted = e.tally
+		}
+		if !e.tally.none {
+			s.last = e.tally.whole
+		}
+		if e.tally.active > 0 {
+			s.busy = e.tally.whole
+		}
+		s.met = s.met || e.tally.open > 0
+	case eventUndone:
+		s.views[e.reg].undone++
+	}
 	if s.phase == forgotten { // nothing but the end can follow
-		if e.kind == sawForgot {
+		if e.kind == eventForgotten {
 			s.regs[e.reg].forgot = true
 		}
 		return s
 	}
 	switch e.kind {
-	case sawHook:
+	case eventHook, eventStopping:
 		if s.phase == serving || s.stale(now) {
-			s = p.begin(s, now)
+			s = p.begin(s, causeHook, now)
 		}
-	case sawTerm:
+		if e.kind == eventStopping {
+			s.cause = causePod
+		} else {
+			s.hooked = true
+		}
+	case eventSIGTERM:
 		s = p.stop(s, now)
-	case sawResume:
+	case eventResume:
 		s = s.serve(now)
-	case sawListen:
-		// While draining, only an app that was seen gone is another one: the kubelet restarts no container whose hook
-		// runs, and an app that opens its socket anew while it drains must not end the drain.
-		another := s.app == appGone || s.app == appUp && s.phase != draining
-		s.app, s.appSince = appUp, now
-		if another {
+	case eventSockets, eventInstances, eventTick:
+		if s.phase != serving && s.returned(now) {
 			s = s.serve(now)
 		}
-	case sawVanish:
-		s.app, s.appSince = appGone, now
-	case sawCount:
-		if !e.tally.began.Before(s.counted.began) {
-			s.counted = e.tally
-		}
-	case sawTime:
-	default:
-		s.regs[e.reg] = s.regs[e.reg].hear(e.kind, now)
+	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventGaveUp, eventIn, eventForgotten:
+		s.regs[e.reg], s.told = s.regs[e.reg].hear(e.kind, now), now
 	}
 	return s
 }
 
-// hear notes what is told of one registry.
-func (r regState) hear(k kind, now time.Time) regState {
+// hear notes what is reported of one registry.
+func (r regState) hear(k eventKind, now time.Time) regState {
 	switch k {
-	case sawLeft:
+	case eventOut:
 		r.left, r.gaveUp, r.held = now, time.Time{}, true
-	case sawEmpty:
+	case eventEmpty:
 		r.left, r.gaveUp = now, time.Time{}
-	case sawPublished:
+	case eventPublished:
 		r.published = now
-	case sawUnseen:
+	case eventBlind:
 		r.blind = true
-	case sawUndone:
+	case eventUndone:
 		r = regState{held: true} // callers may learn of it again: its linger starts anew
-	case sawGaveUp:
+	case eventGaveUp:
 		r.gaveUp = now
-	case sawIn:
+	case eventIn:
 		r.in = true
+	case eventForgotten:
+		r.forgot = true
 	}
 	return r
 }
@@ -239,15 +333,34 @@ func (p policy) stop(s state, now time.Time) state {
 		return s
 	}
 	s.stopping = true
-	alive := s.app == appUp || s.app == appUnseen
-	if alive && (s.phase == serving || s.stale(now)) {
-		s = p.begin(s, now)
+	if !s.dead() && (s.phase == serving || s.stale(now)) {
+		s = p.begin(s, causeSIGTERM, now)
 	}
 	s.stopBy = now.Add(p.budget)
 	if s.phase != serving && s.deadline.Before(s.stopBy) {
 		s.stopBy = s.deadline
 	}
 	return s
+}
+
+// returned reports whether something of the app listens anew since the drain began.
+func (s state) returned(now time.Time) bool {
+	return !s.unseen && s.ports.returned(s.phase == draining, s.since, s.deadline, now)
+}
+
+// reachable reports whether callers can reach something of the app.
+func (s state) reachable() bool { return s.app == appUp || s.app == appPartly || s.app == appUnseen }
+
+// dead reports whether nothing of the app is there any more, for one who was told to stop. Where its ports are known only
+// by who listened, one of them that is gone is enough: what listens still is another container's, which ends after us.
+func (s state) dead() bool {
+	switch s.app {
+	case appGone, appAbsent:
+		return true
+	case appPartly:
+		return !s.ports.identified()
+	}
+	return false
 }
 
 // settle moves on to the phase that the state calls for.
@@ -259,16 +372,17 @@ func (p policy) settle(s state, now time.Time) state {
 			s = s.enter(expired, now)
 		}
 	}
-	dead := s.app == appGone || s.app == appAbsent
-	if s.stopping && dead && s.phase != draining && s.phase != forgotten {
+	if s.stopping && s.dead() && s.phase != draining && s.phase != forgotten {
 		s = s.enter(forgotten, now)
 	}
 	return s
 }
 
-// begin starts a drain. What an earlier one, or a crash, achieved still holds.
-func (p policy) begin(s state, now time.Time) state {
-	s.began, s.deadline = now, now.Add(p.budget)
+// begin starts a drain. It counts anew: what an earlier count showed, or that there was none, says nothing of now.
+func (p policy) begin(s state, c cause, now time.Time) state {
+	s.began, s.deadline, s.cause, s.told = now, now.Add(p.budget), c, now
+	s.counted, s.met = tally{}, false
+	s.ports = s.ports.begin()
 	return s.enter(draining, now)
 }
 
@@ -280,8 +394,8 @@ func (s state) serve(now time.Time) state {
 	return s.enter(serving, now)
 }
 
-// changeSides forgets what was true of the side that is left. That callers may know an instance stays true.
-func (s state) changeSides() {
+// changeTarget forgets what was reported of the old target. That callers may know an instance stays true.
+func (s state) changeTarget() {
 	for i, r := range s.regs {
 		s.regs[i] = regState{held: r.held}
 	}
@@ -297,15 +411,26 @@ func (s state) stale(now time.Time) bool {
 	return (s.phase == drained || s.phase == expired) && !now.Before(s.since.Add(rehook))
 }
 
-// want is what the registries shall be made to say in s.
-func (s state) want() want {
-	switch {
-	case s.phase == forgotten:
-		return wantGone
-	case s.phase == serving && s.app != appGone:
-		return wantIn
+// target is what the registries shall be made to say in s.
+func (s state) target() target {
+	switch s.phase {
+	case forgotten:
+		return target{want: wantGone}
+	case serving:
+		t := target{want: wantIn, serving: s.since}
+		if s.unseen {
+			return t
+		}
+		t.since = map[uint16]time.Time{}
+		t.dead, t.held = s.ports.dead(), s.ports.held()
+		for _, p := range s.ports {
+			if p.up() && !p.aside && (!p.ephemeral() || p.given || p.registered) {
+				t.since[p.number] = p.since
+			}
+		}
+		return t
 	}
-	return wantOut
+	return target{want: wantOut}
 }
 
 // done reports whether no request can be lost any more: callers have had their time and no connection is in use.
@@ -316,13 +441,14 @@ func (p policy) done(s state, now time.Time) bool {
 		}
 	}
 	from := s.appSince // nobody can reach an app that does not listen: no linger, and the count from then on decides
-	if s.app != appGone {
+	if s.reachable() {
 		until, known := p.lingerUntil(s)
 		if !known || now.Before(until) {
 			return false
 		}
 		from = until
 	}
+	from = later(later(from, s.told), s.began)
 	return s.counted.none || !s.counted.began.IsZero() && !s.counted.began.Before(from) && s.counted.active <= p.threshold
 }
 
@@ -434,11 +560,18 @@ func (s state) exit(now time.Time) bool {
 	case serving: // resumed, or the app came back: see it back in before leaving it alone
 		return s.every(func(r regState) bool { return r.in }) || !now.Before(s.stopBy)
 	case drained:
-		return s.app == appUnseen || !now.Before(s.stopBy)
+		return s.app == appUnseen || s.bystanders() || !now.Before(s.stopBy)
 	case expired:
 		return true
 	}
 	return false
+}
+
+// bystanders reports whether nothing says that what listens is an app: it has no known port, listened before we did, nobody
+// called a hook for it, and no client was connected to it. It may be another sidecar beside a Job that has ended.
+func (s state) bystanders() bool {
+	return !s.hooked && !s.met && !s.ports.identified() &&
+		!slices.ContainsFunc(s.ports.deciding(), func(p port) bool { return !p.before.IsZero() })
 }
 
 // wake is the next time at which something follows from nothing but time; zero if there is none.
@@ -458,6 +591,13 @@ func (p policy) wake(s state, now time.Time) time.Time {
 	if s.phase == forgotten {
 		soonest(s.since.Add(forgetFor))
 	}
+	if s.phase == drained || s.phase == expired {
+		if s.returned(now) { // it came back unseen while the drain ran
+			soonest(now.Add(time.Millisecond))
+		} else if s.ports.newcomer() {
+			soonest(s.deadline.Add(afterDeadline))
+		}
+	}
 	if s.stopping {
 		soonest(s.stopBy)
 	}
@@ -469,7 +609,7 @@ func (p policy) urgent(s state, now time.Time) bool {
 	if s.phase != draining {
 		return false
 	}
-	if s.app == appGone {
+	if !s.reachable() {
 		return true
 	}
 	until, known := p.lingerUntil(s)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"prestop/drain/conns"
 	"prestop/registry"
 )
 
@@ -84,11 +85,11 @@ func (d *Drain) Metrics(version string) []byte {
 		{"prestop_state", "1 for the state of the drain, 0 for the others.", gauge, states(now.state.phase)},
 		{"prestop_state_timestamp_seconds", "When the drain came to its state.", gauge, only(float64(now.state.since.UnixMilli()) / 1e3)},
 		{"prestop_app_listening", "1 while the app listens.", gauge, only(one(now.state.app == appUp))},
-		{"prestop_connections", "Connections to the app at the last count, by use.", gauge, d.uses()},
+		{"prestop_connections", "Connections to the app at the last count, by use.", gauge, uses(now.state.last)},
 		{"prestop_connections_source_info", "Where the count of the connections comes from.", gauge, []sample{{labels: labels{"source", d.source()}, value: 1}}},
 	}
 	families = append(families, d.drainFamilies(now)...)
-	families = append(families, d.registryFamilies()...)
+	families = append(families, d.registryFamilies(now.state)...)
 	families = append(families, trafficFamilies(d.options.Traffic)...)
 	var b bytes.Buffer
 	for _, f := range families {
@@ -109,8 +110,7 @@ func states(now phase) []sample {
 	return all
 }
 
-func (d *Drain) uses() []sample {
-	t, _ := d.lookout.last()
+func uses(t conns.Tally) []sample {
 	return []sample{{labels: labels{"use", "active"}, value: float64(t.Active)}, {labels: labels{"use", "idle"}, value: float64(t.Idle)}}
 }
 
@@ -135,17 +135,17 @@ func (d *Drain) drainFamilies(now *snapshot) []family {
 	}
 }
 
-func (d *Drain) registryFamilies() []family {
+func (d *Drain) registryFamilies(s state) []family {
 	// Two registries of one kind are one series: labels stay few.
 	in, undone, trouble := map[string]float64{}, map[string]float64{}, map[string]float64{}
-	for _, k := range d.keepers {
-		kind := k.registry.Kind()
+	for i, v := range s.views {
+		kind := d.options.Registries[i].Kind()
 		in[kind] += 0
-		for _, i := range *k.found.Load() {
+		for _, i := range v.instances {
 			in[kind] += one(i.State == registry.In)
 		}
-		undone[kind] += float64(k.undone.Load())
-		trouble[kind] = max(trouble[kind], one(*k.err.Load() != nil))
+		undone[kind] += float64(v.undone)
+		trouble[kind] = max(trouble[kind], one(v.err != nil))
 	}
 	return []family{
 		{"prestop_registry_instances_in", "Instances of this Pod that callers are sent to.", gauge, byKind(in)},

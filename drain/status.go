@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,6 +46,9 @@ type Outcome struct {
 	Registries []string
 	// Trouble is what is wrong at a registry or with a drain call, one sentence for each.
 	Trouble []string
+	// Cause is what started the drain: "hook", "pod" or "SIGTERM"; Began and Ended are when.
+	Cause        string
+	Began, Ended time.Time
 }
 
 // String is the outcome in one line, at most 3 KiB.
@@ -71,7 +75,7 @@ func (o Outcome) String() string {
 	if o.Connections.Active > 0 {
 		b.WriteString(": " + strings.Join(peers(o.Connections), ", "))
 	}
-	for _, t := range append(o.Registries, o.Trouble...) {
+	for _, t := range slices.Concat(o.Registries, o.Trouble) {
 		b.WriteString("; " + t)
 	}
 	if o.Why != "" {
@@ -143,20 +147,22 @@ func (o Outcome) attrs() []slog.Attr {
 func short(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
 // outcome sums up the current drain at now.
-func (d *Drain) outcome(s state, r Result, now time.Time) Outcome {
-	out := d.policy.spent(s, now)
-	out.Result, out.Uncounted, out.Trouble = r, s.counted.none || s.counted.began.IsZero(), append(d.trouble(), d.calls.trouble()...)
+func (o *owner) outcome(s state, r Result, now time.Time) Outcome {
+	out := o.policy.spent(s, now)
+	out.Result, out.Uncounted = r, s.counted.none || s.counted.began.IsZero()
+	out.Cause, out.Began, out.Ended = string(s.cause), s.began, now
+	out.Trouble = append(o.trouble(s), o.calls.trouble()...)
 	if !out.Uncounted {
-		out.Connections, _ = d.lookout.last()
+		out.Connections = s.counted.whole
 	}
 	if s.phase != drained && s.phase != expired {
 		return out
 	}
-	if last := d.lookout.lastInUse(); out.Count >= worthTelling && out.Connections.Active == 0 && last.Began.After(s.began) {
-		out.LastInUse = peers(last)
+	if out.Count >= worthTelling && out.Connections.Active == 0 && s.busy.Began.After(s.began) {
+		out.LastInUse = peers(s.busy)
 	}
-	out.Registries = d.partings(s)
-	out.Why = d.why(s, out)
+	out.Registries = o.partings(s)
+	out.Why = o.why(s, out)
 	return out
 }
 
@@ -164,7 +170,7 @@ func (d *Drain) outcome(s state, r Result, now time.Time) Outcome {
 const worthTelling = time.Second
 
 // why says what the longest part of a drain was spent on.
-func (d *Drain) why(s state, out Outcome) string {
+func (o *owner) why(s state, out Outcome) string {
 	switch longest := max(out.Leave, out.Linger, out.Count); {
 	case longest < worthTelling:
 		return ""
@@ -179,28 +185,27 @@ func (d *Drain) why(s state, out Outcome) string {
 	case longest == out.Count:
 		return "count: connections in use"
 	case out.Early > 0:
-		return "linger: until no client had said anything for " + d.policy.quiet.String() + ", since callers could know"
-	case d.policy.linger >= 0:
-		return "linger: --linger is " + d.policy.linger.String()
+		return "linger: until no client had said anything for " + o.policy.quiet.String() + ", since callers could know"
+	case o.policy.linger >= 0:
+		return "linger: --linger is " + o.policy.linger.String()
 	}
 	last, of := s.began, -1
 	for i, r := range s.regs {
-		if until, known := d.policy.registryLinger(s, i, r); known && until.After(last) && r.held {
+		if until, known := o.policy.registryLinger(s, i, r); known && until.After(last) && r.held {
 			last, of = until, i
 		}
 	}
 	if of < 0 {
 		return "linger: the time in which kube-proxies learn of it"
 	}
-	return "linger: callers of " + d.keepers[of].registry.Kind() + ", whose caches run out that late"
+	return "linger: callers of " + o.reconcilers[of].registry.Kind() + ", whose caches run out that late"
 }
 
 // partings tell when each registry was left during the drain, and what came of it.
-func (d *Drain) partings(s state) []string {
+func (o *owner) partings(s state) []string {
 	var all []string
-	now := d.status.Load()
 	for i, r := range s.regs {
-		kind := d.keepers[i].registry.Kind()
+		kind := o.reconcilers[i].registry.Kind()
 		after := func(t time.Time) string { return short(max(0, t.Sub(s.began))) }
 		text := kind + " not left"
 		switch {
@@ -208,16 +213,17 @@ func (d *Drain) partings(s state) []string {
 			text = kind + " given up after " + after(r.gaveUp)
 		case !r.left.IsZero() && !r.held:
 			text = kind + " held nothing of the Pod"
+			if s.reachable() {
+				text += ", though the app serves: see prestop check"
+			}
 		case !r.left.IsZero():
 			text = kind + " left after " + after(r.left)
 		}
 		if !r.published.IsZero() {
 			text += ", seen by callers after " + after(r.published)
 		}
-		if now.drain != nil && i < len(now.drain.undone) {
-			if n := d.keepers[i].undone.Load() - now.drain.undone[i]; n > 0 {
-				text += fmt.Sprintf(", put back in by somebody %d times", n)
-			}
+		if n := s.views[i].undone - o.runs.undone[i]; n > 0 {
+			text += fmt.Sprintf(", put back in by somebody %d times", n)
 		}
 		all = append(all, text)
 	}
@@ -231,7 +237,7 @@ func (p policy) spent(s state, now time.Time) Outcome {
 	}
 	away, callers := p.ends(s, now)
 	out := Outcome{Took: now.Sub(s.began), Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers)}
-	if whole, known := p.lingerWhole(s); known && s.app != appGone && callers.Before(whole) && callers.After(away) {
+	if whole, known := p.lingerWhole(s); known && s.reachable() && callers.Before(whole) && callers.After(away) {
 		if early, quiet := p.quietUntil(s); quiet && !now.Before(early) {
 			out.Early = whole.Sub(callers)
 		}
@@ -255,9 +261,9 @@ func (p policy) ends(s state, now time.Time) (away, callers time.Time) {
 		}
 	}
 	callers = now
-	if s.app == appGone && s.appSince.After(away) {
-		callers = s.appSince
-	} else if until, known := p.lingerUntil(s); known && until.Before(now) && s.app != appGone {
+	if !s.reachable() {
+		callers = later(away, s.appSince)
+	} else if until, known := p.lingerUntil(s); known && until.Before(now) {
 		callers = until
 	}
 	if callers.Before(away) {
@@ -267,11 +273,11 @@ func (p policy) ends(s state, now time.Time) (away, callers time.Time) {
 }
 
 // trouble is what is wrong at the registries now.
-func (d *Drain) trouble() []string {
+func (d *Drain) trouble(s state) []string {
 	var t []string
-	for _, k := range d.keepers {
-		if err := *k.err.Load(); err != nil {
-			t = append(t, fmt.Sprintf("registry %s: %v", k.registry.Kind(), err))
+	for i, v := range s.views {
+		if v.err != nil {
+			t = append(t, fmt.Sprintf("registry %s: %v", d.reconcilers[i].registry.Kind(), v.err))
 		}
 	}
 	return t
@@ -280,11 +286,11 @@ func (d *Drain) trouble() []string {
 // snapshot is what others may read of the owner.
 type snapshot struct {
 	state state
-	drain *waitable
+	run   *drainRun // the current or the last drain; nil before the first
 }
 
-// over reports whether the outcome may be read; a nil drain is none.
-func (w *waitable) over() bool {
+// over reports whether the outcome may be read; a nil run is none.
+func (w *drainRun) over() bool {
 	if w == nil {
 		return false
 	}
@@ -296,9 +302,7 @@ func (w *waitable) over() bool {
 	}
 }
 
-func (w *waitable) ended(r Result) bool { return w.over() && w.outcome.Result == r }
-
-func (d *Drain) publish(s state, w *waitable) { d.status.Store(&snapshot{s, w}) }
+func (w *drainRun) ended(r Result) bool { return w.over() && w.outcome.Result == r }
 
 // Status is a Drain seen from outside; its JSON is the answer of /status.
 type Status struct {
@@ -309,6 +313,31 @@ type Status struct {
 	Connections Connections      `json:"connections"`
 	Registries  []RegistryStatus `json:"registries"`
 	Result      string           `json:"result"`
+	// App is each port of the app.
+	App []PortStatus `json:"app"`
+	// LastDrain is the drain that ended last; nil before the first.
+	LastDrain *DrainStatus `json:"lastDrain,omitempty"`
+}
+
+// PortStatus is one port of the app in a Status. Since is when it began to listen or stopped; of one that has never
+// listened, when it became known.
+type PortStatus struct {
+	Port      uint16    `json:"port"`
+	Listening bool      `json:"listening"`
+	Since     time.Time `json:"since"`
+}
+
+// DrainStatus is a drain that has ended, in a Status. Its times are in seconds.
+type DrainStatus struct {
+	Result string    `json:"result"`
+	Cause  string    `json:"cause"`
+	Began  time.Time `json:"began"`
+	Ended  time.Time `json:"ended"`
+	Leave  float64   `json:"leave"`
+	Linger float64   `json:"linger"`
+	Count  float64   `json:"count"`
+	// Active is how many connections were in use at its end.
+	Active int `json:"active"`
 }
 
 // Connections is the last count in a Status.
@@ -342,8 +371,10 @@ type LastHeard struct {
 
 // RegistryStatus is one registry in a Status.
 type RegistryStatus struct {
-	Kind      string           `json:"kind"`
-	URL       string           `json:"url"`
+	Kind string `json:"kind"`
+	URL  string `json:"url"`
+	// Reached: it has answered since the process started; without that no instance means nothing.
+	Reached   bool             `json:"reached"`
 	Instances []InstanceStatus `json:"instances"`
 	Error     string           `json:"error"`
 }
@@ -379,10 +410,11 @@ func (s *Status) shorten() bool {
 
 // Status returns what is true now, with a fresh count.
 func (d *Drain) Status(ctx context.Context) Status {
-	d.lookout.refresh(ctx)
+	d.watcher.refresh(ctx)
+	_ = d.Alive(ctx) // what was reported before is in the state then; a stuck owner's is shown as it is
 	now := d.status.Load()
 	s := now.state
-	st := Status{State: s.phase.String(), Since: s.since.UTC(), Connections: d.connections(), Registries: []RegistryStatus{}}
+	st := Status{State: s.phase.String(), Since: s.since.UTC(), Connections: d.connections(s), Registries: []RegistryStatus{}, App: []PortStatus{}}
 	if s.phase != serving && !s.began.IsZero() {
 		deadline := s.deadline.UTC()
 		st.Deadline = &deadline
@@ -391,17 +423,24 @@ func (d *Drain) Status(ctx context.Context) Status {
 			st.LingerUntil = &until
 		}
 	}
-	for _, k := range d.keepers {
-		st.Registries = append(st.Registries, k.status())
+	for _, p := range s.ports.shown() {
+		st.App = append(st.App, PortStatus{p.number, p.up(), p.since.UTC()})
 	}
-	if now.drain.over() {
-		st.Result = now.drain.outcome.String()
+	for i, v := range s.views {
+		st.Registries = append(st.Registries, v.status(d.options.Registries[i]))
+	}
+	if now.run.over() {
+		st.Result = now.run.outcome.String()
+	}
+	if ended, last := d.history.ended(); len(ended) > 0 {
+		st.LastDrain = &DrainStatus{string(last.Result), last.Cause, last.Began.UTC(), last.Ended.UTC(),
+			last.Leave.Seconds(), last.Linger.Seconds(), last.Count.Seconds(), last.Connections.Active}
 	}
 	return st
 }
 
-func (d *Drain) connections() Connections {
-	t, _ := d.lookout.last()
+func (d *Drain) connections(s state) Connections {
+	t := s.last
 	c := Connections{Open: t.Open, Active: t.Active, Idle: t.Idle, Source: d.source(), Peers: []PeerStatus{}}
 	for _, p := range t.Peers {
 		told := PeerStatus{Address: p.Address.String(), Port: p.Port, Active: p.Active, Idle: p.Open - p.Active, ClientPort: p.ClientPort}
@@ -428,16 +467,16 @@ func (d *Drain) source() string {
 	return d.options.Counter.Source()
 }
 
-func (k *keeper) status() RegistryStatus {
-	r := RegistryStatus{Kind: k.registry.Kind(), URL: k.registry.URL(), Instances: []InstanceStatus{}}
-	for _, i := range *k.found.Load() {
+func (v regView) status(of registry.Registry) RegistryStatus {
+	r := RegistryStatus{Kind: of.Kind(), URL: of.URL(), Reached: v.reached, Instances: []InstanceStatus{}}
+	for _, i := range v.instances {
 		if len(r.Instances) == shownInstances {
 			break
 		}
 		r.Instances = append(r.Instances, InstanceStatus{i.ID, i.Service, i.Status})
 	}
-	if err := *k.err.Load(); err != nil {
-		r.Error = err.Error()
+	if v.err != nil {
+		r.Error = v.err.Error()
 		r.Error = strings.ToValidUTF8(r.Error[:min(len(r.Error), errorLimit)], "")
 	}
 	return r
@@ -447,7 +486,7 @@ func (k *keeper) status() RegistryStatus {
 func (d *Drain) Safe() (bool, string) {
 	now := d.status.Load()
 	s := now.state
-	late := s.phase == expired || s.phase == forgotten && now.drain.ended(Expired)
+	late := s.phase == expired || s.phase == forgotten && now.run.ended(Expired)
 	switch {
 	case late:
 		return false, "the deadline came before the drain was over"
@@ -466,26 +505,29 @@ func (p policy) waitsFor(s state, now time.Time) string {
 			return "leaving the registries"
 		}
 	}
-	if until, known := p.lingerUntil(s); s.app != appGone && (!known || now.Before(until)) {
+	if until, known := p.lingerUntil(s); s.reachable() && (!known || now.Before(until)) {
 		return "callers may not know yet"
 	}
 	return fmt.Sprintf("%d connections in use", s.counted.active)
 }
 
-// Ready reports whether the Pod should get traffic by its own account, and why not. The app's port being gone is a no;
-// draining is not, unless unreadyWhenDraining; with whenRegistered every registry must hold an instance that is in.
+// Ready reports whether the Pod should get traffic by its own account, and why not. A port of the app that is gone is a
+// no; draining is not, unless unreadyWhenDraining; with whenRegistered every registry must hold an instance that is in.
 func (d *Drain) Ready(whenRegistered, unreadyWhenDraining bool) (bool, string) {
 	s := d.status.Load().state
-	if s.app == appGone {
+	switch s.app {
+	case appGone:
 		return false, "the app does not listen"
+	case appPartly:
+		return false, fmt.Sprintf("the app does not listen on %v any more", s.ports.deciding().dead())
 	}
 	if s.phase != serving {
 		return !unreadyWhenDraining, s.phase.String()
 	}
 	if whenRegistered {
-		for _, k := range d.keepers {
-			if !k.any(registry.In) {
-				return false, "not up in " + k.registry.Kind() + " yet"
+		for i, v := range s.views {
+			if !slices.ContainsFunc(v.instances, func(i registry.Instance) bool { return i.State == registry.In }) {
+				return false, "not up in " + d.options.Registries[i].Kind() + " yet"
 			}
 		}
 	}

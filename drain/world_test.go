@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -15,37 +17,54 @@ import (
 	"prestop/registry"
 )
 
-// world is a Pod's surroundings in a test: an app with its sockets, and registries that hold it. Time is synctest's.
+// container is one container of a world's Pod: it listens on one port, and registers if it is an app.
+type container struct {
+	port      uint16
+	registers bool
+	up        bool
+	started   time.Time // when it listened last
+	changed   time.Time // when up changed last
+	socket    uint64    // identity of its listening socket
+}
+
+// world is a Pod's surroundings in a test: containers with their sockets, and registries that hold the apps among them.
+// Time is synctest's.
 type world struct {
-	mu       sync.Mutex
-	up       bool
-	started  time.Time // the app's
-	socket   uint64    // identity of the app's listening socket
-	active   int
-	expired  int       // of those that were, and are not told yet
-	blind    bool      // counts fail
-	deaf     bool      // counts do not tell when clients were heard
-	heard    time.Time // when one was, and since when it would be known
-	watched  time.Time
-	sockets  chan struct{}
-	regs     []*fakeRegistry
-	problems []string // invariants that were seen broken
-	drain    *Drain
-	done     chan struct{} // closed when Run has returned
-	cancel   context.CancelFunc
+	mu         sync.Mutex
+	containers []*container
+	sockets    uint64
+	active     int
+	connected  time.Time // when a connection came that is still in use
+	expired    int       // of those that were, and are not told yet
+	blind      bool      // counts fail
+	deaf       bool      // counts do not tell when clients were heard
+	heard      time.Time // when one was, and since when it would be known
+	watched    time.Time
+	looks      int
+	ends       chan struct{}
+	regs       []*fakeRegistry
+	problems   []string // invariants that were seen broken
+	drain      *Drain
+	done       chan struct{} // closed when Run has returned
+	cancel     context.CancelFunc
 }
 
 const appPort = 8080
 
-// newWorld starts a drain over n registries. Its log is thrown away.
+// newWorld starts a drain over n registries beside one app on appPort. Its log is thrown away.
 func newWorld(n int, change func(*Options)) *world {
-	w := &world{sockets: make(chan struct{}, 1), done: make(chan struct{})}
+	return newPod(n, []*container{{port: appPort, registers: true}}, change)
+}
+
+// newPod starts a drain over n registries beside containers.
+func newPod(n int, containers []*container, change func(*Options)) *world {
+	w := &world{ends: make(chan struct{}, 1), done: make(chan struct{}), containers: containers}
 	o := Options{
-		Counter: w, Budget: 60 * time.Second, Linger: -1, RegistryTimeout: 10 * time.Second,
+		Counter: w, Budget: 60 * time.Second, Linger: -1, RegistryTimeout: 10 * time.Second, Seed: 1,
 		Pod: registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	for i := range n {
-		r := &fakeRegistry{world: w, name: fmt.Sprint("fake", i)}
+		r := &fakeRegistry{world: w, name: fmt.Sprint("fake", i), records: map[uint16]*fakeRecord{}}
 		w.regs = append(w.regs, r)
 		o.Registries = append(o.Registries, r)
 	}
@@ -53,10 +72,16 @@ func newWorld(n int, change func(*Options)) *world {
 		change(&o)
 	}
 	w.drain = New(o)
-	ctx, cancel := context.WithCancel(context.Background())
-	w.cancel = cancel
-	go func() { w.drain.Run(ctx); close(w.done) }()
+	w.run()
 	return w
+}
+
+func (w *world) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	w.cancel, w.done = cancel, done
+	d := w.drain
+	go func() { d.Run(ctx); close(done) }()
 }
 
 // end ends the drain the hard way, if it has not ended.
@@ -65,22 +90,44 @@ func (w *world) end() {
 	<-w.done
 }
 
+// restartSidecar ends the process at once and starts it anew.
+func (w *world) restartSidecar() {
+	w.end()
+	for _, r := range w.regs {
+		r.forgetAll()
+	}
+	o := w.drain.options
+	w.drain = New(o)
+	w.run()
+}
+
 // start starts the app: it listens, and registers where it can reach the registry.
-func (w *world) start() {
+func (w *world) start() { w.startOne(0) }
+
+func (w *world) startOne(i int) {
 	w.mu.Lock()
-	w.up, w.started = true, time.Now()
-	w.socket++
+	c := w.containers[i]
+	c.up, c.started, c.changed = true, time.Now(), time.Now()
+	w.sockets++
+	c.socket = w.sockets
 	w.mu.Unlock()
 	w.event()
 	for _, r := range w.regs {
-		r.register()
+		if c.registers {
+			r.register(c.port)
+		}
 	}
 }
 
 // crash ends the app without a word to anybody.
-func (w *world) crash() {
+func (w *world) crash() { w.crashOne(0) }
+
+func (w *world) crashOne(i int) {
 	w.mu.Lock()
-	w.up, w.active = false, 0
+	w.containers[i].up, w.containers[i].changed = false, time.Now()
+	if i == 0 {
+		w.active = 0
+	}
 	w.mu.Unlock()
 	w.event()
 }
@@ -90,7 +137,7 @@ func (w *world) connect(n int) {
 	w.mu.Lock()
 	w.active = max(0, w.active+n)
 	if n > 0 {
-		w.heard = time.Now()
+		w.heard, w.connected = time.Now(), time.Now()
 	}
 	w.mu.Unlock()
 	if n < 0 {
@@ -108,21 +155,31 @@ func (w *world) expire(n int) {
 
 func (w *world) event() {
 	select {
-	case w.sockets <- struct{}{}:
+	case w.ends <- struct{}{}:
 	default:
 	}
 }
 
-func (w *world) alive() bool {
+func (w *world) alive() bool { return w.isUp(0) }
+
+func (w *world) isUp(i int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.up
+	return w.containers[i].up
 }
 
-func (w *world) aliveBefore(t time.Time) bool {
+// upBefore reports whether somebody has listened on the port since before t.
+func (w *world) upBefore(port uint16, t time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.up && w.started.Before(t)
+	return slices.ContainsFunc(w.containers, func(c *container) bool { return c.port == port && c.up && c.started.Before(t) })
+}
+
+// deadSince reports whether nobody has listened on the port since before t.
+func (w *world) deadSince(port uint16, t time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !slices.ContainsFunc(w.containers, func(c *container) bool { return c.port == port && (c.up || !c.changed.Before(t)) })
 }
 
 func (w *world) problem(s string) {
@@ -137,10 +194,14 @@ func (w *world) Source() string { return "fake" }
 func (w *world) Listeners(context.Context) ([]conns.Listener, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.up {
-		return nil, nil
+	w.looks++
+	var all []conns.Listener
+	for _, c := range w.containers {
+		if c.up {
+			all = append(all, conns.Listener{Port: c.port, ID: c.socket})
+		}
 	}
-	return []conns.Listener{{Port: appPort, ID: w.socket}}, nil
+	return all, nil
 }
 
 func (w *world) Count(_ context.Context, ports []uint16) (conns.Tally, error) {
@@ -174,39 +235,74 @@ func (w *world) Watch(ports []uint16) {
 
 func (w *world) CountFew(context.Context, []uint16) (conns.Tally, bool) { return conns.Tally{}, false }
 
-func (w *world) Ended() <-chan struct{} { return w.sockets }
+func (w *world) Ended() <-chan struct{} { return w.ends }
 func (w *world) Close() error           { return nil }
 
-// fakeRegistry holds one instance of the app. A disabled mark sticks to it when it comes back, as on Eureka and Nacos.
+// fakeRecord is what a registry holds of one port. A disabled mark sticks to it when the app comes back, as on Eureka and
+// Nacos.
+type fakeRecord struct {
+	registered, disabled bool
+	changed              time.Time // when callers' view began to change
+}
+
+// fakeRegistry holds an instance for each registered port.
 type fakeRegistry struct {
 	world *world
 	name  string
 
-	mu         sync.Mutex
-	registered bool
-	disabled   bool
-	changed    time.Time // when callers' view began to change
-	broken     bool      // every call fails
-	hanging    bool      // every call waits for its context
-	found      bool      // what Find has remembered
-	leaves     int
-	deleted    int
-	calls      int
+	mu      sync.Mutex
+	records map[uint16]*fakeRecord
+	broken  bool     // every call fails
+	hanging bool     // every call waits for its context
+	held    []uint16 // what Find has remembered
+	only    []uint16
+	leaves  int
+	deleted int
+	calls   int
+	finds   int
 }
 
 const fakePublish = 2 * time.Second
 
-func (r *fakeRegistry) register() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.registered = true
+// rec returns the record of the port.
+func (r *fakeRegistry) rec(port uint16) *fakeRecord {
+	if r.records[port] == nil {
+		r.records[port] = &fakeRecord{}
+	}
+	return r.records[port]
 }
 
-// undo puts the instance back in, as a restarted server does.
+func (r *fakeRegistry) register(port uint16) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rec(port).registered = true
+}
+
+// expireLease forgets the instances of those that do not live.
+func (r *fakeRegistry) expireLease(live func(port uint16) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for port := range r.records {
+		if !live(port) {
+			delete(r.records, port)
+		}
+	}
+}
+
+// forgetAll is a new process: it remembers nothing.
+func (r *fakeRegistry) forgetAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held, r.only = nil, nil
+}
+
+// undo puts the instances back in, as a restarted server does.
 func (r *fakeRegistry) undo() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.disabled = false
+	for _, rec := range r.records {
+		rec.disabled = false
+	}
 }
 
 func (r *fakeRegistry) set(broken, hanging bool) {
@@ -215,10 +311,19 @@ func (r *fakeRegistry) set(broken, hanging bool) {
 	r.broken, r.hanging = broken, hanging
 }
 
-func (r *fakeRegistry) isOut() bool {
+func (r *fakeRegistry) isOut() bool { return r.outAt(appPort) }
+
+func (r *fakeRegistry) outAt(port uint16) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.registered || r.disabled
+	rec := r.records[port]
+	return rec == nil || !rec.registered || rec.disabled
+}
+
+func (r *fakeRegistry) deletions() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.deleted
 }
 
 // call takes a while, and fails as it is told to.
@@ -231,24 +336,40 @@ func (r *fakeRegistry) call(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	pause(ctx, 10*time.Millisecond)
+	wait(ctx, 10*time.Millisecond)
 	if broken {
-		pause(ctx, time.Second)
+		wait(ctx, time.Second)
 		return &registry.Error{Op: "call", URL: r.name, Code: 500}
 	}
 	return ctx.Err()
 }
 
+// instances are those that are remembered; what has vanished is told as absent.
 func (r *fakeRegistry) instances() []registry.Instance {
-	if !r.found || !r.registered {
-		r.found = false
-		return nil
+	var all []registry.Instance
+	for _, port := range r.held {
+		i := registry.Instance{ID: fmt.Sprint("a", port), Service: "orders", Port: port, Status: "absent"}
+		switch rec := r.records[port]; {
+		case rec == nil || !rec.registered:
+		case rec.disabled:
+			i.Status, i.State = "OUT", registry.Out
+		default:
+			i.Status, i.State = "UP", registry.In
+		}
+		all = append(all, i)
 	}
-	i := registry.Instance{ID: "a", Service: "orders", Port: appPort, Status: "UP", State: registry.In}
-	if r.disabled {
-		i.Status, i.State = "OUT", registry.Out
+	return all
+}
+
+// chosen are the records that are remembered and to be changed.
+func (r *fakeRegistry) chosen() map[uint16]*fakeRecord {
+	all := map[uint16]*fakeRecord{}
+	for _, port := range r.held {
+		if rec := r.records[port]; rec != nil && (len(r.only) == 0 || slices.Contains(r.only, port)) {
+			all[port] = rec
+		}
 	}
-	return []registry.Instance{i}
+	return all
 }
 
 func (r *fakeRegistry) Kind() string { return r.name }
@@ -257,13 +378,21 @@ func (r *fakeRegistry) Linger() (time.Duration, time.Duration) {
 	return 5 * time.Second, 8 * time.Second
 }
 
+func (r *fakeRegistry) Only(ports []uint16) { r.only = ports }
+
 func (r *fakeRegistry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
 	if err := r.call(ctx); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.found = pod.Owns("10.0.0.1", appPort)
+	r.finds++
+	r.held = nil
+	for _, port := range slices.Sorted(maps.Keys(r.records)) {
+		if r.records[port].registered && pod.Owns("10.0.0.1", port) {
+			r.held = append(r.held, port)
+		}
+	}
 	return r.instances(), nil
 }
 
@@ -283,8 +412,10 @@ func (r *fakeRegistry) Leave(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.leaves++
-	if r.found && r.registered && !r.disabled {
-		r.disabled, r.changed = true, time.Now()
+	for _, rec := range r.chosen() {
+		if rec.registered && !rec.disabled {
+			rec.disabled, rec.changed = true, time.Now()
+		}
 	}
 	return nil
 }
@@ -295,33 +426,49 @@ func (r *fakeRegistry) Published(ctx context.Context) (bool, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return time.Since(r.changed) >= fakePublish, nil
+	for _, rec := range r.chosen() {
+		if rec.registered && time.Since(rec.changed) < fakePublish {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func (r *fakeRegistry) Rejoin(ctx context.Context) error {
+	asked := time.Now()
 	if err := r.call(ctx); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.found {
-		r.disabled = false
+	for port, rec := range r.chosen() {
+		if rec.disabled && r.world.drain.options.Counter != nil && r.world.deadSince(port, asked.Add(-time.Second)) {
+			r.world.problem(fmt.Sprintf("callers are sent to port %d, on which nobody listens", port))
+		}
+		rec.disabled = false
 	}
 	return nil
 }
 
 func (r *fakeRegistry) Forget(ctx context.Context) error {
 	// It may come to life while it is being deleted, when nobody can know; its heartbeat registers it again.
-	if since := r.world.drain.status.Load().state.since; r.world.aliveBefore(since) {
-		r.world.problem("a live instance was deleted")
+	since := r.world.drain.status.Load().state.since
+	r.mu.Lock()
+	for port := range r.chosen() {
+		if r.world.upBefore(port, since) {
+			r.world.problem("a live instance was deleted")
+		}
 	}
+	r.mu.Unlock()
 	if err := r.call(ctx); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.registered, r.disabled = false, false
-	r.deleted++
+	for port := range r.chosen() {
+		delete(r.records, port)
+		r.deleted++
+	}
 	return nil
 }
 
@@ -329,25 +476,39 @@ func (r *fakeRegistry) Forget(ctx context.Context) error {
 func (w *world) hook(ctx context.Context) <-chan ended {
 	c := make(chan ended, 1)
 	began := time.Now()
+	d := w.drain
 	go func() {
-		out, err := w.drain.Shutdown(ctx)
+		out, err := d.Shutdown(ctx)
 		if err == nil && time.Since(began) > 0 {
-			w.early(out)
+			w.judge(out)
 		}
 		c <- ended{out, err, time.Since(began)}
 	}()
 	return c
 }
 
+// judge compares what a hook was told with what the world knows, as it is told.
+func (w *world) judge(out Outcome) {
+	w.mu.Lock()
+	// A request that came in this very moment cannot have been seen.
+	if out.Result == Drained && !out.Uncounted && w.active > 0 && time.Since(out.Ended) == 0 && time.Since(w.connected) > 5*time.Millisecond {
+		w.problems = append(w.problems, fmt.Sprintf("drained with %d connections in use, the last one since %v", w.active, time.Since(w.connected)))
+	}
+	w.mu.Unlock()
+	w.early(out)
+}
+
 // early checks a drain that has just ended before the callers had had their whole time.
 func (w *world) early(out Outcome) {
-	if out.Early == 0 {
+	if out.Early == 0 || time.Since(out.Ended) > 0 {
 		return
 	}
 	for _, r := range w.regs {
 		r.mu.Lock()
-		if since := time.Since(r.changed); r.registered && r.disabled && since < fakePublish+w.drain.policy.quiet {
-			w.problem(fmt.Sprintf("the linger ended early %v after %s was left", since, r.name))
+		for _, rec := range r.records {
+			if since := time.Since(rec.changed); rec.registered && rec.disabled && since < fakePublish+w.drain.policy.quiet {
+				w.problem(fmt.Sprintf("the linger ended early %v after %s was left", since, r.name))
+			}
 		}
 		r.mu.Unlock()
 	}

@@ -54,7 +54,10 @@ type Registry interface {
 	// that has vanished from every server is forgotten. It returns what is remembered, each with its state as it is on
 	// the servers now, or the remembered ones and an error if no server could be asked.
 	Find(ctx context.Context, pod Pod) ([]Instance, error)
-	// Leave disables every remembered instance on every server and returns nil when each has been read back from every
+	// Only chooses which of the remembered instances Leave, Rejoin and Forget change from now on: those on ports, or every
+	// one if there is none, as in the beginning. It makes no call.
+	Only(ports []uint16)
+	// Leave disables every chosen instance on every server and returns nil when each has been read back from every
 	// server that answers as Out, Down or Absent. The error names the servers and instances that could not be confirmed.
 	Leave(ctx context.Context) error
 	// Published looks once at what callers read from every server that answers (its cached list, not the registry behind
@@ -65,10 +68,10 @@ type Registry interface {
 	// that answered disagree between In and Out it says what was not asked for last: In after a Leave, Out otherwise; so
 	// that the caller repeats what it asked for.
 	Check(ctx context.Context) ([]Instance, error)
-	// Rejoin undoes Leave, and whatever an earlier incarnation of this Pod left behind, for every remembered instance that
+	// Rejoin undoes Leave, and whatever an earlier incarnation of this Pod left behind, for every chosen instance that
 	// is Out; returns nil when each has been read back as In, Down or Absent. It never turns the app's own Down into In.
 	Rejoin(ctx context.Context) error
-	// Forget deletes what the servers still hold of the remembered instances. The caller knows that the app is dead.
+	// Forget deletes what the servers still hold of the chosen instances. The caller knows that nothing listens there.
 	Forget(ctx context.Context) error
 }
 
@@ -123,6 +126,11 @@ type Pod struct {
 	Names []string
 	// Ports are the ports on which the app listens or has listened. Without any, no instance is ours.
 	Ports []uint16
+	// AnyPort makes every instance at the Pod's address its own: the sockets cannot be seen, so its ports are not known.
+	AnyPort bool
+	// ListensSince has for a port a moment just before the app began to listen on it: it was seen not to. A port is missing
+	// if the app listened at the first look, or does not listen.
+	ListensSince map[uint16]time.Time
 	// Services restricts to these names, compared without case; empty means every service.
 	Services []string
 }
@@ -131,7 +139,7 @@ type Pod struct {
 // A port of 0 never matches.
 func (p Pod) Owns(host string, ports ...uint16) bool {
 	return p.hasHost(host) && slices.ContainsFunc(ports, func(port uint16) bool {
-		return port != 0 && slices.Contains(p.Ports, port)
+		return port != 0 && (p.AnyPort || slices.Contains(p.Ports, port))
 	})
 }
 
@@ -142,6 +150,9 @@ func (p Pod) hasHost(host string) bool {
 	}
 	return host != "" && slices.ContainsFunc(p.Names, func(n string) bool { return strings.EqualFold(n, host) })
 }
+
+// Known reports whether an instance can be the Pod's at all.
+func (p Pod) Known() bool { return p.AnyPort || len(p.Ports) > 0 }
 
 // Wants reports whether instances of the service are looked for.
 func (p Pod) Wants(service string) bool {

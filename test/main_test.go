@@ -9,8 +9,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	// The contract suite's cases wait for servers, not for processors.
+	// The contract suite's cases wait for servers, not for processors. Before the command line is read, so that it can say
+	// otherwise.
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}

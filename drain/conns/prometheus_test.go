@@ -7,11 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"prestop/drain/conns/connstest"
 	"prestop/drain/endpoint"
 )
 
@@ -123,7 +123,7 @@ func exporter(t *testing.T, network, address string, handle http.HandlerFunc) st
 }
 
 func TestAScrapeCountsWhatTheExporterTells(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "admin.sock")
+	socket := connstest.Socket(t)
 	paths := make(chan string, 8)
 	handle := func(w http.ResponseWriter, r *http.Request) {
 		paths <- r.URL.String()

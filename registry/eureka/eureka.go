@@ -18,10 +18,11 @@ import (
 )
 
 // What callers with default settings add to what a server's read cache shows: the client's fetch (30 s) and Spring Cloud
-// LoadBalancer's cache (35 s); Ribbon's is 30 s. Before that comes the server's read-only cache (30 s).
+// LoadBalancer's cache (35 s); Ribbon's is 30 s. Callers were seen to go on for 64 s, so 2 s are spare. Before that comes
+// the server's read-only cache (30 s).
 const (
-	lingerAfterPublished = 65 * time.Second
-	lingerAfterLeave     = 95 * time.Second
+	lingerAfterPublished = 67 * time.Second
+	lingerAfterLeave     = 97 * time.Second
 )
 
 // parallel bounds the requests to one server at a time, for a Pod with many instances.
@@ -50,7 +51,8 @@ type Registry struct {
 	configured []*url.URL
 	servers    []*server // the ones behind them
 	held       []held
-	left       bool // Leave was asked for last, not Rejoin
+	only       []uint16 // the ports whose instances are changed; none: all
+	left       bool     // Leave was asked for last, not Rejoin
 }
 
 // held is an instance that is remembered.
@@ -106,7 +108,7 @@ func (r *Registry) URL() string {
 	return strings.Join(urls, ",")
 }
 
-// Linger is 65 s after Published, 95 s after Leave.
+// Linger is 67 s after Published, 97 s after Leave.
 func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) {
 	return lingerAfterPublished, lingerAfterLeave
 }
@@ -151,6 +153,9 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 	return r.instances(seen), nil
 }
 
+// Only implements registry.Registry.
+func (r *Registry) Only(ports []uint16) { r.only = ports }
+
 // Leave puts OUT_OF_SERVICE over every instance that is In or Out already: the same status once more stores nothing but
 // is replicated, and so heals a peer that missed it. One that is Down is left alone: the override would hide what the
 // app said last, and the app is not called; should it come up during the drain, the caller's next look says In.
@@ -180,7 +185,7 @@ func (r *Registry) Forget(ctx context.Context) error {
 	return r.change(ctx, (*server).forget)
 }
 
-// change changes every remembered instance.
+// change changes every chosen instance.
 func (r *Registry) change(ctx context.Context, f func(*server, context.Context, held) error) error {
 	if len(r.held) == 0 {
 		return nil
@@ -226,7 +231,7 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 			return err
 		})
 		return found.list, err
-	case len(pod.Ports) == 0:
+	case !pod.Known():
 		return nil, nil
 	case len(pod.Services) > 0:
 		err := r.ask(ctx, func(ctx context.Context, s *server) error {

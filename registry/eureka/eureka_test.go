@@ -19,8 +19,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if err := flag.Set("test.parallel", "16"); err != nil { // the contract's cases wait, they do not work
+	// The contract's cases wait, they do not work. Before the command line is read, so that it can say otherwise.
+	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}
 	code := m.Run()

@@ -120,6 +120,9 @@ func (r *Registry) each(f func(*server, context.Context, held) error) func(conte
 		errs := make([]error, len(r.held))
 		slots := make(chan struct{}, parallel)
 		for i, h := range r.held {
+			if len(r.only) > 0 && !slices.Contains(r.only, h.port) {
+				continue
+			}
 			slots <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-slots }()

@@ -25,9 +25,10 @@ import (
 )
 
 const (
-	// linger is what callers may still do after the list has changed: the push comes with it (0.6 s, longer with a lost
-	// packet), then Spring Cloud LoadBalancer's cache, which does not listen to it (35 s).
-	linger = 40 * time.Second
+	// linger is how long callers may go on after the list has changed. A client 2.x is pushed the change within 0.6 s. A
+	// client 1.x whose UDP push is lost polls every 10 s. Then comes Spring Cloud LoadBalancer's cache, which does not
+	// listen to either (35 s; Ribbon's is 30 s). Callers were seen to go on for 42.1 s.
+	linger = 47 * time.Second
 	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and each write is one of Raft.
 	parallel = 8
 	// rebuilt is when a server's lists show a change, after the answer to it (nacos.naming.push.pushTaskDelay, 500 ms).
@@ -80,6 +81,7 @@ type Registry struct {
 	// instance that has vanished stays here: its record on the servers does not vanish with it.
 	disabled map[key]record
 	read     time.Time // when records were last read from a server
+	only     []uint16  // the ports whose records are changed; none: all
 }
 
 // New returns a Registry that has found nothing yet. It makes no call.
@@ -150,6 +152,9 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	return r.instances(views), nil
 }
 
+// Only implements registry.Registry.
+func (r *Registry) Only(ports []uint16) { r.only = ports }
+
 // Leave implements registry.Registry. It returns half a second after the servers have taken the change at the earliest:
 // only then do they show it, and have begun to push it to the callers.
 func (r *Registry) Leave(ctx context.Context) error {
@@ -163,7 +168,7 @@ func (r *Registry) Leave(ctx context.Context) error {
 	}
 	return r.settle(ctx, "left", func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
-		return each(ctx, r.remembered(), func(ctx context.Context, rec record) error {
+		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
 			held, err := r.enable(ctx, rec, false, until)
 			if held {
 				r.note(rec)
@@ -219,7 +224,7 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 		return err
 	}
 	r.learn(views)
-	if len(r.disabled) == 0 {
+	if len(r.chosen(r.disabled)) == 0 {
 		return nil
 	}
 	err = r.settle(ctx, "rejoined", func(ctx context.Context) error {
@@ -228,7 +233,7 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 			gone  []record
 			until = time.Now().Add(notYet)
 		)
-		err := each(ctx, r.owed(), func(ctx context.Context, rec record) error {
+		err := each(ctx, r.chosen(r.disabled), func(ctx context.Context, rec record) error {
 			held, err := r.enable(ctx, rec, true, until)
 			if err == nil && !held {
 				mu.Lock()
@@ -243,7 +248,7 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 		return r.wipe(ctx, gone)
 	}, func(h *record) bool { return h == nil || h.enabled })
 	if err == nil {
-		clear(r.disabled)
+		r.enabledAgain()
 	}
 	return err
 }
@@ -261,7 +266,7 @@ func (r *Registry) Forget(ctx context.Context) error {
 	}
 	r.learn(views)
 	err = r.settle(ctx, "gone", func(ctx context.Context) error {
-		return each(ctx, r.remembered(), func(ctx context.Context, rec record) error {
+		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
 			if merged(views, rec.key) == nil {
 				return nil
 			}
@@ -271,9 +276,9 @@ func (r *Registry) Forget(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = r.wipe(ctx, r.owed())
+	err = r.wipe(ctx, r.chosen(r.disabled))
 	if err == nil {
-		clear(r.disabled)
+		r.enabledAgain()
 	}
 	return err
 }
@@ -281,7 +286,7 @@ func (r *Registry) Forget(ctx context.Context) error {
 // settle makes a change and returns when every server that answers shows it of every remembered record, as good tells
 // (nil: not held). It makes the change again every now and then until ctx ends.
 func (r *Registry) settle(ctx context.Context, what string, change func(context.Context) error, good func(*record) bool) error {
-	pending := r.remembered()
+	pending := r.chosen(r.records)
 	for {
 		if err := change(ctx); err != nil {
 			return err
@@ -302,7 +307,7 @@ func (r *Registry) settle(ctx context.Context, what string, change func(context.
 			views := r.everywhere(ctx, r.look)
 			err := failed(views)
 			if err == nil {
-				pending = slices.DeleteFunc(r.remembered(), func(rec record) bool { return settled(views, rec.key, good) })
+				pending = slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return settled(views, rec.key, good) })
 			}
 			switch {
 			case err == nil && len(pending) == 0:
@@ -332,8 +337,19 @@ func (r *Registry) unsettled(what string, cause error, pending []record) error {
 // remembered are the records in a fixed order.
 func (r *Registry) remembered() []record { return sorted(r.records) }
 
-// owed are the records that have to be enabled again, in a fixed order.
-func (r *Registry) owed() []record { return sorted(r.disabled) }
+// chosen are those of the records that are changed now, in a fixed order.
+func (r *Registry) chosen(of map[key]record) []record {
+	return slices.DeleteFunc(sorted(of), func(rec record) bool {
+		return len(r.only) > 0 && !slices.Contains(r.only, rec.port)
+	})
+}
+
+// enabledAgain forgets that the records that are changed now were disabled.
+func (r *Registry) enabledAgain() {
+	for _, rec := range r.chosen(r.disabled) {
+		delete(r.disabled, rec.key)
+	}
+}
 
 // note remembers that rec is disabled on the servers. Safe for concurrent use.
 func (r *Registry) note(rec record) {

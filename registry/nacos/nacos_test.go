@@ -2,15 +2,18 @@ package nacos
 
 import (
 	"flag"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	// The contract suite's cases wait for servers, not for processors; the workers of a fuzz test do not wait.
-	if flag.Lookup("test.fuzz").Value.String() == "" {
+	// The contract suite's cases wait for servers, not for processors; the workers of a fuzz test do not wait. Before the
+	// command line is read, so that it can say otherwise.
+	if !slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, "-test.fuzz") }) {
 		if err := flag.Set("test.parallel", "64"); err != nil {
 			panic(err)
 		}

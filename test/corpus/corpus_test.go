@@ -22,8 +22,8 @@ import (
 var recordTo = flag.String("record", "", "a file for the recorded corpus")
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if err := flag.Set("test.parallel", "32"); err != nil { // they wait, for one another and for time to pass
+	// They wait, for one another and for time to pass. Before the command line is read, so that it can say otherwise.
+	if err := flag.Set("test.parallel", "32"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"text/template"
@@ -75,28 +76,41 @@ func TestDeploy(t *testing.T) {
 		t.Parallel()
 		policy(s.stage(t, "restricted"), root)
 	})
+	t.Run("the injecting policy adds sidecar, hook and grace period to a Pod with the label, and to no other", func(t *testing.T) {
+		t.Parallel()
+		inject(s.stage(t, "restricted"), root)
+	})
 }
 
-// known leaves out what this cluster's API does not have, which is said: a policy that mutates is new.
+// known leaves out what this cluster's API does not have, which is said: a policy that mutates is v1beta1 in Kubernetes 1.34
+// and 1.35, and v1 alone from 1.36 on.
 func (g *stage) known(manifest []byte) []byte {
 	g.Helper()
 	if !bytes.Contains(manifest, []byte("kind: MutatingAdmissionPolicy\n")) {
 		return manifest
 	}
-	var api struct{ Resources []struct{ Name string } }
-	if err := ignoreMissing(g.Get(g.Context(), "/apis/admissionregistration.k8s.io/v1beta1", &api)); err != nil {
-		g.Fatal(err)
+	version := "v1"
+	if bytes.Contains(manifest, []byte("apiVersion: admissionregistration.k8s.io/v1beta1\n")) {
+		version = "v1beta1"
 	}
-	for _, r := range api.Resources {
-		if r.Name == "mutatingadmissionpolicies" {
-			return manifest
-		}
+	if g.mutates(version) {
+		return manifest
 	}
-	g.Log("this cluster has no MutatingAdmissionPolicy; what is in the file is shown to be YAML only")
+	g.Logf("this cluster has no MutatingAdmissionPolicy of %s; what is in the file is shown to be YAML only", version)
 	if _, err := g.Kubectl(g.Context(), manifest, "create", "--dry-run=client", "--validate=false", "-f", "-", "-o", "name"); err != nil && !strings.Contains(err.Error(), "no matches for kind") {
 		g.Fatal(err)
 	}
 	return nil
+}
+
+// mutates reports whether the API server has MutatingAdmissionPolicy in that version of its API.
+func (g *stage) mutates(version string) bool {
+	g.Helper()
+	var api struct{ Resources []struct{ Name string } }
+	if err := ignoreMissing(g.Get(g.Context(), "/apis/admissionregistration.k8s.io/"+version, &api)); err != nil {
+		g.Fatal(err)
+	}
+	return slices.ContainsFunc(api.Resources, func(r struct{ Name string }) bool { return r.Name == "mutatingadmissionpolicies" })
 }
 
 // dryRun has the API server look at manifests, and Pod Security at the Pods in them.
@@ -196,14 +210,130 @@ spec:
         preStop:` + render("prestop.hook", 10) + "\n"))
 }
 
-// policy applies the policy, for this case's namespace alone, and shows what it lets in.
-func policy(g *stage, root string) {
-	file, err := os.ReadFile(filepath.Join(root, "deploy", "policy-grace-period.yaml"))
+// served is the file in deploy/ whose injecting policy this cluster has, or "" with a cluster that has none.
+func (g *stage) served() string {
+	switch {
+	case g.mutates("v1"):
+		return "inject.yaml"
+	case g.mutates("v1beta1"):
+		return "inject-v1beta1.yaml"
+	}
+	return ""
+}
+
+// inject applies the injecting policy, for this case's namespace alone, and shows what it makes of Pods.
+func inject(g *stage, root string) {
+	var files [2][]byte
+	for i, name := range []string{"inject.yaml", "inject-v1beta1.yaml"} {
+		var err error
+		if files[i], err = os.ReadFile(filepath.Join(root, "deploy", name)); err != nil {
+			g.Fatal(err)
+		}
+		_, files[i], _ = bytes.Cut(files[i], []byte("\napiVersion: ")) // what stands above it differs
+	}
+	if !bytes.Equal(files[0], bytes.ReplaceAll(files[1], []byte("admissionregistration.k8s.io/v1beta1"), []byte("admissionregistration.k8s.io/v1"))) {
+		g.Error("inject.yaml and inject-v1beta1.yaml differ in more than the version of the API")
+	}
+	name := g.served()
+	if name == "" {
+		g.Log("this cluster has no MutatingAdmissionPolicy: that it is refused is all there is to see")
+		if _, err := g.Kubectl(g.Context(), nil, "apply", "--dry-run=server", "-f", filepath.Join(root, "deploy", "inject.yaml")); err == nil {
+			g.Error("it was taken")
+		}
+		return
+	}
+	g.ownPolicy(root, name, "prestop-inject", "  policyName: prestop-inject-"+g.ns)
+	pod := func(labels kube.Object, lifecycle kube.Object, grace int) podSpec {
+		container := kube.Object{
+			"name": "orders", "image": "orders",
+			"securityContext": kube.Object{"allowPrivilegeEscalation": false, "capabilities": kube.Object{"drop": []string{"ALL"}}},
+		}
+		if lifecycle != nil {
+			container["lifecycle"] = lifecycle
+		}
+		body, err := json.Marshal(kube.Object{
+			"apiVersion": "v1", "kind": "Pod", "metadata": kube.Object{"name": service, "labels": labels},
+			"spec": kube.Object{
+				"terminationGracePeriodSeconds": grace, "containers": []kube.Object{container},
+				"securityContext": kube.Object{"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": kube.Object{"type": "RuntimeDefault"}},
+			},
+		})
+		if err != nil {
+			g.Fatal(err)
+		}
+		answer, err := g.Call(g.Context(), http.MethodPost, g.path("v1/pods")+"?dryRun=All", "", body)
+		if err != nil {
+			g.Fatal(err)
+		}
+		var made struct{ Spec podSpec }
+		if err := json.Unmarshal(answer, &made); err != nil {
+			g.Fatal(err)
+		}
+		return made.Spec
+	}
+	label := kube.Object{"prestop": "inject"}
+	var made podSpec
+	await(g.T, "the policy adds the sidecar", func() error { // the API server takes it up when it has heard of it
+		if made = pod(label, nil, 82); len(made.InitContainers) != 1 {
+			return fmt.Errorf("the Pod is %+v", made)
+		}
+		return nil
+	})
+	if c := made.InitContainers[0]; c.Name != "prestop" || c.RestartPolicy != "Always" || c.env("PRESTOP_GRACE_PERIOD") != "82" {
+		g.Errorf("the sidecar is %+v", c)
+	}
+	if h := made.Containers[0].Lifecycle.PreStop.HTTPGet; h.Path != "/shutdown" || h.Port != 8090 {
+		g.Errorf("the hook is %+v", h)
+	}
+	own := kube.Object{"preStop": kube.Object{"httpGet": kube.Object{"path": "/bye", "port": 8081}}}
+	if h := pod(label, own, 30).Containers[0].Lifecycle.PreStop.HTTPGet; h.Path != "/bye" || h.Port != 8081 {
+		g.Errorf("the Pod's own hook became %+v", h)
+	}
+	if made := pod(nil, nil, 30); len(made.InitContainers) > 0 || made.Containers[0].Lifecycle.PreStop.HTTPGet.Path != "" {
+		g.Errorf("a Pod without the label became %+v", made)
+	}
+}
+
+// podSpec is what the injecting policy changes of a Pod.
+type podSpec struct {
+	InitContainers, Containers []injected
+}
+
+type injected struct {
+	Name, RestartPolicy string
+	Env                 []struct{ Name, Value string }
+	Lifecycle           struct {
+		PreStop struct {
+			HTTPGet struct {
+				Path string
+				Port int
+			}
+		}
+	}
+}
+
+func (c injected) env(name string) string {
+	for _, e := range c.Env {
+		if e.Name == name {
+			return e.Value
+		}
+	}
+	return ""
+}
+
+// ownPolicy applies a policy of deploy/ under a name of its own and, by its binding, for this case's namespace alone. at is
+// the line of the binding below which that is written, with the new name.
+func (g *stage) ownPolicy(root, file, name, at string) {
+	g.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "deploy", file))
 	if err != nil {
 		g.Fatal(err)
 	}
-	own := strings.NewReplacer("prestop-grace-period", "prestop-grace-period-"+g.ns,
-		"  validationActions: [Deny]", "  validationActions: [Deny]\n  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: "+g.ns+"}}}").Replace(string(file))
+	own := strings.ReplaceAll(string(text), name, name+"-"+g.ns)
+	if strings.Count(own, at+"\n") != 1 {
+		g.Fatalf("%s has not one line %q", file, at)
+	}
+	own = strings.Replace(own, at+"\n", at+"\n  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: "+g.ns+"}}}\n", 1)
 	g.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the test's has ended
 		defer cancel()
@@ -214,6 +344,11 @@ func policy(g *stage, root string) {
 	if _, err := g.Kubectl(g.Context(), []byte(own), "apply", "-f", "-"); err != nil {
 		g.Fatal(err)
 	}
+}
+
+// policy applies the policy, for this case's namespace alone, and shows what it lets in.
+func policy(g *stage, root string) {
+	g.ownPolicy(root, "policy-grace-period.yaml", "prestop-grace-period", "  validationActions: [Deny]")
 	make := func(told string) error {
 		object := kube.Object{
 			"apiVersion": "apps/v1", "kind": "Deployment", "metadata": kube.Object{"name": service},

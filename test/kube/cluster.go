@@ -156,12 +156,16 @@ func isBuilt() (bool, error) {
 		}
 		dir = filepath.Join(cache, "kube-up")
 	}
+	bin := "bin" // what was built last; the script builds the version that it wants, if that is another
+	if version := os.Getenv("KUBE_VERSION"); version != "" {
+		bin += "-" + version
+	}
 	if _, err := exec.LookPath("kubectl"); err != nil {
-		if _, err := os.Stat(filepath.Join(dir, "bin", "kubectl")); err != nil {
+		if _, err := os.Stat(filepath.Join(dir, bin, "kubectl")); err != nil {
 			return false, nil
 		}
 	}
-	for _, f := range []string{"bin/kubelet", "bin/etcd", "bin/kube-apiserver", "bin/kube-controller-manager", "bin/kube-scheduler", "bin/kube-proxy", "kt/kt", "deb/x/usr/lib/cni/bridge"} {
+	for _, f := range []string{bin + "/kubelet", bin + "/etcd", bin + "/kube-apiserver", bin + "/kube-controller-manager", bin + "/kube-scheduler", bin + "/kube-proxy", "kt/kt", "deb/x/usr/lib/cni/bridge"} {
 		if _, err := os.Stat(filepath.Join(dir, f)); err != nil {
 			return false, nil
 		}

@@ -56,7 +56,7 @@ func TestTheQuickStartFitsTogether(t *testing.T) {
 		for _, e := range pod.Spec.InitContainers[0].Env {
 			env[e.Name] = e.Value
 		}
-		if env["PRESTOP_GRACE_PERIOD"] != "125" || pod.Spec.GracePeriod != 125 || pod.Spec.InitContainers[0].RestartPolicy != "Always" || !strings.HasSuffix(env["PRESTOP_EUREKA_URL"], "/eureka/") {
+		if env["PRESTOP_GRACE_PERIOD"] != "127" || pod.Spec.GracePeriod != 127 || pod.Spec.InitContainers[0].RestartPolicy != "Always" || !strings.HasSuffix(env["PRESTOP_EUREKA_URL"], "/eureka/") {
 			t.Errorf("%s: %+v", name, pod)
 		}
 		if hook := pod.Spec.Containers[0].Lifecycle.PreStop.HTTPGet; hook != (call{"/shutdown", 8090}) || pod.Spec.InitContainers[0].StartupProbe.HTTPGet != (call{"/healthz", 8090}) {

@@ -198,7 +198,7 @@ func (s *site) deploy(ctx context.Context, m mode, revision string) error {
 		mounts = append(mounts, mount{dir, dir})
 	}
 	args := slices.Concat([]string{java, "-Duser.home=/tmp"}, s.java, []string{"--eureka.instance.instance-id=$(POD_NAME)", fmt.Sprintf("--server.tomcat.max-keep-alive-requests=%d", s.conditions.Requests)}, s.clientFlags(s.node))
-	data := map[string]any{"Mode": m, "Revision": revision, "Grace": 125, "Image": "docker.io/local/kt:1", "Prestop": s.prestop, "PrestopDir": filepath.Dir(s.prestop),
+	data := map[string]any{"Mode": m, "Revision": revision, "Grace": 127, "Image": "docker.io/local/kt:1", "Prestop": s.prestop, "PrestopDir": filepath.Dir(s.prestop),
 		"Eureka": at(s.eureka.URL, s.node), "Nacos": at(s.nacos.URL, s.node), "Java": args, "Mounts": mounts, "Flags": []string(nil)}
 	if s.conditions.Linger > 0 {
 		data["Flags"] = []string{"--linger=" + s.conditions.Linger.String()}

@@ -72,7 +72,7 @@ func TestWhatIsNotInTheTableOrNotTestedAnyMoreIsTold(t *testing.T) {
 	for name, c := range map[string]struct{ table, tells string }{
 		"all is told":             {"| Eureka | 2.0.6 | 9 |\n|---|---|---|\n| callers see none | ✓ | ✓ |\n| only there |  | ✓ |\n", ""},
 		"no entry":                {"| Eureka | 2.0.6 |\n|---|---|\n| another | ✓ |\n", "has a test, but no entry"},
-		"no column yet":           {"", ""},
+		"no column yet":           {"", "Eureka 2.0.6: ran, but has no column"},
 		"no test":                 {"| Eureka | 2.0.6 |\n|---|---|\n| callers see none | ✓ |\n| gone | ✓ |\n", `"gone": has an entry, but no test`},
 		"an outcome that is past": {"| Eureka | 2.0.6 |\n|---|---|\n| callers see none | ✗ |\n", "is said to fail"},
 	} {

@@ -44,7 +44,8 @@ func differ(table, ran tables) (wrong []string) {
 		for _, server := range slices.Sorted(maps.Keys(ran[kind])) {
 			is, was := ran[kind][server], table[kind][server]
 			if was == nil {
-				continue // see unknown
+				wrong = append(wrong, fmt.Sprintf("%s %s: ran, but has no column", kind, server))
+				continue
 			}
 			for _, trap := range slices.Sorted(maps.Keys(is)) {
 				if was[trap] == "" {
@@ -61,18 +62,6 @@ func differ(table, ran tables) (wrong []string) {
 		}
 	}
 	return wrong
-}
-
-// unknown are the servers of ran of which the table has no column.
-func unknown(table, ran tables) (servers []string) {
-	for _, kind := range slices.Sorted(maps.Keys(ran)) {
-		for _, server := range slices.Sorted(maps.Keys(ran[kind])) {
-			if table[kind][server] == nil {
-				servers = append(servers, kind+" "+server)
-			}
-		}
-	}
-	return servers
 }
 
 // String is the tables as Markdown.

@@ -1,11 +1,11 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,9 +21,13 @@ const (
 	lazy, slowest, slowestLinger = 60, 2 * time.Second, 10 * time.Second
 	// While the app serves, a new port is noticed within servingLook; one that vanishes is an event.
 	servingLook = 15 * time.Second
-	// While it does not listen, its coming back is noticed within awaitLook, since there is no event for a new socket; after
-	// awaitLong of that, within a second.
-	awaitLook, awaitLong = 200 * time.Millisecond, time.Minute
+	// While a port of the app is waited for it is noticed within awaitLook, since there is no event for a new socket; once
+	// that has lasted for awaitSoon, within awaitLong.
+	awaitLook, awaitSoon, awaitLong = 200 * time.Millisecond, time.Minute, 2 * time.Second
+	// manyAsk is how old a look may be for one who asks for a look now.
+	manyAsk = 5 * time.Millisecond
+	// retell is how often the listening sockets are reported although they are the same.
+	retell = 5 * time.Minute
 	// lingerLook is the pace of the counts that nobody waits for.
 	lingerLook = time.Second
 	// lastLook is the pace of those that the hook waits for, where nothing tells of an end.
@@ -47,27 +51,26 @@ const (
 	paceLast
 )
 
-// lookout watches the sockets: which ports the app listens on, and who is connected. It is the only one that uses the
-// counter, and tells the drain what it saw.
-type lookout struct {
+// watcher looks at the sockets: which ports are listened on, and who is connected. It is the only one that uses the
+// counter, and reports what it saw.
+type watcher struct {
 	counter   conns.Counter // nil: nothing can be seen
-	fixed     []uint16      // --port; nil: found
-	threshold int           // --min-open
+	only      []uint16      // with hostNetwork: the only ports that may be ours; nil: all
+	threshold int           // --min-open-connections
 	log       *slog.Logger
-	heard     func(event)
+	report    func(event)
 
 	pace  atomic.Int32
+	ports atomic.Pointer[[]uint16] // whose connections are counted
 	poked chan struct{}
+	asked chan question
 
-	mu        sync.Mutex
-	listeners []conns.Listener // of the last look
-	ever      []uint16         // ports that the app listens on or has listened on, sorted
-	instances []uint16         // ports that the registries know it by
-	tally     conns.Tally
-	busy      conns.Tally // the last one with a connection in use
-	err       error       // why the last count failed
+	// What follows belongs to the goroutine that runs.
 
-	asked    chan question
+	sockets  []socket      // of the last look, as reported
+	seen     time.Time     // when the last look at the listening sockets was made
+	told     time.Time     // when sockets were reported last
+	tally    conns.Tally   // the last one
 	failing  time.Time     // since when the counter fails
 	failed   int           // how many looks have
 	took     time.Duration // what the last look cost
@@ -77,7 +80,7 @@ type lookout struct {
 	paid     time.Time     // when the last look or glance ended
 	began    time.Time     // of the last count
 	next     time.Duration // from then until a connection may become idle
-	waits    time.Time     // since when the app is waited for
+	waits    time.Time     // since when something is waited for at paceAwait
 }
 
 // question asks for a look now. With tally it is the count that matters, which may be a little old if it is costly.
@@ -86,77 +89,44 @@ type question struct {
 	done  chan struct{}
 }
 
-func newLookout(o Options, heard func(event)) *lookout {
-	return &lookout{
-		counter: o.Counter, fixed: o.Ports, threshold: o.MinOpen, log: o.Log, heard: heard, ever: slices.Sorted(slices.Values(o.Ports)),
+func newWatcher(o Options, report func(event)) *watcher {
+	w := &watcher{
+		counter: o.Counter, threshold: o.MinOpen, log: o.Log, report: report,
 		poked: make(chan struct{}, 1), asked: make(chan question),
 	}
+	if o.OnlyPorts {
+		w.only = o.Ports
+	}
+	w.ports.Store(&[]uint16{})
+	return w
 }
 
-// setPace changes how closely to look; a look follows at once unless nothing hangs on it any more.
-func (l *lookout) setPace(p pace) {
+// follow changes how closely to look, and whose connections to count; a look follows at once unless nothing hangs on it
+// any more.
+func (l *watcher) follow(p pace, ports []uint16) {
+	l.ports.Store(&ports)
 	if pace(l.pace.Swap(int32(p))) != p && p != paceServing {
 		l.poke()
 	}
 }
 
 // poke asks for a look soon.
-func (l *lookout) poke() {
+func (l *watcher) poke() {
 	select {
 	case l.poked <- struct{}{}:
 	default:
 	}
 }
 
-// known tells the ports that the registries know the app by: then these, and no other sidecar's, say whether it lives.
-func (l *lookout) known(ports []uint16) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.instances = ports
-}
+func (l *watcher) counted() []uint16 { return *l.ports.Load() }
 
-// ports returns the ports of the app, sorted.
-func (l *lookout) ports() []uint16 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.ever)
-}
-
-// last returns the newest tally, and the error if it could not be made.
-func (l *lookout) last() (conns.Tally, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.tally, l.err
-}
-
-// lastInUse returns the newest tally with a connection in use.
-func (l *lookout) lastInUse() conns.Tally {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.busy
-}
-
-// listening returns the app's ports that are listened on now, sorted.
-func (l *lookout) listening() []uint16 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var p []uint16
-	for _, s := range l.listeners {
-		if _, ours := slices.BinarySearch(l.ever, s.Port); ours {
-			p = append(p, s.Port)
-		}
-	}
-	slices.Sort(p)
-	return slices.Compact(p)
-}
-
-// refresh makes the tally that last returns a new one, unless it is fresh enough for what it costs.
-func (l *lookout) refresh(ctx context.Context) { l.ask(ctx, true) }
+// refresh reports a new tally, unless the last one is fresh enough for what it costs.
+func (l *watcher) refresh(ctx context.Context) { l.ask(ctx, true) }
 
 // lookNow looks for the app's listening sockets; what it saw has been told when it returns.
-func (l *lookout) lookNow(ctx context.Context) { l.ask(ctx, false) }
+func (l *watcher) lookNow(ctx context.Context) { l.ask(ctx, false) }
 
-func (l *lookout) ask(ctx context.Context, tally bool) {
+func (l *watcher) ask(ctx context.Context, tally bool) {
 	q := question{tally, make(chan struct{})}
 	select {
 	case l.asked <- q:
@@ -169,19 +139,20 @@ func (l *lookout) ask(ctx context.Context, tally bool) {
 }
 
 // run looks until ctx ends.
-func (l *lookout) run(ctx context.Context) {
+func (l *watcher) run(ctx context.Context) {
 	if l.counter == nil {
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-l.poked:
-				l.heard(event{kind: sawCount, tally: tally{began: time.Now(), none: true}})
+				l.report(event{kind: eventCount, tally: tally{began: time.Now(), none: true}})
 			case q := <-l.asked:
 				close(q.done)
 			}
 		}
 	}
+	l.waits = time.Now()
 	var watched []uint16
 	l.counter.Watch(nil)
 	for {
@@ -198,7 +169,7 @@ func (l *lookout) run(ctx context.Context) {
 }
 
 // await waits until it is time for another look, and answers questions meanwhile; false when ctx has ended.
-func (l *lookout) await(ctx context.Context) bool {
+func (l *watcher) await(ctx context.Context) bool {
 	due := time.Now().Add(l.patience())
 	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
@@ -234,25 +205,27 @@ func (l *lookout) await(ctx context.Context) bool {
 	}
 }
 
-func (l *lookout) answer(ctx context.Context, q question) {
+func (l *watcher) answer(ctx context.Context, q question) {
 	defer close(q.done)
 	if !q.tally {
-		l.look(ctx)
+		if time.Since(l.seen) > manyAsk { // thousands may call the hook at once
+			l.look(ctx)
+		}
 	} else if pace(l.pace.Load()) < paceLinger && time.Since(l.tally.Began) > max(200*time.Millisecond, eager*l.took) {
-		_ = l.count(ctx) // last tells of it
+		_ = l.count(ctx) // it reports
 	}
 }
 
 // toWatch is the ports whose connections' ends matter: the app's, while they are counted.
-func (l *lookout) toWatch() []uint16 {
+func (l *watcher) toWatch() []uint16 {
 	if pace(l.pace.Load()) < paceLinger {
 		return nil
 	}
-	return l.ports()
+	return l.counted()
 }
 
 // spare is how long a look that follows from an event must wait.
-func (l *lookout) spare(now time.Time) time.Duration {
+func (l *watcher) spare(now time.Time) time.Duration {
 	if pace(l.pace.Load()) == paceLinger { // connections end all the time; nothing hangs on them yet
 		return max(lastLook, l.lull()) - now.Sub(l.looked)
 	}
@@ -260,18 +233,18 @@ func (l *lookout) spare(now time.Time) time.Duration {
 }
 
 // patience is how long to wait for an event before looking anyway.
-func (l *lookout) patience() time.Duration {
+func (l *watcher) patience() time.Duration {
 	var d time.Duration
 	switch pace(l.pace.Load()) {
 	case paceServing:
 		d = servingLook
 		if l.counter.Ended() == nil {
-			d = time.Second
+			d = awaitLong
 		}
 	case paceAwait:
 		d = awaitLook
-		if time.Since(l.waits) > awaitLong {
-			d = time.Second
+		if time.Since(l.waits) > awaitSoon {
+			d = awaitLong
 		}
 	case paceLinger:
 		d = lingerLook
@@ -290,7 +263,7 @@ func (l *lookout) patience() time.Duration {
 
 // lull is the least time between looks that nothing calls for. One look that the machine held up must not hold up the
 // drain: it is seconds at most.
-func (l *lookout) lull() time.Duration {
+func (l *watcher) lull() time.Duration {
 	if pace(l.pace.Load()) == paceLinger {
 		return min(lazy*l.took, slowestLinger)
 	}
@@ -298,8 +271,11 @@ func (l *lookout) lull() time.Duration {
 }
 
 // look makes one look and tells what follows from it.
-func (l *lookout) look(ctx context.Context) {
+func (l *watcher) look(ctx context.Context) {
 	began, at := time.Now(), pace(l.pace.Load())
+	if at >= paceLinger && l.lookedAt < paceLinger {
+		l.failing, l.failed = time.Time{}, 0 // what failed before the drain says nothing of it
+	}
 	worked := conns.ProcessorTime()
 	listeners, err := l.counter.Listeners(ctx)
 	took := min(time.Since(began), conns.ProcessorTime()-worked)
@@ -329,12 +305,12 @@ func (l *lookout) look(ctx context.Context) {
 		l.log.Warn("could not read the sockets; trying again", "source", l.counter.Source(), "error", err)
 	}
 	if time.Since(l.failing) >= countPatience && l.failed >= countTries {
-		l.heard(event{kind: sawCount, tally: tally{began: began, none: true}})
+		l.report(event{kind: eventCount, tally: tally{began: began, none: true}})
 	}
 }
 
 // pay takes what a look cost that began then from what was saved up.
-func (l *lookout) pay(began time.Time, took time.Duration) {
+func (l *watcher) pay(began time.Time, took time.Duration) {
 	l.credit = min(saved, l.credit+began.Sub(l.paid)/eager)
 	l.credit = max(l.credit-took, -slowest/eager)
 	l.paid = time.Now()
@@ -343,12 +319,12 @@ func (l *lookout) pay(began time.Time, took time.Duration) {
 // glance asks for the few connections that were in use, where the count decides, and reports whether that is enough until
 // patience is over or another one ends: they tell what all do, or so many are in use still that no other matters. What looks
 // have cost before does not hold it up.
-func (l *lookout) glance(ctx context.Context) bool {
+func (l *watcher) glance(ctx context.Context) bool {
 	if pace(l.pace.Load()) != paceLast {
 		return false
 	}
 	began, worked := time.Now(), conns.ProcessorTime()
-	t, proved := l.counter.CountFew(ctx, l.ports())
+	t, proved := l.counter.CountFew(ctx, l.counted())
 	if !proved && (t.Active <= l.threshold || began.Sub(l.looked) >= min(lazy*l.took, slowestLinger)) {
 		return false
 	}
@@ -358,100 +334,48 @@ func (l *lookout) glance(ctx context.Context) bool {
 	}
 	l.saw(listeners)
 	if proved {
-		l.counted(t)
+		l.tallied(t)
 	}
 	l.began, l.next = t.Began, t.NextIdle
 	l.pay(began, min(time.Since(began), conns.ProcessorTime()-worked))
 	return true
 }
 
-// saw compares the listening sockets with those of the last look.
-func (l *lookout) saw(now []conns.Listener) {
-	l.mu.Lock()
-	before := l.listeners
-	l.listeners = now
-	if l.fixed == nil {
-		for _, s := range now {
-			if i, known := slices.BinarySearch(l.ever, s.Port); !known {
-				l.ever = slices.Insert(l.ever, i, s.Port)
-			}
+// saw reports the listening sockets if they are others than before.
+func (l *watcher) saw(listeners []conns.Listener) {
+	now := make([]socket, 0, len(listeners))
+	for _, s := range listeners {
+		if l.only == nil || slices.Contains(l.only, s.Port) {
+			now = append(now, socket{port: s.Port, id: s.ID})
 		}
 	}
-	if len(now) > 0 || l.waits.IsZero() {
-		l.waits = time.Now()
-	}
-	matter := vital(l.fixed, l.instances, l.ever)
-	l.mu.Unlock()
-	if k, changed := compare(pick(before, matter), pick(now, matter)); changed {
-		l.heard(event{kind: k})
-	}
-}
-
-// vital are the ports whose listening sockets say whether the app lives: those that were given, else those of its
-// registered instances, else every one.
-func vital(fixed, instances, ever []uint16) []uint16 {
-	if len(fixed) > 0 {
-		return fixed
-	}
-	var known []uint16
-	for _, p := range instances {
-		if slices.Contains(ever, p) {
-			known = append(known, p)
+	slices.SortFunc(now, func(a, b socket) int { return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.id, b.id)) })
+	looked := l.seen
+	l.seen = time.Now()
+	if looked.IsZero() || !slices.Equal(now, l.sockets) || l.seen.Sub(l.told) >= retell {
+		if !slices.Equal(now, l.sockets) {
+			l.waits = l.seen
 		}
+		l.sockets, l.told = now, l.seen
+		l.report(event{kind: eventSockets, sockets: now, looked: looked})
 	}
-	if len(known) > 0 {
-		return known
-	}
-	return ever
 }
 
-// pick returns the identities of the sockets on ports.
-func pick(sockets []conns.Listener, ports []uint16) []uint64 {
-	var ids []uint64
-	for _, s := range sockets {
-		if slices.Contains(ports, s.Port) {
-			ids = append(ids, s.ID)
-		}
-	}
-	return ids
-}
-
-// compare tells what became of the app between two looks. Other sockets on the same ports are another app: one that was
-// restarted between the looks.
-func compare(before, now []uint64) (kind, bool) {
-	switch {
-	case len(now) == 0:
-		return sawVanish, len(before) > 0
-	case len(before) == 0:
-		return sawListen, true
-	}
-	same := slices.ContainsFunc(now, func(id uint64) bool { return slices.Contains(before, id) })
-	return sawListen, !same
-}
-
-func (l *lookout) count(ctx context.Context) error {
-	t, err := l.counter.Count(ctx, l.ports())
+func (l *watcher) count(ctx context.Context) error {
+	t, err := l.counter.Count(ctx, l.counted())
 	if err != nil {
-		l.mu.Lock()
-		l.err = err
-		l.mu.Unlock()
 		l.next = 0
 		return errors.Join(errors.New("count the connections"), err)
 	}
-	l.counted(t)
+	l.tallied(t)
 	return nil
 }
 
-// counted takes a new tally.
-func (l *lookout) counted(t conns.Tally) {
-	l.mu.Lock()
-	l.tally, l.err = t, nil
-	if t.Active > 0 {
-		l.busy = t
-	}
-	l.mu.Unlock()
+// tallied reports a new tally.
+func (l *watcher) tallied(t conns.Tally) {
+	l.tally = t
 	l.began, l.next = t.Began, t.NextIdle
-	l.heard(event{kind: sawCount, tally: tally{began: t.Began, active: t.Active, heard: t.Heard}})
+	l.report(event{kind: eventCount, tally: tally{began: t.Began, open: t.Open, active: t.Active, heard: t.Heard, whole: t}})
 }
 
 // wait waits for d if it is positive, or until ctx ends.
