@@ -49,6 +49,7 @@ type Config struct {
 	RequestTimeout   time.Duration
 	Count            string
 	Metrics          conns.Metrics // for --count prometheus
+	Shared           bool          // hostNetwork: other Pods' connections look like ours
 	DrainCalls       []drain.Call
 	ReadyRegistered  bool
 	UnreadyDraining  bool
@@ -187,7 +188,8 @@ func (r *reader) together(c *Config) {
 	r.metricsBelong(c)
 	r.ownPort(c)
 	host, err := netip.ParseAddr(strings.TrimSpace(r.env("HOST_IP")))
-	if err == nil && slices.Contains(c.Addresses, host.Unmap()) && len(c.Ports) == 0 {
+	c.Shared = err == nil && slices.Contains(c.Addresses, host.Unmap())
+	if c.Shared && len(c.Ports) == 0 {
 		r.problem("port", "is needed with hostNetwork (HOST_IP is the Pod's address), where other Pods' instances and ports look like ours", "set --port to the app's ports")
 	}
 }

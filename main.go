@@ -241,7 +241,7 @@ func openCounter(c Config, own net.Addr, log *slog.Logger) conns.Counter {
 
 // newCounter opens the source that is set; the port own is the sidecar's.
 func newCounter(c Config, own uint16, log *slog.Logger) (conns.Counter, error) {
-	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, Hear: c.QuietPeriod > 0, ExcludePorts: append(slices.Clone(c.ExcludePorts), own), ExcludePeers: c.ExcludePeers}
+	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, Hear: c.QuietPeriod > 0, ExcludePorts: append(slices.Clone(c.ExcludePorts), own), Own: own, Shared: c.Shared, ExcludePeers: c.ExcludePeers}
 	if c.Count == conns.Prometheus {
 		return conns.OpenMetrics(c.Metrics, rule, log)
 	}

@@ -347,8 +347,18 @@ type Connections struct {
 	Idle   int          `json:"idle"`
 	Source string       `json:"source"`
 	Peers  []PeerStatus `json:"peers"`
+	// LeftOut are the connections to the app's ports that do not count, and why.
+	LeftOut []LeftOutStatus `json:"leftOut,omitempty"`
 	// LastHeard is the last thing that a client said; nil if that is not watched: only --quiet-period asks for it.
 	LastHeard *LastHeard `json:"lastHeard,omitempty"`
+}
+
+// LeftOutStatus is how many open connections to a port do not count: prestop's own, those that were opened
+// inside the Pod with no client outside behind them, outgoing ones of the app, and those of excluded clients.
+type LeftOutStatus struct {
+	Reason string `json:"reason"` // own, inside, outgoing or excluded
+	Port   uint16 `json:"port"`
+	Open   int    `json:"open"`
 }
 
 // PeerStatus is one client address in a Status, with its connections to one port of the app. Since is when the one of the
@@ -442,6 +452,9 @@ func (d *Drain) Status(ctx context.Context) Status {
 func (d *Drain) connections(s state) Connections {
 	t := s.last
 	c := Connections{Open: t.Open, Active: t.Active, Idle: t.Idle, Source: d.source(), Peers: []PeerStatus{}}
+	for _, l := range t.LeftOut {
+		c.LeftOut = append(c.LeftOut, LeftOutStatus{string(l.Reason), l.Port, l.Open})
+	}
 	for _, p := range t.Peers {
 		told := PeerStatus{Address: p.Address.String(), Port: p.Port, Active: p.Active, Idle: p.Open - p.Active, ClientPort: p.ClientPort}
 		if p.Since > 0 {

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 need java openjdk-17-jdk-headless
 need mvn maven
 need ip iproute2
+PATH=$PATH:/usr/sbin need iptables iptables # a mesh's redirections
 need curl curl # the documentation's commands are run
 need python3 python3 # Envoy comes from PyPI
 PATH=$PATH:/usr/sbin need nginx nginx-light

@@ -39,8 +39,18 @@ type Counter interface {
 // Listener is one listening socket.
 type Listener struct {
 	Port uint16
-	// ID tells this socket from a later one on the same port: netlink's cookie, proc's inode.
+	// ID tells this socket from a later one on the same port: the socket's inode, whatever the source.
 	ID uint64
+	// Address is the local address that it is bound to: unspecified for all of a family, loopback for
+	// one that nobody outside the Pod reaches but through a proxy.
+	Address netip.Addr
+	// UID is the user of the process that opened it, where HasUID. A mesh's proxy has one of its own:
+	// 1337 (Istio), 2102 (linkerd).
+	UID    uint32
+	HasUID bool
+	// Cgroup is the same for the sockets of one container, and another for each, on a machine with
+	// cgroup v2; 0 where the kernel does not tell (before Linux 5.8, and in /proc).
+	Cgroup uint64
 }
 
 // MaxPeers bounds Tally.Peers, so that what is told of it stays small however many are connected.
@@ -63,6 +73,9 @@ type Tally struct {
 	// gets there by itself, one in flight may be answered now. 0 when none can: only ends matter. A source that cannot
 	// know says when to ask it again.
 	NextIdle time.Duration
+	// LeftOut are the connections to the ports that are not in Open, by port and reason, at most
+	// MaxLeftOut: of those with the most connections.
+	LeftOut []LeftOut
 	// Peers are the clients with the most active connections, those first, at most MaxPeers.
 	Peers []Peer
 	// Heard is the last moment at which a client may have connected or sent a byte since the ports are watched, also on a
@@ -71,6 +84,32 @@ type Tally struct {
 	Heard time.Time
 	// HeardFrom is that client, if it is known.
 	HeardFrom netip.Addr
+}
+
+// MaxLeftOut bounds Tally.LeftOut.
+const MaxLeftOut = 20
+
+// Reason is why a connection is left out of a count.
+type Reason string
+
+// The reasons.
+const (
+	// Own: prestop opened it.
+	Own Reason = "own"
+	// Inside: it was opened inside the Pod, and no client outside is behind it, or only one whose
+	// connection counts where it comes in.
+	Inside Reason = "inside"
+	// Outgoing: the app opened it, from a port that it listened on once.
+	Outgoing Reason = "outgoing"
+	// Excluded: Rule.ExcludePeers has its client.
+	Excluded Reason = "excluded"
+)
+
+// LeftOut is how many open connections to a port are left out for one reason.
+type LeftOut struct {
+	Reason Reason
+	Port   uint16
+	Open   int
 }
 
 // WordLag bounds how long after the end of a connection the kernel's word of it comes: measured 40 to 300 us, and a few
@@ -99,6 +138,12 @@ type Rule struct {
 	Hear bool
 	// ExcludePorts do not count and are not listeners of the app.
 	ExcludePorts []uint16
+	// Own is the sidecar's port: who is connected to it makes no proxy of prestop, and what this process
+	// opens does not count. 0: this process is no sidecar.
+	Own uint16
+	// Shared: other Pods are in the same network namespace (hostNetwork), so that a client inside it
+	// may be one of another Pod. It is known without being said of the machine's own namespace.
+	Shared bool
 	// ExcludePeers are client addresses that do not count.
 	ExcludePeers []netip.Prefix
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"syscall"
 	"time"
 
@@ -21,9 +22,12 @@ const (
 	sportAt    = headerLen + socketAt
 	dportAt    = sportAt + 2
 
+	stateSynSent = 2 // nobody's connection yet, but a client's end
+
 	tcpDiagGetSock   = 18 // TCPDIAG_GETSOCK: struct inet_diag_req, of 60 bytes
 	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY: struct inet_diag_req_v2, of 56
 	attrInfo         = 2  // INET_DIAG_INFO
+	attrCgroup       = 21 // INET_DIAG_CGROUP_ID, Linux 5.8
 	attrBytecode     = 1  // INET_DIAG_REQ_BYTECODE
 
 	bytecodeJump       = 1 // INET_DIAG_BC_JMP
@@ -120,13 +124,34 @@ type message struct {
 	connection
 	sample
 	cookie uint64
-	inode  uint32
+	inode  uint32 // 0: no process holds it, as in the accept queue or after a close
+	owner  owner
+	// opened: this end opened the connection (Linux 4.19; else false).
+	opened bool
 	// family and id name the socket to the kernel.
 	family uint8
 	id     [sockidLen]byte
 	// segments were received, those without data too (Linux 4.2). They wrap.
 	segments uint32
 }
+
+// listener is the listening socket that a message tells of.
+func (m *message) listener() Listener {
+	id := uint64(m.inode)
+	if id == 0 {
+		id = m.cookie
+	}
+	return Listener{
+		Port: m.localPort, ID: id, Address: netip.AddrFrom16(m.local).Unmap(),
+		UID: m.owner.uid, HasUID: true, Cgroup: m.owner.cgroup,
+	}
+}
+
+// open reports whether data may go both ways.
+func (m *message) open() bool { return m.state == stateEstablished || m.state == stateCloseWait }
+
+// opening reports whether the handshake is not over.
+func (m *message) opening() bool { return m.state == stateSynRecv || m.state == stateNewSynRecv }
 
 // parseDump calls each for every socket in b, a whole datagram of a dump's answer, and reports whether the dump is
 // complete. The message is reused between calls.
@@ -189,6 +214,7 @@ func parseMessage(b []byte, m *message) bool {
 	}
 	m.cookie = uint64(native.Uint32(id[44:]))<<32 | uint64(native.Uint32(id[40:]))
 	m.unread, m.unsent = native.Uint32(b[56:]), native.Uint32(b[60:])
+	m.owner.uid = native.Uint32(b[64:])
 	m.inode = native.Uint32(b[68:])
 	m.family, m.id = b[0], [sockidLen]byte(id)
 	for a := b[messageLen:]; len(a) >= 4; {
@@ -196,10 +222,17 @@ func parseMessage(b []byte, m *message) bool {
 		if length < 4 || length > len(a) {
 			return false
 		}
-		if native.Uint16(a[2:]) == attrInfo {
-			parseInfo(a[4:length], &m.sample)
-			if length >= 4+144 {
-				m.segments = native.Uint32(a[4+140:])
+		switch native.Uint16(a[2:]) {
+		case attrInfo:
+			info := a[4:length]
+			parseInfo(info, &m.sample)
+			m.opened = openedHere(info)
+			if len(info) >= 144 {
+				m.segments = native.Uint32(info[140:])
+			}
+		case attrCgroup:
+			if length >= 4+8 {
+				m.owner.cgroup = native.Uint64(a[4:])
 			}
 		}
 		a = a[min(align4(length), len(a)):]
@@ -237,6 +270,16 @@ func parseInfo(b []byte, s *sample) {
 	if s.hasSegments {
 		s.segmentsSent = fresh(s.segmentsSent, native.Uint32(b[100:]), s.bytesSent)
 	}
+}
+
+// openedHere reports whether this end opened the connection. The kernel counts the SYN as a byte that was acknowledged
+// (tcp_ack in SYN_SENT) and not as one that was sent; who accepts a connection never has more acknowledged than sent.
+func openedHere(info []byte) bool {
+	if len(info) < 216 {
+		return false
+	}
+	acked, sent, repeated := native.Uint64(info[120:]), native.Uint64(info[200:]), native.Uint64(info[208:])
+	return acked > sent-repeated
 }
 
 // fresh is how many of the segments sent were not sent before: what a loss had the kernel repeat is no other answer. A

@@ -212,14 +212,15 @@ const (
 
 func TestParseRow(t *testing.T) {
 	address := func(s string) [16]byte { return netip.MustParseAddr(s).As16() }
-	for line, want := range map[string]procRow{
-		procIPv4: {connection{8080, 50001, address("127.0.0.1"), address("127.0.0.2")},
-			sample{state: stateCloseWait, unsent: 4, unread: 3}, 5},
-		procIPv6: {connection{443, 54321, address("127.0.0.1"), address("2001:db8::1")},
-			sample{state: stateEstablished, retransmits: 2}, 4026531840},
-		procMini: {connection{8080, 0, address("0.0.0.0"), address("0.0.0.0")}, sample{state: stateListen, unread: 1}, 7},
+	for line, want := range map[string]message{
+		procIPv4: {connection: connection{8080, 50001, address("127.0.0.1"), address("127.0.0.2")},
+			sample: sample{state: stateCloseWait, unsent: 4, unread: 3}, inode: 5, owner: owner{uid: 65534}},
+		procIPv6: {connection: connection{443, 54321, address("127.0.0.1"), address("2001:db8::1")},
+			sample: sample{state: stateEstablished, retransmits: 2}, inode: 4026531840},
+		procMini: {connection: connection{8080, 0, address("0.0.0.0"), address("0.0.0.0")},
+			sample: sample{state: stateListen, unread: 1}, inode: 7},
 	} {
-		var r procRow
+		var r message
 		if !parseRow([]byte(line), &r) || r != want {
 			t.Errorf("%q is read as\n%+v, want\n%+v", line, r, want)
 		}
@@ -231,7 +232,7 @@ func TestParseRow(t *testing.T) {
 		"   0: 00000000:1F90 00000000:0000 XX 00000000:00000001 00:00000000 00000000     0        0 7",
 		"   0: 00000000:1F90 00000000:0000 0A 00000000:00000001 00:00000000 00000000     0        0 -7",
 	} {
-		var r procRow
+		var r message
 		if parseRow([]byte(line), &r) {
 			t.Errorf("%q is read as %+v", line, r)
 		}
@@ -243,7 +244,7 @@ func FuzzParseRow(f *testing.F) {
 		f.Add([]byte(line))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
-		var r procRow
+		var r message
 		if parseRow(line, &r) && len(line) < 8+4+8+4+2+17+2 {
 			t.Errorf("%q is read as %+v", line, r)
 		}

@@ -19,10 +19,14 @@ type ear struct {
 	heard heard // since the ports are listened for
 	plain *plain
 	msg   message
+	// origins say who the client was; nil: not asked.
+	origins *origins
 
 	// What the connections whose ends are to be kept had received when they ended, by cookie.
 	kept map[uint64]received
 	lost bool // some ends, since kept was made
+
+	broken error // what closed the socket
 }
 
 // received is how many segments a connection has received, and how many of them with data. They wrap.
@@ -70,9 +74,13 @@ func (e *ear) hear() heard {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
 			return e.heard
-		case err != nil: // ENOBUFS: some were lost
+		case errors.Is(err, unix.ENOBUFS): // some were lost
 			e.lost = true
 			e.heard.join(heard{at: time.Now()})
+		case err != nil:
+			e.broken = err
+			e.close()
+			return heard{deaf: true}
 		default:
 			e.take(e.buf[:n])
 		}
@@ -84,6 +92,9 @@ func (e *ear) take(b []byte) {
 	now := time.Now()
 	_, err := parseDump(b, &e.msg, func(m *message) {
 		if m.remotePort == 0 || !e.ports.has(m.localPort) || !e.rule.fromClient(m.connection) {
+			return
+		}
+		if e.origins != nil && !e.origins.mayHear(m) {
 			return
 		}
 		if _, keep := e.kept[m.cookie]; keep {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,8 @@ type ends struct {
 	choosing sync.Mutex // orders changes of chosen
 	chosen   atomic.Pointer[chosenEnds]
 	wakes    atomic.Uint64 // how often the kernel had something for us
+	broken   atomic.Bool   // the socket is closed, since the kernel does not tell any more
+	log      *slog.Logger
 
 	closed  chan struct{}
 	closing sync.Once
@@ -35,12 +38,12 @@ type ends struct {
 type chosenEnds struct{ connections, listeners portSet }
 
 // openEnds starts to listen for ends, none of which is chosen yet.
-func openEnds() (*ends, error) {
+func openEnds(log *slog.Logger) (*ends, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for ends: %w", err)
 	}
-	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), file: os.NewFile(uintptr(fd), "netlink")}
+	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), log: log, file: os.NewFile(uintptr(fd), "netlink")}
 	if e.raw, err = e.file.SyscallConn(); err != nil {
 		e.file.Close()
 		return nil, fmt.Errorf("open a socket for ends: %w", err)
@@ -126,7 +129,8 @@ func endFilter(connections, listeners []uint16) []unix.SockFilter {
 		unix.SockFilter{Code: result, K: 1 << 16})
 }
 
-// listen tells each batch of ends, until the file is closed.
+// listen tells each batch of ends, until the file is closed. An error that is not a lost message stays: it
+// says so, tells once more, so that whoever waits looks for himself from now on, and closes the file.
 //
 // It hands over to a receiver that is ready and reads nothing meanwhile: a receiver that takes its time between two looks
 // costs no wake-ups, the kernel's queue fills and then drops, and what it dropped is told by ENOBUFS.
@@ -134,9 +138,10 @@ func (e *ends) listen() {
 	buf := make([]byte, 4<<10)
 	for {
 		var tell bool
+		var broken error
 		err := e.raw.Read(func(fd uintptr) bool {
 			var ended bool
-			ended, tell = e.empty(int(fd), buf)
+			ended, tell, broken = e.empty(int(fd), buf)
 			if ended {
 				e.wakes.Add(1)
 			}
@@ -144,6 +149,11 @@ func (e *ends) listen() {
 		})
 		if err != nil {
 			return // closed
+		}
+		if broken != nil {
+			e.broken.Store(true)
+			e.file.Close()
+			e.log.Warn("the kernel does not tell any more when connections end: they are looked at from time to time", "error", broken)
 		}
 		if !tell {
 			continue
@@ -153,20 +163,25 @@ func (e *ends) listen() {
 		case <-e.closed:
 			return
 		}
+		if broken != nil {
+			return
+		}
 	}
 }
 
 // empty reads until nothing is left; until then, after an overflow, the kernel queues nothing new. It reports whether
-// anything came, and whether that is to be told.
-func (e *ends) empty(fd int, buf []byte) (came, tell bool) {
+// anything came, whether that is to be told, and the error that will stay.
+func (e *ends) empty(fd int, buf []byte) (came, tell bool, broken error) {
 	for {
 		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
-			return came, tell
-		case err != nil: // ENOBUFS: some were lost
+			return came, tell, nil
+		case errors.Is(err, unix.ENOBUFS): // some were lost
 			came, tell = true, true
+		case err != nil:
+			return true, true, err
 		default:
 			came = true
 			tell = tell || e.watched(buf[:n])
@@ -192,5 +207,8 @@ func (e *ends) close() error {
 		err = e.file.Close()
 	})
 	e.running.Wait()
+	if e.broken.Load() {
+		return nil // it was closed before
+	}
 	return err
 }

@@ -3,12 +3,15 @@ package conns
 import (
 	"bufio"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"prestop/drain/conns/connstest"
 )
@@ -189,4 +192,74 @@ func drops(t *testing.T, n *netlinkCounter) (dropped int) {
 	}
 	t.Fatal("our socket is not in /proc/net/netlink")
 	return 0
+}
+
+// deafened is a socket from which nothing can be received, as where a seccomp profile denies it from some moment on.
+func deafened(t *testing.T) *os.File {
+	t.Helper()
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	w := os.NewFile(uintptr(p[1]), "pipe")
+	t.Cleanup(func() { w.Close() })
+	if _, err := w.Write([]byte("x")); err != nil { // there is something to read
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(p[0]), "pipe")
+}
+
+func TestAnErrorThatStaysEndsTheEvents(t *testing.T) {
+	var lines strings.Builder
+	broken := deafened(t)
+	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), file: broken, log: slog.New(slog.NewTextHandler(&lines, nil))}
+	var err error
+	if e.raw, err = broken.SyscallConn(); err != nil {
+		t.Fatal(err)
+	}
+	e.choose(&chosenEnds{})
+	n := &netlinkCounter{ends: e}
+	told := n.Ended()
+	if told == nil {
+		t.Fatal("there are no events from the start")
+	}
+	e.running.Go(e.listen)
+	<-told // once more, so that whoever waits looks
+	if n.Ended() != nil {
+		t.Error("there are events still: nobody looks from time to time")
+	}
+	e.running.Wait()
+	if err := e.close(); err != nil {
+		t.Error(err)
+	}
+	if got := lines.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "non-socket") {
+		t.Errorf("logged %q, want one line with the reason", got)
+	}
+}
+
+func TestAnErrorThatStaysEndsTheHearing(t *testing.T) {
+	var lines strings.Builder
+	n := counter(t, Netlink, Rule{Hear: true}).(*netlinkCounter)
+	n.log = slog.New(slog.NewTextHandler(&lines, nil))
+	_, port := listen(t, "tcp", "127.0.0.1:0")
+	n.Watch([]uint16{port})
+	if tally := count(t, n, port); tally.Heard.IsZero() {
+		t.Fatalf("nothing is heard from the start: %+v", tally)
+	}
+	broken := deafened(t)
+	defer broken.Close()
+	fd, err := unix.Dup(int(broken.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(n.ear.fd)
+	n.ear.fd = fd
+	for range 3 {
+		if tally := count(t, n, port); !tally.Heard.IsZero() {
+			t.Errorf("nothing tells what clients said, and %v is told", tally.Heard)
+		}
+	}
+	if got := lines.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "non-socket") {
+		t.Errorf("logged %q, want one line with the reason", got)
+	}
 }

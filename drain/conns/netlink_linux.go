@@ -32,6 +32,10 @@ type netlinkCounter struct {
 	// separately is set once the kernel has refused to tell both families at once.
 	separately bool
 
+	origins  origins
+	backlog  backlog
+	listened portSet // the ports that were listened on at the last list
+
 	ends *ends // nil without events
 	ear  *ear  // nil without events
 	rest rest
@@ -40,9 +44,11 @@ type netlinkCounter struct {
 // openNetlink looks at the listeners once, so that a kernel that refuses is known now.
 func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
 	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}, log: log, rest: rest{slow: slowLook}}
-	ends, endsErr := openEnds()
+	n.backlog.open("/proc/thread-self/net/netstat")
+	ends, endsErr := openEnds(log)
 	if endsErr == nil {
 		n.ends, n.ear = ends, newEar(&n.look)
+		n.ear.origins = &n.origins
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -67,10 +73,15 @@ func (n *netlinkCounter) Listeners(ctx context.Context) ([]Listener, error) {
 	for {
 		var listeners []Listener
 		var ports portSet
-		restart := func() { listeners, ports = nil, portSet{} }
+		restart := func() { listeners, ports, n.listened = nil, portSet{}, portSet{} }
+		restart()
 		err := n.dump(ctx, 1<<stateListen, false, nil, restart, func(m *message) {
+			n.listened.add(m.localPort)
+			if m.localPort == n.look.rule.Own {
+				n.origins.container = m.owner.cgroup
+			}
 			if !excluded.has(m.localPort) {
-				listeners = append(listeners, Listener{Port: m.localPort, ID: m.cookie})
+				listeners = append(listeners, m.listener())
 				ports.add(m.localPort)
 			}
 		})
@@ -97,17 +108,44 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	}
 	l.heard = n.hear() // before the dump: what ended later is in it, or happened after it began
 	n.rest.begin(ports)
-	restart := func() { l.restart(); n.rest.restart() }
-	// Without tcp_info, which is most of the cost, nothing is idle: then do not ask for it.
-	info := l.rule.IdleAfter > 0 || l.rule.Hear
-	err := n.dump(ctx, openStates, info, wanted, restart, func(m *message) {
-		if l.counts(m.connection) && l.add(m.connection, m.sample, m.cookie) == active {
-			n.rest.add(m)
+	o := &n.origins
+	o.begin(&l.rule)
+	n.backlog.begin()
+	restart := func() { l.restart(); n.rest.restart(); o.restart() }
+	// Without tcp_info, which is most of the cost, nothing is idle, and nothing tells who opened a connection
+	// to a port that nobody listens on: else do not ask for it.
+	info := l.rule.IdleAfter > 0 || l.rule.Hear || !n.listened.contains(&l.ports)
+	err := n.dump(ctx, openStates|1<<stateListen, info, wanted, restart, func(m *message) {
+		if !l.ports.has(m.localPort) {
+			return
+		}
+		if m.state == stateListen {
+			o.listening.add(m.localPort)
+			n.backlog.note(m.localPort, m.unread, m.unsent, l.at)
+			return
+		}
+		if counts, why := o.admit(m, l.at); counts {
+			n.count(m)
+		} else if why != "" && m.open() {
+			l.leaveOut(m.localPort, why)
 		}
 	})
+	if err == nil {
+		err = o.resolve(func(restart func(), each func(*message)) error {
+			return n.dump(ctx, openStates|1<<stateListen|1<<stateSynSent, false, nil, restart, each)
+		}, &l.ports)
+	}
 	if err != nil {
 		n.rest.forget()
 		return Tally{}, fmt.Errorf("count connections by netlink: %w", err)
+	}
+	for i := range o.suspects {
+		s := &o.suspects[i]
+		if l.at = s.at; s.counts {
+			n.count(&s.message)
+		} else if s.open() {
+			l.leaveOut(s.localPort, Inside)
+		}
 	}
 	t := l.end()
 	t.Expired, n.rest.expired = t.Expired+n.rest.expired, 0
@@ -118,12 +156,27 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	return t, nil
 }
 
+// count counts a connection of a whole look.
+func (n *netlinkCounter) count(m *message) {
+	if m.retransmits > 0 && m.opening() && n.backlog.held(m.localPort, m.retransmits, n.look.at) {
+		m.retransmits = 0 // the client is there
+	}
+	if n.look.add(m.connection, m.sample, m.cookie) == active {
+		n.rest.add(m)
+	}
+}
+
 // hear returns what was heard on connections that have ended.
 func (n *netlinkCounter) hear() heard {
 	if n.ear == nil {
 		return heard{deaf: true}
 	}
-	return n.ear.hear()
+	h := n.ear.hear()
+	if err := n.ear.broken; err != nil {
+		n.ear.broken = nil
+		n.log.Warn("the kernel does not tell any more what was said on connections that end"+deafness(n.look.rule), "error", err)
+	}
+	return h
 }
 
 func (n *netlinkCounter) Watch(ports []uint16) {
@@ -141,7 +194,7 @@ func (n *netlinkCounter) Watch(ports []uint16) {
 }
 
 func (n *netlinkCounter) Ended() <-chan struct{} {
-	if n.ends == nil {
+	if n.ends == nil || n.ends.broken.Load() {
 		return nil
 	}
 	return n.ends.told

@@ -26,6 +26,9 @@ type procCounter struct {
 	turn turn // guards the fields below
 	buf  []byte
 	look look
+
+	origins origins
+	backlog backlog
 }
 
 // openProc looks once, so that a kernel that refuses is known now.
@@ -33,6 +36,7 @@ func openProc(rule Rule, _ *slog.Logger) (Counter, error) { return openProcIn("/
 
 func openProcIn(dir string, rule Rule) (Counter, error) {
 	p := &procCounter{dir: dir, turn: newTurn(), buf: make([]byte, procBuffer), look: look{rule: rule}}
+	p.backlog.open(filepath.Join(dir, "netstat"))
 	if _, err := p.Listeners(context.Background()); err != nil {
 		return nil, err
 	}
@@ -49,9 +53,9 @@ func (p *procCounter) Listeners(ctx context.Context) ([]Listener, error) {
 	var excluded portSet
 	excluded.set(p.look.rule.ExcludePorts, nil)
 	var listeners []Listener
-	err := p.read(ctx, func(r *procRow) {
+	err := p.read(ctx, func(r *message) {
 		if r.state == stateListen && !excluded.has(r.localPort) {
-			listeners = append(listeners, Listener{Port: r.localPort, ID: r.inode})
+			listeners = append(listeners, r.listener())
 		}
 	})
 	if err != nil {
@@ -71,15 +75,51 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	if l.ports.empty() {
 		return l.end(), nil
 	}
-	err := p.read(ctx, func(r *procRow) {
-		if l.counts(r.connection) {
-			l.add(r.connection, r.sample, 0)
+	o := &p.origins
+	o.begin(&l.rule)
+	p.backlog.begin()
+	err := p.read(ctx, func(r *message) {
+		if !l.ports.has(r.localPort) || openStates>>r.state&1 == 0 {
+			if r.state == stateListen {
+				o.listening.add(r.localPort)
+			}
+			return
+		}
+		if counts, why := o.admit(r, l.at); counts {
+			p.count(r)
+		} else if why != "" && r.open() {
+			l.leaveOut(r.localPort, why)
 		}
 	})
+	if err == nil {
+		err = o.resolve(func(_ func(), each func(*message)) error {
+			return p.read(ctx, func(r *message) {
+				if r.state == stateListen || r.state == stateSynSent || openStates>>r.state&1 == 1 {
+					each(r)
+				}
+			})
+		}, &l.ports)
+	}
 	if err != nil {
 		return Tally{}, fmt.Errorf("count connections from %s: %w", p.dir, err)
 	}
+	for i := range o.suspects {
+		s := &o.suspects[i]
+		if l.at = s.at; s.counts {
+			p.count(&s.message)
+		} else if s.open() {
+			l.leaveOut(s.localPort, Inside)
+		}
+	}
 	return l.end(), nil
+}
+
+// count counts a connection.
+func (p *procCounter) count(m *message) {
+	if m.retransmits > 0 && m.opening() && p.backlog.held(m.localPort, m.retransmits, p.look.at) {
+		m.retransmits = 0 // the client is there
+	}
+	p.look.add(m.connection, m.sample, 0)
 }
 
 func (p *procCounter) CountFew(context.Context, []uint16) (Tally, bool) { return Tally{}, false }
@@ -91,7 +131,7 @@ func (p *procCounter) Ended() <-chan struct{} { return nil }
 func (p *procCounter) Close() error { return nil }
 
 // read calls each for the TCP sockets of both families. A kernel without IPv6 has no tcp6.
-func (p *procCounter) read(ctx context.Context, each func(*procRow)) error {
+func (p *procCounter) read(ctx context.Context, each func(*message)) error {
 	if err := p.readFile(ctx, "tcp", each); err != nil {
 		return err
 	}
@@ -101,13 +141,13 @@ func (p *procCounter) read(ctx context.Context, each func(*procRow)) error {
 	return nil
 }
 
-func (p *procCounter) readFile(ctx context.Context, name string, each func(*procRow)) error {
+func (p *procCounter) readFile(ctx context.Context, name string, each func(*message)) error {
 	f, err := os.Open(filepath.Join(p.dir, name))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	var row procRow
+	var row message
 	heading := true
 	kept := 0 // bytes of an incomplete line at the front of the buffer
 	for {
@@ -146,17 +186,10 @@ func (p *procCounter) readFile(ctx context.Context, name string, each func(*proc
 	}
 }
 
-// procRow is one socket as /proc tells it.
-type procRow struct {
-	connection
-	sample
-	inode uint64
-}
-
 // parseRow reads a line of /proc/net/tcp or tcp6 (tcp_ipv4.c, get_tcp4_sock): number, local and remote address, state,
 // queues, timer, retransmits, user, timeout, inode, and more that we do not need.
-func parseRow(line []byte, r *procRow) bool {
-	*r = procRow{}
+func parseRow(line []byte, r *message) bool {
+	*r = message{}
 	if _, ok := field(&line); !ok { // number
 		return false
 	}
@@ -180,14 +213,18 @@ func parseRow(line []byte, r *procRow) bool {
 		return false
 	}
 	r.state, r.unsent, r.unread, r.retransmits = uint8(s), unsent, unread, uint8(min(repeated, 0xff))
-	field(&line) // user
+	uid, _ := field(&line)
 	field(&line) // timeout
 	inode, ok := field(&line)
 	if !ok {
 		return false
 	}
-	var err error
-	r.inode, err = strconv.ParseUint(string(inode), 10, 64)
+	user, err := strconv.ParseUint(string(uid), 10, 32)
+	if err != nil {
+		return false
+	}
+	number, err := strconv.ParseUint(string(inode), 10, 64)
+	r.owner.uid, r.inode = uint32(user), uint32(number)
 	return err == nil
 }
 

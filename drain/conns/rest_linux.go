@@ -38,6 +38,7 @@ type rest struct {
 	idle     int
 	expired  int // were told by looks that proved nothing
 	heard    heard
+	left     []LeftOut
 	took     time.Duration // of the last whole look
 	slow     time.Duration // what a look must take, see slowLook
 
@@ -80,7 +81,7 @@ func (r *rest) add(m *message) {
 
 // end ends a whole look.
 func (r *rest) end(t Tally, h heard) {
-	r.took, r.idle, r.heard = t.Took, t.Idle, h
+	r.took, r.idle, r.heard, r.left = t.Took, t.Idle, h, t.LeftOut
 	r.valid = r.few
 }
 
@@ -119,6 +120,7 @@ func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (t Tally,
 		l.tally.Open, l.tally.Idle = l.tally.Open+r.idle, l.tally.Idle+r.idle
 	}
 	t = l.end()
+	t.LeftOut = r.left
 	if r.expired += t.Expired; r.valid {
 		t.Expired, r.expired = r.expired, 0
 	}

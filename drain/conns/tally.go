@@ -23,6 +23,8 @@ type look struct {
 	// at is when the kernel told what is being added.
 	at    time.Time
 	heard heard
+	// left are the connections that are left out.
+	left map[LeftOut]int
 }
 
 // client is a client address and the port of the app that it is connected to.
@@ -64,17 +66,25 @@ func (l *look) beginPart(source string) {
 		l.peers = make(map[client]peer)
 	}
 	clear(l.peers)
+	clear(l.left)
 }
 
 // restart forgets what the look has seen, but not when it began.
 func (l *look) restart() {
 	l.tally = Tally{Source: l.tally.Source, Began: l.tally.Began}
 	clear(l.peers)
+	clear(l.left)
 }
 
-// counts reports whether the connection is one that a client opened to the app.
-func (l *look) counts(c connection) bool {
-	return l.ports.has(c.localPort) && l.rule.fromClient(c)
+// leaveOut leaves an open connection to a port out of the count.
+func (l *look) leaveOut(port uint16, why Reason) {
+	if l.left == nil {
+		l.left = make(map[LeftOut]int)
+	}
+	key := LeftOut{Reason: why, Port: port}
+	if _, known := l.left[key]; known || len(l.left) < knownPeers {
+		l.left[key]++
+	}
 }
 
 // fromClient reports whether the connection, to a port of the app, is one that a client opened to it.
@@ -82,15 +92,18 @@ func (l *look) counts(c connection) bool {
 // The app's outgoing connections have an ephemeral local port. The kernel does not lend a listener's port to one, so the
 // port alone decides; the exception is a socket that was connected to itself, which a client that redials a dead port
 // of its own host brings about (simultaneous open).
-func (r *Rule) fromClient(c connection) bool {
-	if c.localPort == c.remotePort && c.local == c.remote {
+func (r *Rule) fromClient(c connection) bool { return !c.toItself() && !r.excludes(c.remote) }
+
+// toItself reports whether the socket is connected to itself.
+func (c *connection) toItself() bool { return c.localPort == c.remotePort && c.local == c.remote }
+
+// excludes reports whether connections from the address do not count.
+func (r *Rule) excludes(remote [16]byte) bool {
+	if len(r.ExcludePeers) == 0 {
 		return false
 	}
-	if len(r.ExcludePeers) == 0 {
-		return true
-	}
-	remote := netip.AddrFrom16(c.remote).Unmap()
-	return !slices.ContainsFunc(r.ExcludePeers, func(p netip.Prefix) bool { return p.Contains(remote) })
+	a := netip.AddrFrom16(remote).Unmap()
+	return slices.ContainsFunc(r.ExcludePeers, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // add judges and counts one connection; cookie is its socket's, 0 if the source has none.
@@ -167,6 +180,14 @@ func (l *look) forgetPeers() {
 func (l *look) end() Tally {
 	t := l.tally
 	t.Peers = l.foremost()
+	for key, n := range l.left {
+		key.Open = n
+		t.LeftOut = append(t.LeftOut, key)
+	}
+	slices.SortFunc(t.LeftOut, func(a, b LeftOut) int {
+		return cmp.Or(cmp.Compare(b.Open, a.Open), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Reason, b.Reason))
+	})
+	t.LeftOut = t.LeftOut[:min(len(t.LeftOut), MaxLeftOut)]
 	t.Took = time.Since(t.Began)
 	if l.rule.Hear {
 		t.Heard, t.HeardFrom = l.heard.told()
