@@ -156,7 +156,7 @@ func (l *list) application() error {
 		return l.oneOrMany(l.single, func() error {
 			var r record
 			err := l.Decode(&r)
-			if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) {
+			if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) && kind.Field != "" {
 				return nil // one odd instance does not make the whole list unreadable
 			}
 			l.found(r)
