@@ -2,8 +2,10 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +25,8 @@ const (
 	answerLimit = 2 << 20
 	// attemptTimeout bounds one try of a small call, so that a server that hangs costs seconds and not the whole budget.
 	attemptTimeout = 3 * time.Second
+	// listTimeout bounds the wait for the beginning of a large list, which a server may have to make first.
+	listTimeout = 10 * time.Second
 	// streamLimit bounds a registry's whole list: 100,000 instances of Eureka are some 95 MB of JSON.
 	streamLimit = 256 << 20
 )
@@ -32,7 +36,7 @@ var errTooLarge = errors.New("the answer is larger than any real one")
 
 // HTTP makes calls to the servers of one registry: it retries what may pass with backoff and jitter, each time on the
 // next address, until the context ends. Basic auth is taken from an address's userinfo. Redirects are followed on the
-// same host only. Safe for concurrent use; the zero value is not usable, see NewHTTP.
+// same host only, by its name or its address. Safe for concurrent use; the zero value is not usable, see NewHTTP.
 type HTTP struct {
 	// Lookup resolves names for Servers; nil is the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -52,13 +56,21 @@ type Call struct {
 	Query  url.Values
 	Form   url.Values // sent as the body, urlencoded, when not nil
 	Header http.Header
-	// Retry says that an answer is one of a sick server which may pass. nil means 429 and 5xx.
+	// Retry says that an answer is one of a sick server which may pass. nil means those that are Transient.
 	Retry func(Answer) bool
 	// Read takes the body of a 200 as a stream, for answers too large to hold; Answer.Body is empty then. It is called
 	// again from the beginning when the connection broke in the midst of a body; another error from it fails the call.
 	Read func(io.Reader) error
 	// Once makes one attempt on each address and no more.
 	Once bool
+	// Large: the answer is a list that may take listTimeout to begin. With several addresses the first round waits no
+	// longer than for a small answer, since a server that hangs must not hold up the others.
+	Large bool
+	// Slow is how long the answer to a write may take, because the server waits for its own cluster; 0 is as for any call.
+	Slow time.Duration
+	// Unrepeated: the call is not sent again when it may have been carried out: it was sent and had no answer, or one
+	// that does not tell. The caller reads back first.
+	Unrepeated bool
 }
 
 // Answer is a complete answer of a server.
@@ -68,6 +80,15 @@ type Answer struct {
 	Code   int
 	Header http.Header
 	Body   []byte
+}
+
+// Transient reports whether a status is one that may pass: 408, 425, 429 and 5xx.
+func Transient(code int) bool {
+	switch code {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return code >= 500
 }
 
 // NewHTTP returns an HTTP that trusts tlsConfig (nil: the system's roots) and presents itself as userAgent.
@@ -88,7 +109,6 @@ func NewHTTP(tlsConfig *tls.Config, userAgent string) *HTTP {
 			DialContext:            (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
 			TLSClientConfig:        tlsConfig,
 			TLSHandshakeTimeout:    attemptTimeout,
-			ResponseHeaderTimeout:  attemptTimeout,
 			MaxResponseHeaderBytes: 64 << 10,
 			MaxIdleConnsPerHost:    4,
 			IdleConnTimeout:        20 * time.Second,
@@ -107,7 +127,7 @@ func (h *HTTP) Close() { h.client.HTTPClient.CloseIdleConnections() }
 // does not call sick, whatever its code; the error is always an *Error.
 func (h *HTTP) Do(ctx context.Context, addrs []*url.URL, c Call) (Answer, error) {
 	if c.Retry == nil {
-		c.Retry = func(a Answer) bool { return a.Code == http.StatusTooManyRequests || a.Code >= 500 }
+		c.Retry = func(a Answer) bool { return Transient(a.Code) }
 	}
 	s := &sequence{call: c, addrs: addrs, names: &h.names}
 	ctx = context.WithValue(ctx, sequenceKey{}, s)
@@ -217,7 +237,13 @@ func (s *sequence) failed(err error) *Error {
 		e.Code = a.Code
 	}
 	var cert *tls.CertificateVerificationError
+	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
 	switch {
+	case errors.As(err, &name):
+		e.Final, e.Remedy = true, "the certificate is for another name: set a URL with a name that is in the certificate"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		e.Final, e.Remedy = true, "renew the registry's certificate, or set the clock of the node"
 	case errors.As(err, &cert):
 		e.Final, e.Remedy = true, "name the CA of the registry's certificate with --registry-ca-file"
 	case errors.Is(err, errElsewhere):
@@ -252,6 +278,9 @@ func checkRetry(ctx context.Context, _ *http.Response, err error) (bool, error) 
 	}
 	s := current(ctx)
 	s.last = plain(err)
+	if s.call.Unrepeated && !unsent(err) {
+		return false, err
+	}
 	if s.call.Once && s.turn+1 >= len(s.addrs) {
 		return false, err
 	}
@@ -272,14 +301,44 @@ func backoff(min, max time.Duration, attempt int, _ *http.Response) time.Duratio
 
 var errElsewhere = errors.New("the server redirects to another host")
 
+// unsent reports whether a call that failed by err was certainly not carried out: no connection came to be, or the answer
+// says that nobody took it.
+func unsent(err error) bool {
+	if a := (sick{}); errors.As(err, &a) {
+		switch a.Code {
+		case http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusTooEarly:
+			return true
+		}
+		return false
+	}
+	dial := (*net.OpError)(nil)
+	return errors.As(err, &dial) && dial.Op == "dial"
+}
+
+// sameHost lets a redirect lead to the same server: to its address, or to the name by which it was called. Behind a name of
+// several addresses it stays at the one that was asked.
 func sameHost(r *http.Request, via []*http.Request) error {
-	if r.URL.Host != via[0].URL.Host || r.URL.Scheme != via[0].URL.Scheme || len(via) > 3 {
+	first := via[0]
+	byName := first.Host != "" && sameAddress(r.URL, first.Host)
+	if !byName && !sameAddress(r.URL, first.URL.Host) || r.URL.Scheme != first.URL.Scheme || len(via) > 3 {
 		return fmt.Errorf("%w (%s)", errElsewhere, Redact(r.URL))
 	}
-	if r.Method != via[0].Method {
-		return fmt.Errorf("%w (a %s turned into a %s)", errElsewhere, via[0].Method, r.Method)
+	if r.Method != first.Method {
+		return fmt.Errorf("%w (a %s turned into a %s)", errElsewhere, first.Method, r.Method)
+	}
+	r.URL.Host, r.Host = first.URL.Host, first.Host
+	if auth := first.Header["Authorization"]; auth != nil {
+		r.Header["Authorization"] = auth // the client drops it where the host is spelled otherwise
 	}
 	return nil
+}
+
+// sameAddress reports whether u leads to host, which may lack the port of u's scheme.
+func sameAddress(u *url.URL, host string) bool {
+	usual := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	other := url.URL{Host: host}
+	port := func(u *url.URL) string { return cmp.Or(u.Port(), usual) }
+	return strings.EqualFold(u.Hostname(), other.Hostname()) && port(u) == port(&other)
 }
 
 // plain strips what net/http wraps around a cause, since that holds the URL with its query.
@@ -335,7 +394,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// agent sets the User-Agent of every request, and counts it.
+// agent sets the User-Agent of every request, counts it, and bounds the wait for its answer.
 type agent struct {
 	name    string
 	traffic *Traffic
@@ -344,8 +403,56 @@ type agent struct {
 
 func (a agent) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Header.Set("User-Agent", a.name)
+	within := attemptTimeout
+	if s, ok := r.Context().Value(sequenceKey{}).(*sequence); ok {
+		within = s.within()
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	timer := time.AfterFunc(within, cancel)
 	began := time.Now()
-	resp, err := a.RoundTripper.RoundTrip(r)
+	resp, err := a.RoundTripper.RoundTrip(r.WithContext(ctx))
+	if !timer.Stop() && r.Context().Err() == nil {
+		if err == nil {
+			resp.Body.Close()
+		}
+		resp, err = nil, late{within}
+	}
 	a.traffic.note(r, resp, err, time.Since(began))
-	return resp, err
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	resp.Body = &released{resp.Body, cancel}
+	return resp, nil
+}
+
+// within is how long the answer of this attempt may take to begin.
+func (s *sequence) within() time.Duration {
+	switch {
+	case s.call.Slow > 0:
+		return s.call.Slow
+	case s.call.Large && (len(s.addrs) == 1 || s.turn >= len(s.addrs)):
+		return listTimeout
+	}
+	return attemptTimeout
+}
+
+// late is the error of an attempt that had no answer in time.
+type late struct{ within time.Duration }
+
+func (l late) Error() string { return fmt.Sprintf("no answer within %v", l.within) }
+
+// Timeout is what net.Error asks for.
+func (late) Timeout() bool { return true }
+
+// released is a body that ends its request's context when it is closed.
+type released struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (b *released) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel()
+	return err
 }

@@ -3,6 +3,8 @@ package registry_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -442,5 +445,79 @@ func TestTrafficTellsWhyThereWasNoAnswer(t *testing.T) {
 		if n := h.Traffic().Requests().Total[registry.Request{Method: http.MethodGet, Outcome: want}]; n != 1 {
 			t.Errorf("%d requests ended as %s; want 1: %v", n, want, h.Traffic().Requests())
 		}
+	}
+}
+
+func TestTransientStatusesAreTriedAgain(t *testing.T) {
+	for _, code := range []int{408, 425, 429, 500, 502, 503, 504, 599} {
+		h, n := script(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }, func(http.ResponseWriter, *http.Request) {})
+		a, err := newHTTP(t).Do(soon(t), []*url.URL{started(t, h)}, get("x"))
+		if err != nil || a.Code != 200 || n.Load() != 2 {
+			t.Errorf("%d: %v, %v after %d requests", code, a.Code, err, n.Load())
+		}
+	}
+}
+
+// A name of several addresses is called by its name, and may be redirected to it.
+func TestARedirectToItsOwnNameIsFollowedAtTheSameServer(t *testing.T) {
+	var seen []string
+	s := started(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Host+" "+r.Header.Get("Authorization"))
+		if r.URL.Path == "/x" {
+			http.Redirect(w, r, "http://"+strings.ToUpper(r.Host)+"/x/", http.StatusMovedPermanently)
+		}
+	}))
+	h := newHTTP(t)
+	h.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}, nil
+	}
+	named := parsed(t, "http://u:p@registry.test:"+s.Port())
+	a, err := h.Do(soon(t), h.Servers(t.Context(), []*url.URL{named})[:1], get("x"))
+	if err != nil || a.Code != 200 {
+		t.Fatal(a.Code, err)
+	}
+	if want := named.Host + " Basic dTpw"; !slices.Equal(seen, []string{want, want}) {
+		t.Errorf("asked %q, want twice %q", seen, want)
+	}
+}
+
+func TestACertificateForAnotherNameHasItsOwnRemedy(t *testing.T) {
+	s := httptest.NewTLSServer(http.NotFoundHandler())
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	h := registry.NewHTTP(&tls.Config{RootCAs: roots, ServerName: "registry.test"}, "prestop/1.0")
+	defer h.Close()
+	_, err := h.Do(soon(t), []*url.URL{parsed(t, s.URL)}, get("x"))
+	if e := asError(t, err); !e.Final || !strings.Contains(e.Remedy, "another name") {
+		t.Errorf("%+v", e)
+	}
+}
+
+// A write that may have been carried out is not sent again before it was read back.
+func TestAWriteThatMayHaveBeenDoneIsNotRepeated(t *testing.T) {
+	write := registry.Call{Op: "write", Method: http.MethodPut, Path: "x", Unrepeated: true}
+	drop := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	status := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	}
+	for name, c := range map[string]struct {
+		first http.HandlerFunc
+		want  int64
+	}{
+		"its answer is lost":           {drop, 1},
+		"a gateway waited in vain":     {status(504), 1},
+		"the server failed inside":     {status(500), 1},
+		"nobody took it":               {status(503), 2},
+		"there were too many requests": {status(429), 2},
+	} {
+		h, n := script(c.first, status(200))
+		_, err := newHTTP(t).Do(soon(t), []*url.URL{started(t, h)}, write)
+		if n.Load() != c.want || (err == nil) != (c.want == 2) || err != nil && registry.IsFinal(err) {
+			t.Errorf("%s: sent %d times, %v", name, n.Load(), err)
+		}
+	}
+	if _, err := newHTTP(t).Do(soon(t), []*url.URL{gone(t), started(t, status(200))}, write); err != nil {
+		t.Errorf("nobody listened at the first address: %v", err)
 	}
 }

@@ -140,12 +140,25 @@ func (p Pod) Owns(host string, ports ...uint16) bool {
 	})
 }
 
+// hasHost reports whether host is an address or a name of the Pod, however it is spelled.
 func (p Pod) hasHost(host string) bool {
-	if a, err := netip.ParseAddr(host); err == nil {
-		a = a.Unmap().WithZone("")
+	if a, ok := address(host); ok {
 		return slices.ContainsFunc(p.Addresses, func(b netip.Addr) bool { return b.Unmap().WithZone("") == a })
 	}
-	return host != "" && slices.ContainsFunc(p.Names, func(n string) bool { return strings.EqualFold(n, host) })
+	name := func(n string) string { return strings.TrimSuffix(strings.TrimSpace(n), ".") }
+	host = name(host)
+	return host != "" && slices.ContainsFunc(p.Names, func(n string) bool { return strings.EqualFold(name(n), host) })
+}
+
+// address is the IP address that host spells. Frameworks write an IPv6 address in brackets (Spring Cloud Alibaba), with
+// a zone, in its long form or in capitals, and an IPv4 address as one that is mapped into IPv6.
+func address(host string) (netip.Addr, bool) {
+	host = strings.TrimSpace(host)
+	if inside, ok := strings.CutPrefix(host, "["); ok {
+		host, _ = strings.CutSuffix(inside, "]")
+	}
+	a, err := netip.ParseAddr(host)
+	return a.Unmap().WithZone(""), err == nil
 }
 
 // Known reports whether an instance can be the Pod's at all.

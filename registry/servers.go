@@ -18,7 +18,8 @@ const lookupTimeout = time.Second
 // server. Each is still called by that name (the header Host), which a proxy before it may go by. Where such a name has addresses of both families the IPv4 ones are taken, or each server would be two. Any other
 // address stays what it is: also one of https, whose certificate is for the name.
 //
-// A name that cannot be resolved keeps the servers that it had. Returns soon after ctx ends, in a second at the latest.
+// A name that once had several keeps being a server at each address while it has one alone: so nothing that is known of
+// that server is lost with the others. A name that cannot be resolved keeps the servers that it had. Returns soon after ctx ends, in a second at the latest.
 func (h *HTTP) Servers(ctx context.Context, addrs []*url.URL) []*url.URL {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
@@ -46,8 +47,8 @@ func (h *HTTP) behind(ctx context.Context, a *url.URL) []*url.URL {
 		}
 	}
 	ips, err := lookup(ctx, host)
-	ips = h.names.remember(host, oneFamily(ips), err)
-	if len(ips) < 2 {
+	ips, several := h.names.remember(host, oneFamily(ips), err)
+	if !several {
 		return []*url.URL{a}
 	}
 	var servers []*url.URL
@@ -86,9 +87,10 @@ func oneFamily(ips []netip.Addr) []netip.Addr {
 
 // names are the addresses that names had when they were last resolved. Safe for concurrent use.
 type names struct {
-	mu    sync.Mutex
-	of    map[string][]netip.Addr
-	hosts map[string]string // how a server is called that is addressed otherwise; both as in a URL
+	mu      sync.Mutex
+	of      map[string][]netip.Addr
+	several map[string]bool   // there were several at some time
+	hosts   map[string]string // how a server is called that is addressed otherwise; both as in a URL
 }
 
 // call notes that the server at address is called host.
@@ -108,16 +110,17 @@ func (n *names) as(address string) string {
 	return n.hosts[address]
 }
 
-// remember keeps the addresses of host, and returns them; the former ones where err is not nil.
-func (n *names) remember(host string, ips []netip.Addr, err error) []netip.Addr {
+// remember keeps the addresses of host, and returns them; the former ones where err is not nil. several says that there
+// were more than one at some time.
+func (n *names) remember(host string, ips []netip.Addr, err error) (now []netip.Addr, several bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err != nil || len(ips) == 0 {
-		return n.of[host]
+	if err == nil && len(ips) > 0 {
+		if n.of == nil {
+			n.of, n.several = map[string][]netip.Addr{}, map[string]bool{}
+		}
+		n.of[host] = ips
+		n.several[host] = n.several[host] || len(ips) > 1
 	}
-	if n.of == nil {
-		n.of = map[string][]netip.Addr{}
-	}
-	n.of[host] = ips
-	return ips
+	return n.of[host], n.several[host]
 }

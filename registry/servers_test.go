@@ -99,3 +99,20 @@ func TestAServerBehindANameIsCalledByIt(t *testing.T) {
 		called = nil
 	}
 }
+
+func TestANameThatShrinksToOneAddressKeepsItsServer(t *testing.T) {
+	h := NewHTTP(nil, "prestop/test")
+	t.Cleanup(h.Close)
+	ips := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")}
+	h.Lookup = func(context.Context, string) ([]netip.Addr, error) { return ips, nil }
+	u, err := url.Parse("http://headless:8761/eureka/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := h.Servers(t.Context(), []*url.URL{u})
+	ips = ips[1:]
+	after := h.Servers(t.Context(), []*url.URL{u})
+	if len(after) != 1 || after[0].String() != before[1].String() {
+		t.Errorf("the server was %v, and is %v", before[1], after)
+	}
+}

@@ -398,6 +398,8 @@ const softly = 3
 // which makes the app say it again at its next heartbeat: where a DOWN shows through (to write DOWN would do here, but a
 // peer's late copy of it could cover the app's UP for good), where an override says DOWN, and where the app may have said
 // something since that a peer's late copy of the PUT has covered, or that this server has not heard of yet.
+// Where this process has not put OUT_OF_SERVICE it is UNKNOWN as well: the override may be a dead stranger's at our address,
+// who must not be shown as UP, while a live app registers anew with its next heartbeat.
 // Where no override is stored any more, after an hour without a heartbeat, the status sticks all the same and that DELETE
 // does nothing (200 nevertheless); then only deleting the instance helps. UP by an override is what peers make of a
 // Leave and a Rejoin within half a second (replication carries the status of the time at which it is sent); it would hide
@@ -408,10 +410,14 @@ func remedy(rec record, all []record, tried int, put time.Time) step {
 	switch {
 	case state == registry.Absent, state != registry.Out && !overridden:
 		return step{}
+	case state == registry.Out && tried >= softly && put.IsZero() && !overridden:
+		return step{} // the app registered itself so, or it is a stranger's: it is not ours, and a live one is never deleted
 	case state == registry.Out && tried >= softly:
 		return step{deregister: true}
 	case state != registry.Out && tried > 0: // what is left of the override goes with the app's next registration
 		return step{}
+	case put.IsZero():
+		return step{override: "UNKNOWN"}
 	case rec.Status == "UP", rec.Status == "OUT_OF_SERVICE" && !covered(rec.registered(), put) && !outdated(rec, all, put):
 		return step{override: "UP"}
 	}

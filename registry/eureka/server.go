@@ -161,7 +161,14 @@ func statusPath(h held) string   { return instancePath(h) + "/status" }
 
 // instance reads one instance past the server's caches; nil when it answers 404.
 func (s *server) instance(ctx context.Context, path, op string, once bool) (*record, error) {
-	a, err := s.do(ctx, registry.Call{Op: op, Method: http.MethodGet, Path: path, Once: once})
+	c := registry.Call{Op: op, Method: http.MethodGet, Path: path, Once: once}
+	a, err := s.do(ctx, c)
+	if err == nil && a.Code == http.StatusNotFound {
+		if err := s.confirm(ctx, op); err != nil {
+			return nil, err
+		}
+		a, err = s.do(ctx, c) // the first 404 may still have been a proxy's
+	}
 	if err != nil || a.Code == http.StatusNotFound {
 		return nil, err
 	}
@@ -196,7 +203,7 @@ func (s *server) application(ctx context.Context, app string, once bool, each fu
 
 // all reads the whole cached list from the first of urls that answers and returns which did.
 func (s *server) all(ctx context.Context, urls []*url.URL, once bool, each func(record)) (string, error) {
-	a, err := s.list(ctx, urls, registry.Call{Op: "list the instances", Path: "apps", Once: once}, each)
+	a, err := s.list(ctx, urls, registry.Call{Op: "list the instances", Path: "apps", Once: once, Large: true}, each)
 	if err == nil && a.Code == http.StatusNotFound {
 		err = notHere("list the instances", a)
 	}
@@ -326,13 +333,11 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (re
 	reads := c.Method == http.MethodGet && c.Read == nil
 	c.Retry = func(a registry.Answer) bool {
 		s.answered.Store(true)
-		// A 200 with a page of HTML is a proxy's that has no server behind it for now.
-		page := reads && a.Code == http.StatusOK && !bytes.HasPrefix(bytes.TrimSpace(a.Body), []byte("{"))
-		return page || a.Code == http.StatusTooManyRequests || a.Code >= 500
+		return proxys(a, reads) || registry.Transient(a.Code)
 	}
 	a, err := s.http.Do(ctx, urls, c)
-	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code == http.StatusOK && e.Remedy == "" {
-		e.Remedy = "is this Eureka's service URL?"
+	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code > 0 && e.Code < 500 && !registry.Transient(e.Code) && e.Remedy == "" {
+		e.Remedy = "is this Eureka's service URL? It looks as if a proxy answered in its place"
 	}
 	if err != nil || a.Code == http.StatusOK || a.Code == http.StatusNotFound {
 		return a, err
@@ -343,6 +348,30 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (re
 		e.Err = errors.New(text[2:])
 	}
 	return a, e
+}
+
+// proxys reports whether an answer is one that a proxy gave in Eureka's place, having no server behind it for now. Eureka's
+// own 404 and 403 are empty or JSON, as is what it answers to a write; what is read is JSON.
+func proxys(a registry.Answer, reads bool) bool {
+	body := bytes.TrimSpace(a.Body)
+	json := bytes.HasPrefix(body, []byte("{"))
+	switch a.Code {
+	case http.StatusOK:
+		return reads && !json || bytes.HasPrefix(body, []byte("<"))
+	case http.StatusNotFound, http.StatusForbidden:
+		return len(body) > 0 && !json
+	}
+	return false
+}
+
+// confirm returns nil if a 404 that op got is Eureka's word: a server that does not have its list of changes either, or
+// refuse it, is none, but a proxy whose 404 has no body.
+func (s *server) confirm(ctx context.Context, op string) error {
+	if _, err := s.delta(ctx, func(record) {}); err != nil {
+		return &registry.Error{Op: op, URL: registry.Redact(s.url), Code: http.StatusNotFound, Err: err,
+			Remedy: "is this Eureka's service URL? It looks as if a proxy answered in its place"}
+	}
+	return nil
 }
 
 // advice is what to do about a refusal, and whether it is one.

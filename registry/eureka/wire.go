@@ -2,6 +2,7 @@ package eureka
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -155,6 +156,9 @@ func (l *list) application() error {
 		return l.oneOrMany(l.single, func() error {
 			var r record
 			err := l.Decode(&r)
+			if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) && kind.Field != "" {
+				return nil // one odd instance does not make the whole list unreadable
+			}
 			l.found(r)
 			return err
 		})

@@ -54,6 +54,8 @@ const transient400 = "receive invalid redirect request from peer"
 func judge(a registry.Answer, wholeBody bool) verdict {
 	body := a.Body
 	switch {
+	case (a.Code == http.StatusNotFound || a.Code == http.StatusForbidden) && proxys(body):
+		return sick
 	case a.Code == http.StatusOK && !wholeBody:
 		return done
 	case a.Code == http.StatusOK:
@@ -66,7 +68,7 @@ func judge(a registry.Answer, wholeBody bool) verdict {
 		return absent
 	case a.Code == http.StatusNotFound:
 		return otherGeneration
-	case a.Code == http.StatusTooManyRequests:
+	case registry.Transient(a.Code) && a.Code < 500:
 		return sick
 	case a.Code >= 500 && saysAbsent(body):
 		return absent
@@ -80,6 +82,14 @@ func judge(a registry.Answer, wholeBody bool) verdict {
 		return sick
 	}
 	return rejected
+}
+
+// proxys reports whether a page is one that a proxy answered in the server's place: Nacos' own pages are Spring's and
+// Tomcat's.
+func proxys(body []byte) bool {
+	body = bytes.TrimSpace(body)
+	return bytes.HasPrefix(body, []byte("<")) && !bytes.Contains(body, []byte("Whitelabel Error Page")) &&
+		!bytes.Contains(body, []byte("HTTP Status "))
 }
 
 // judgeOK tells a 200 that means it from one that a proxy or a failed filter has made.

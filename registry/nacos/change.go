@@ -19,7 +19,9 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 	}
 	for {
 		held, err = r.ask(ctx, r.servers, op+r.id(rec.key), func(d dialect) registry.Call {
-			return d.enable(r.namespace, rec, enabled)
+			call := d.enable(r.namespace, rec, enabled)
+			call.Unrepeated = true
+			return call
 		})
 		if held || err != nil || time.Now().After(until) {
 			return held, err

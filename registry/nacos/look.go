@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	fewPlaces = 8
 	// fewNames is the same for services that are looked for by name.
 	fewNames = 4
+	// sweepAgain is when the whole catalog is read again for a named service that was not found, while others were.
+	sweepAgain = 10 * time.Minute
 )
 
 // discover finds the Pod's instances at one server. It is repeated until ctx ends.
@@ -50,15 +53,28 @@ func (r *Registry) sweep(ctx context.Context, addrs []*url.URL) (map[key]record,
 				return r.byName(ctx, addrs, err)
 			}
 		}
-		if len(found) > 0 {
+		if r.allNamed(found) || len(found) > 0 && time.Since(r.swept) < sweepAgain {
 			return found, nil
 		}
 		// The server compares names with case, and we do not.
+		r.swept = time.Now()
 	}
 	if err := r.catalog(ctx, addrs, "", found); err != nil {
 		return r.byName(ctx, addrs, err)
 	}
 	return found, nil
+}
+
+// allNamed reports whether there is an instance of each service that was named.
+func (r *Registry) allNamed(found map[key]record) bool {
+	return !slices.ContainsFunc(r.pod.Services, func(name string) bool {
+		for k := range found {
+			if strings.EqualFold(k.name, name) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // byName looks into each service that was named by itself, where the user may read those and not the catalog, which was
@@ -99,6 +115,7 @@ func (r *Registry) catalog(ctx context.Context, addrs []*url.URL, name string, f
 		var size, news int
 		_, err := r.ask(ctx, addrs, "list the services", func(d dialect) registry.Call {
 			call := d.catalog(r.namespace, r.group, name, d.firstPage()+n)
+			call.Large = true
 			call.Read = func(body io.Reader) error {
 				size, news = 0, 0
 				return readCatalog(body, r.ours, func(s service) {

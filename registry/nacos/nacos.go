@@ -14,7 +14,9 @@ package nacos
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -37,6 +39,9 @@ const (
 	poll = 200 * time.Millisecond
 	// repeat is how often a change that does not show is made again.
 	repeat = 3 * time.Second
+	// raft is how long a server may wait for its cluster with a write (JRaftProtocol), and so how long an unanswered one
+	// may still come true.
+	raft = 10 * time.Second
 	// notYet is how long after its registration an instance can be listed nowhere: then an absence becomes final.
 	notYet = 1200 * time.Millisecond
 	// stale is when a weight that was read is too old to be written back.
@@ -80,6 +85,7 @@ type Registry struct {
 	// disabled are the records that this process has disabled or found disabled, and has not yet enabled again. An
 	// instance that has vanished stays here: its record on the servers does not vanish with it.
 	disabled map[key]record
+	swept    time.Time // when the whole catalog was last read for a name that was not found
 	read     time.Time // when records were last read from a server
 	only     []uint16  // the ports whose records are changed; none: all
 }
@@ -169,9 +175,12 @@ func (r *Registry) Leave(ctx context.Context) error {
 	return r.settle(ctx, "left", func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
 		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
+			// Noted before it is sent: a disable whose answer is lost has to be undone all the same.
+			known := r.noted(rec.key)
+			r.note(rec)
 			held, err := r.enable(ctx, rec, false, until)
-			if held {
-				r.note(rec)
+			if err == nil && !held && !known {
+				r.unnote(rec.key)
 			}
 			return err
 		})
@@ -288,11 +297,19 @@ func (r *Registry) Forget(ctx context.Context) error {
 func (r *Registry) settle(ctx context.Context, what string, change func(context.Context) error, good func(*record) bool) error {
 	pending := r.chosen(r.records)
 	for {
-		if err := change(ctx); err != nil {
-			return err
+		unsure := change(ctx) // a write that failed may have been carried out: it is read back before it is made again
+		if registry.IsFinal(unsure) || ctx.Err() != nil && unsure != nil {
+			return unsure
 		}
 		again := time.Now().Add(repeat)
-		pause := rebuilt
+		pause, next := rebuilt, poll
+		if unsure != nil {
+			r.pass(unsure)
+			next = time.Second
+			if timeout := net.Error(nil); errors.As(unsure, &timeout) && timeout.Timeout() {
+				again = time.Now().Add(raft)
+			}
+		}
 		if len(r.records) == 0 {
 			return nil
 		}
@@ -301,9 +318,9 @@ func (r *Registry) settle(ctx context.Context, what string, change func(context.
 		}
 		for time.Now().Before(again) {
 			if err := wait(ctx, pause); err != nil {
-				return r.unsettled(what, err, pending)
+				return r.unsettled(what, cmp.Or(unsure, err), pending)
 			}
-			pause = poll
+			pause = next
 			views := r.everywhere(ctx, r.look)
 			err := failed(views)
 			if err == nil {
@@ -316,7 +333,10 @@ func (r *Registry) settle(ctx context.Context, what string, change func(context.
 			case registry.IsFinal(err):
 				return err
 			case ctx.Err() != nil:
-				return r.unsettled(what, cmp.Or(err, ctx.Err()), pending)
+				return r.unsettled(what, cmp.Or(err, unsure, ctx.Err()), pending)
+			}
+			if unsure != nil && err == nil && slices.ContainsFunc(views, func(v view) bool { return v.err != nil }) {
+				break // one of the servers does not answer at all: perhaps the one that was told
 			}
 		}
 	}
@@ -356,6 +376,21 @@ func (r *Registry) note(rec record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.disabled[rec.key] = rec
+}
+
+// noted reports whether k may be disabled on the servers. Safe for concurrent use.
+func (r *Registry) noted(k key) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.disabled[k]
+	return ok
+}
+
+// unnote takes a note back: there was nothing to disable. Safe for concurrent use.
+func (r *Registry) unnote(k key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.disabled, k)
 }
 
 // learn takes over what the servers say of the remembered records.

@@ -2,6 +2,7 @@ package nacos
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -137,12 +138,21 @@ type stream struct{ *registry.Values }
 func (s stream) hosts(found func(host)) error {
 	return s.array(func() error {
 		var h host
-		if err := s.Decode(&h); err != nil {
+		if err := odd(s.Decode(&h)); err != nil {
 			return err
 		}
 		found(h)
 		return nil
 	})
+}
+
+// odd is err, but for a value that is JSON and not of the kind that it should be, such as a weight of "NaN": it is left
+// out, so that one odd instance, which may be anybody's, does not make the whole list unreadable.
+func odd(err error) error {
+	if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) && kind.Field != "" {
+		return nil
+	}
+	return err
 }
 
 // object calls field with each name of the object that comes next; field consumes the value. null is an empty object.
