@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -132,7 +131,7 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 		Calls: c.DrainCalls, Traffic: traffic, Log: log,
 	})
 	server := drain.NewServer(d, drain.HandlerOptions{
-		Token: c.Token.Get, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Log: log,
+		Tokens: func() ([]string, error) { t, err := c.Token.Get(); return []string{t}, err }, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Log: log,
 	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
@@ -174,7 +173,7 @@ func second(signals chan os.Signal, now context.CancelCauseFunc) chan os.Signal 
 }
 
 // farewell lets the answers that are being written out, and tells how it ended.
-func farewell(ctx context.Context, server *http.Server, log *slog.Logger) int {
+func farewell(ctx context.Context, server *drain.Server, log *slog.Logger) int {
 	last, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := server.Shutdown(last); err != nil {
