@@ -14,7 +14,7 @@ import (
 // checkPod tells where the app listens, whether the kernel can be asked, and who is connected. It returns the ports
 // that the app listens on; those of the settings where that cannot be seen.
 func checkPod(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []finding) {
-	counter, found := openForCheck(c, newLog(Config{LogFormat: "text", LogLevel: slog.LevelError}, stderr))
+	counter, found := openForCheck(c, slog.New(newHandler(Config{LogFormat: "text", LogLevel: slog.LevelError}, stderr)))
 	if counter == nil {
 		return c.Ports, found
 	}

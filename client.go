@@ -55,7 +55,15 @@ func local(listen string) string {
 	return net.JoinHostPort(host, port)
 }
 
+// tellNotes tells what is odd in the environment of a call.
+func tellNotes(c Config, stderr io.Writer) {
+	for _, n := range c.Notes {
+		fmt.Fprintln(stderr, "prestop: going on without:", n)
+	}
+}
+
 func shutdown(c Config, stdout, stderr io.Writer) int {
+	tellNotes(c, stderr)
 	code, body, err := ask(context.Background(), c, "/shutdown")
 	if err != nil {
 		fmt.Fprintln(stderr, "prestop:", err)
@@ -67,11 +75,16 @@ func shutdown(c Config, stdout, stderr io.Writer) int {
 		return exitOK
 	case http.StatusGatewayTimeout:
 		return exitExpired
+	case http.StatusServiceUnavailable:
+		if strings.HasPrefix(body, "CANCELLED") {
+			return exitCancelled
+		}
 	}
 	return exitFailed
 }
 
 func resume(c Config, stdout, stderr io.Writer) int {
+	tellNotes(c, stderr)
 	code, body, err := ask(context.Background(), c, "/resume")
 	if err != nil {
 		fmt.Fprintln(stderr, "prestop:", err)
