@@ -44,7 +44,7 @@ func main() { os.Exit(run(os.Args[1:], environ(os.Environ()), os.Stdout, os.Stde
 type subcommand func(c Config, stdout, stderr io.Writer) int
 
 func run(args []string, env environment, stdout, stderr io.Writer) int {
-	name, args, err := command(args)
+	name, args, err := parseCommand(args)
 	if err != nil {
 		fmt.Fprintln(stderr, "prestop:", err)
 		return exitUsage
@@ -71,9 +71,9 @@ func run(args []string, env environment, stdout, stderr io.Writer) int {
 	return do(c, stdout, stderr)
 }
 
-// command parts the command's name from its arguments; "" is the sidecar. --help and --version anywhere
+// parseCommand separates the command's name from its arguments; "" is the sidecar. --help and --version anywhere
 // before another command are commands too.
-func command(args []string) (string, []string, error) {
+func parseCommand(args []string) (string, []string, error) {
 	if len(args) == 0 {
 		return "", nil, nil
 	}
