@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -31,7 +32,10 @@ func ask(ctx context.Context, c Config, path string) (int, string, error) {
 	}
 	resp, err := newClient().Do(req)
 	if err != nil {
-		return 0, "", fmt.Errorf("the sidecar is not reached: %w; is it running, and is --listen the same as its?", errors.Unwrap(err))
+		if u := (*url.Error)(nil); errors.As(err, &u) {
+			err = u.Err
+		}
+		return 0, "", fmt.Errorf("the sidecar is not reached at %s: %s; is it running, and is --listen the same as its?", local(c.Listen), sentence(err.Error()))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))

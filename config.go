@@ -70,6 +70,11 @@ type Config struct {
 	Notes, Said []string
 	// Wrong is what of the environment of `prestop check` cannot be used; nil if all can.
 	Wrong error
+	// HiddenEureka and HiddenNacos: a login of the sidecar is not known to `prestop check`.
+	HiddenEureka, HiddenNacos bool
+
+	env   environment
+	given []string // the flags of the command line
 }
 
 // secret is a value that is never shown: given, or read from a file each time, so that a rotated one is taken up.
@@ -121,7 +126,12 @@ func loadConfig(command string, args []string, env environment, pod podSources) 
 			r.problem(g.Name, notHere(command, g.Name), "drop it")
 		}
 	})
-	c := Config{Output: r.choice("output", "text", "json"), Watch: r.bool("watch")}
+	c := Config{Output: r.choice("output", "text", "json"), Watch: r.bool("watch"), env: env}
+	f.Visit(func(g *pflag.Flag) {
+		if own := []string{"listen", "token", "token-file", "output", "watch"}; r.byFlag(g.Name) && !slices.Contains(own, g.Name) {
+			c.given = append(c.given, "--"+g.Name)
+		}
+	})
 	if command == "" || command == "check" {
 		r.config(&c)
 	} else {

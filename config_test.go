@@ -73,7 +73,7 @@ func examples(t *testing.T) map[string]example {
 		"registry-key-file":     {key, clientTLS, "1"},
 		"registry-timeout":      {"7s", func(c Config) any { return c.RegistryTimeout }, "7s"},
 		"service":               {"orders, carts", func(c Config) any { return c.Services }, "[orders carts]"},
-		"instance-ip":           {"10.0.0.1,[fd00::1%eth0],orders-0.orders", func(c Config) any { return fmt.Sprint(c.Addresses[:2], c.Names[0]) }, "[10.0.0.1 fd00::1] orders-0.orders"},
+		"instance-ip":           {"10.0.0.1,[fd00::1%eth0],orders-0.orders", func(c Config) any { return fmt.Sprint(c.Addresses[:2], c.Names[:1]) }, "[10.0.0.1 fd00::1] [orders-0.orders]"},
 		"port":                  {"8080,9090", func(c Config) any { return c.Ports }, "[8080 9090]"},
 		"exclude-port":          {"15090", func(c Config) any { return c.ExcludePorts }, "[15090]"},
 		"exclude-peer":          {"10.0.0.7,10.1.2.3/16,::ffff:10.0.0.8", func(c Config) any { return c.ExcludePeers }, "[10.0.0.7/32 10.1.0.0/16 10.0.0.8/32]"},

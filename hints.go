@@ -30,6 +30,17 @@ func (e environment) get(name string) string {
 	return value
 }
 
+// only are those of the variables that have one of the names.
+func (e environment) only(names []string) environment {
+	some := environment{}
+	for _, name := range names {
+		if value, set := e[name]; set {
+			some[name] = value
+		}
+	}
+	return some
+}
+
 // relaxed returns the variable of a Spring property as Spring finds it, whatever the spelling: a dot
 // may be an underscore, a hyphen an underscore or nothing, and case does not count. The variable that
 // is spelled as name wins.
