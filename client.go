@@ -35,7 +35,7 @@ func ask(ctx context.Context, c Config, path string) (int, string, error) {
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err
 		}
-		return 0, "", fmt.Errorf("the sidecar is not reached at %s: %s; is it running, and is --listen the same as its?", local(c.Listen), sentence(err.Error()))
+		return 0, "", fmt.Errorf("the sidecar is not reached: %s; is it running, and is --listen the same as its?", sentence(err.Error()))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))

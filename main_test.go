@@ -597,7 +597,7 @@ func TestStatusOfTheProcessHasTheKeysOfTheContract(t *testing.T) {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
-	if want := []string{"app", "connections", "deadline", "lingerUntil", "registries", "result", "since", "state"}; !slices.Equal(keys, want) {
+	if want := []string{"app", "connections", "deadline", "lingerUntil", "registries", "result", "settings", "since", "state"}; !slices.Equal(keys, want) {
 		t.Errorf("the keys are %q; want %q", keys, want)
 	}
 }
