@@ -8,17 +8,17 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
-	"prestop/drain"
 	"prestop/registry"
 )
 
 // finding is one line of a check: what is so, and what to do if that is a problem.
 type finding struct {
-	About  string `json:"about"` // sidecar, hook, app, connections, registry or drain
+	About  string `json:"about"` // sidecar, settings, hook, app, connections, registry or drain
 	OK     bool   `json:"ok"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"` // "" when all is well
@@ -39,18 +39,36 @@ type checked struct {
 	Drain    sum       `json:"drain"`
 }
 
-// check looks at everything that a drain needs, and tells each problem with its remedy. It changes nothing.
+// check looks at everything that a drain needs, and tells each problem with its remedy. It changes
+// nothing. It judges the settings that the running sidecar has, and its own where none runs.
 func check(c Config, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*c.RegistryTimeout+20*time.Second)
 	defer cancel()
 	now, found := checkSidecar(ctx, c)
-	ports, f := checkPod(ctx, c, stderr)
+	switch {
+	case now != nil && now.Settings != nil:
+		judged, f := judge(c, now.Settings)
+		c, found = judged, append(found, f)
+	case c.Wrong != nil:
+		fmt.Fprintf(stderr, "prestop: no sidecar tells its settings at %s, and those of this command cannot be used:\n%s\n", local(c.Listen), indent(c.Wrong.Error()))
+		return exitUsage
+	default:
+		found = append(found, fine("settings", "judged with the flags and variables of this command, as no sidecar tells its own"))
+	}
+	if now != nil {
+		found = append(found, checkHook(ctx, c)...)
+	}
+	ports, f := checkPod(ctx, c, now, stderr)
 	found = append(found, f...)
 	p := pod(c)
-	if p.Ports = ports; len(ports) == 0 { // that was said; what was registered by the Pod's address says more
-		p.Ports = everyPort()
+	p.Ports = ports
+	if now != nil {
+		for _, port := range now.App {
+			p.Ports = append(p.Ports, port.Port)
+		}
 	}
-	found = append(found, checkRegistries(ctx, c, p, now == nil || now.State == "serving")...)
+	p.AnyPort = len(p.Ports) == 0 // that was said; what is registered by the Pod's address says more
+	found = append(found, checkRegistries(ctx, c, p, ports, now)...)
 	registries, _ := newRegistries(c)
 	s := sumUp(c, registries)
 	result := checked{Findings: append(found, s.finding(c)), Drain: s}
@@ -84,11 +102,11 @@ func (r checked) page(p paint) string {
 	problems := 0
 	for _, f := range r.Findings {
 		if f.OK {
-			fmt.Fprintf(&b, "%s       %s\n", p.good("ok"), f.Text)
+			fmt.Fprintf(&b, "%s       %s\n", p.good("ok"), strings.ReplaceAll(f.Text, "\n", "\n         "))
 			continue
 		}
 		problems++
-		fmt.Fprintf(&b, "%s  %s\n         %s\n", p.bad("PROBLEM"), f.Text, p.bold(f.Remedy))
+		fmt.Fprintf(&b, "%s  %s\n         %s\n", p.bad("PROBLEM"), strings.ReplaceAll(f.Text, "\n", "\n         "), p.bold(f.Remedy))
 	}
 	switch problems {
 	case 0:
@@ -102,7 +120,7 @@ func (r checked) page(p paint) string {
 }
 
 // checkSidecar asks the running sidecar. It returns what that says of itself, nil if it is not there.
-func checkSidecar(ctx context.Context, c Config) (*drain.Status, []finding) {
+func checkSidecar(ctx context.Context, c Config) (*sidecarStatus, []finding) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	code, body, err := ask(ctx, c, "/healthz")
@@ -114,35 +132,59 @@ func checkSidecar(ctx context.Context, c Config) (*drain.Status, []finding) {
 	}
 	now, err := askStatus(ctx, c)
 	if err != nil {
-		return nil, []finding{problem("sidecar", fmt.Sprintf("what listens on %s is not prestop: %v", c.Listen, err), "set --listen to a free port, and the hook with it")}
+		return nil, []finding{problem("sidecar", err.Error(), "set --listen to a free port, and the hook with it")}
 	}
-	found := []finding{fine("sidecar", "the sidecar answers on %s; its state is %s", c.Listen, now.State)}
-	found = append(found, sameSettings(c, now)...)
-	return &now, append(found, checkHook(ctx, c)...)
+	return &now, []finding{fine("sidecar", "the sidecar answers on %s; its state is %s", c.Listen, now.State)}
 }
 
-// sameSettings finds out whether this command was told the registries that the sidecar has. Flags in the args of its
-// container are not there in a `kubectl exec`, while the container's variables are.
-func sameSettings(c Config, s drain.Status) []finding {
-	var its, ours []string
-	for _, r := range s.Registries {
-		its = append(its, r.Kind+" "+r.URL)
-	}
-	registries, _ := newRegistries(c)
-	for _, r := range registries {
-		ours = append(ours, r.Kind()+" "+r.URL())
-	}
-	if slices.Equal(its, ours) {
-		return nil
-	}
-	none := func(l []string) string {
-		if len(l) == 0 {
-			return "no registry"
+// judge is the Config of the running sidecar. Its secrets are not told: they are this command's own,
+// which are the same where the sidecar has them by variables or files.
+func judge(own Config, told map[string]string) (Config, finding) {
+	var args []string
+	for flag, value := range told {
+		if value != isSet && flag != "token-file" && flag != "nacos-password-file" && flag != "listen" {
+			args = append(args, "--"+flag+"="+value)
 		}
-		return strings.Join(l, ", ")
 	}
-	return []finding{problem("sidecar", fmt.Sprintf("the running sidecar has other settings than this command: it uses %s, this one was told %s", none(its), none(ours)),
-		"give this command the sidecar's flags, or set both by variables, which kubectl exec passes on; restart the sidecar if its settings were changed")}
+	slices.Sort(args)
+	c, err := loadConfig("", args, own.env.only(append([]string{"HOST_IP"}, variables["instance-ip"]...)), realPod())
+	if err != nil {
+		own.Wrong = nil
+		return own, problem("settings", "the settings of the running sidecar cannot be used here: "+strings.ReplaceAll(err.Error(), "\n", "; "),
+			"call this command in the sidecar's container; it judges its own flags and variables instead")
+	}
+	c.Output, c.Listen, c.Token = own.Output, own.Listen, own.Token
+	_, c.GraceGiven = told["grace-period"], told["grace-period"] != flags().Lookup("grace-period").DefValue
+	hidden := told["nacos-password"] == isSet && !own.NacosPassword.set()
+	if c.NacosPassword = own.NacosPassword; told["nacos-password-file"] != "" {
+		c.NacosPassword = secret{file: told["nacos-password-file"]}
+		_, err := c.NacosPassword.Get()
+		hidden = err != nil
+	}
+	c.HiddenNacos = logIn(c.Nacoses, own.Nacoses) || hidden
+	c.HiddenEureka = logIn(c.Eurekas, own.Eurekas)
+	text := "judged with the settings of the running sidecar"
+	if len(own.given) > 0 {
+		text += ", and not with " + strings.Join(own.given, ", ") + " of this command"
+	}
+	return c, fine("settings", "%s", text)
+}
+
+// logIn gives the URLs their users and passwords from those that this command has, and reports
+// whether one is missing.
+func logIn(clusters, own [][]*url.URL) (missing bool) {
+	for _, u := range slices.Concat(clusters...) {
+		if u.User == nil || u.User.String() != hiddenLogin {
+			continue
+		}
+		i := slices.IndexFunc(slices.Concat(own...), func(o *url.URL) bool { return o.User != nil && registry.Redact(o) == registry.Redact(u) })
+		if i < 0 {
+			missing = true
+			continue
+		}
+		u.User = slices.Concat(own...)[i].User
+	}
+	return missing
 }
 
 // checkHook looks whether the sidecar is reached where the kubelet calls it: at the Pod's address, not at localhost.
@@ -220,26 +262,32 @@ func sumUp(c Config, registries []registry.Registry) sum {
 // longest is the longest time that callers are given.
 func (s sum) longest() time.Duration { return time.Duration(s.Linger * float64(time.Second)) }
 
-// finding says the sum in words.
+// finding says the sum in words: the time that a Pod takes to stop, in four lines.
 func (s sum) finding(c Config) finding {
 	given := ""
 	if !c.GraceGiven {
 		given = ", not set, so Kubernetes' default"
 	}
-	text := fmt.Sprintf("a drain takes the leave (below 1 s; at most %gs where a registry does not answer) + a linger of up to %gs (%s) + what the requests under way take then; its deadline is after %gs (grace period %s%s, less reserve %s)",
-		s.Leave, s.Linger, s.LingerOf, s.Budget, c.GracePeriod, given, c.Reserve)
-	if s.Leave == 0 {
-		text = fmt.Sprintf("a drain takes a linger of %gs (%s) + what the requests under way take then; its deadline is after %gs (grace period %s%s, less reserve %s)",
-			s.Linger, s.LingerOf, s.Budget, c.GracePeriod, given, c.Reserve)
+	leave := 0.0
+	if s.Leave > 0 {
+		leave = min(1, max(0, s.Rest))
 	}
+	text := fmt.Sprintf("a Pod takes up to %gs to stop, its grace period%s:", c.GracePeriod.Seconds(), given)
+	if s.Leave > 0 {
+		text += fmt.Sprintf("\n%5gs  to deregister; up to %gs where a registry does not answer", leave, s.Leave)
+	} else {
+		text += fmt.Sprintf("\n%5gs  to deregister, as no registry is set", 0.0)
+	}
+	text += fmt.Sprintf("\n%5gs  until the callers' caches have run out (%s)\n%5gs  for the requests that are in flight then\n%5gs  for the app's own stop (--reserve); the deadline is before it, after %gs",
+		s.Linger, s.LingerOf, max(0, s.Rest-leave), c.Reserve.Seconds(), s.Budget)
 	if quiet := c.QuietPeriod; quiet > 0 && quiet >= s.longest() {
 		return problem("drain", quietNote(quiet, s.longest()), "set --quiet-period to the longest pause of a caller that still knows this Pod, or drop it")
 	} else if quiet > 0 {
-		text += fmt.Sprintf("; the linger is over once no client has said anything for %s", quiet)
+		text += fmt.Sprintf("\nThe wait for the caches is over once no client has said anything for %s.", quiet)
 	}
 	if s.Rest > 0 {
-		return fine("drain", "%s: %gs are left for the requests", text, s.Rest)
+		return fine("drain", "%s", text)
 	}
-	return problem("drain", text+": every drain will expire",
+	return problem("drain", text+"\nThat is too long: every drain will hit its deadline.",
 		fmt.Sprintf("set terminationGracePeriodSeconds and --grace-period to %d or more, or --linger to what your callers' caches add up to", int(s.Linger+c.Reserve.Seconds())+10))
 }

@@ -7,14 +7,16 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
+	"prestop/drain"
 	"prestop/drain/conns"
 )
 
 // checkPod tells where the app listens, whether the kernel can be asked, and who is connected. It returns the ports
 // that the app listens on; those of the settings where that cannot be seen.
-func checkPod(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []finding) {
-	counter, found := openForCheck(c, newLog(Config{LogFormat: "text", LogLevel: slog.LevelError}, stderr))
+func checkPod(ctx context.Context, c Config, now *sidecarStatus, stderr io.Writer) ([]uint16, []finding) {
+	counter, found := openForCheck(c, slog.New(newHandler(Config{LogFormat: "text", LogLevel: slog.LevelError}, stderr)))
 	if counter == nil {
 		return c.Ports, found
 	}
@@ -24,10 +26,17 @@ func checkPod(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []find
 		return c.Ports, append(found, problem("connections", "the listening sockets cannot be read: "+err.Error(), "set --count to another source"))
 	}
 	ports, every := appPorts(listeners, c.Ports), appPorts(listeners, nil)
+	if dead := deadPorts(now); len(dead) > 0 && len(dead) == len(now.App) {
+		text := "the app does not listen: not on"
+		for _, p := range dead {
+			text += fmt.Sprintf(" %d for %s", p.Port, ago(time.Since(p.Since)))
+		}
+		return nil, append(found, problem("app", text, deadRemedy))
+	}
 	if len(ports) == 0 {
 		there := "nothing else does either"
 		if len(every) > 0 {
-			there = fmt.Sprintf("what listens here is on %v", every[:min(len(every), 10)])
+			there = "somebody listens on " + list(every[:min(len(every), 10)])
 		}
 		return nil, append(found, problem("app", fmt.Sprintf("the app does not listen (looked for %s); %s", portNames(c.Ports), there), "start it, or set --port to the ports that it listens on"))
 	}
@@ -46,6 +55,22 @@ func checkPod(ctx context.Context, c Config, stderr io.Writer) ([]uint16, []find
 			"allow a netlink socket (seccomp: socket(AF_NETLINK)), or drop the setting"))
 	}
 	return ports, append(found, fine("connections", "%d connections in use, %d idle (%s)%s", t.Active, t.Idle, t.Source, clients(t)))
+}
+
+// deadRemedy is what to do about an app that is not there any more.
+const deadRemedy = "see why it ended (kubectl describe pod, kubectl logs --previous), and start it; its instances are put back in when it listens again"
+
+// deadPorts are the app's ports on which it does not listen, as the sidecar tells.
+func deadPorts(now *sidecarStatus) []drain.PortStatus {
+	if now == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(now.App), func(p drain.PortStatus) bool { return p.Listening })
+}
+
+// list are ports, separated by commas.
+func list(ports []uint16) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(ports), " ", ","), "[]")
 }
 
 // silent names the ports of the settings on which nobody listens.
@@ -73,7 +98,7 @@ func clients(t conns.Tally) string {
 
 // openForCheck opens the count as the sidecar does, and says what it could not have.
 func openForCheck(c Config, log *slog.Logger) (conns.Counter, []finding) {
-	const remedy = "a drain ends with its linger here: allow a netlink socket (seccomp: socket(AF_NETLINK)), or reading /proc/net/tcp"
+	const remedy = "a drain ends with its linger here, and an app that dies is not noticed: " + allowCount
 	first := c
 	if c.Count == conns.Auto {
 		first.Count = conns.Netlink

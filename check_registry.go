@@ -6,32 +6,82 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 
+	"prestop/drain"
 	"prestop/registry"
 )
 
-// checkRegistries asks every server of every registry by itself, since one that is down hides behind the others.
-// Serving says that the instances should be in.
-func checkRegistries(ctx context.Context, c Config, p registry.Pod, serving bool) []finding {
+// checkRegistries asks every server of every registry by itself, since one that is down hides behind
+// the others. Where this command does not know the login it says what the sidecar has seen. The app
+// listens on ports.
+func checkRegistries(ctx context.Context, c Config, p registry.Pod, ports []uint16, now *sidecarStatus) []finding {
 	servers := oneByOne(c)
 	if len(servers) == 0 {
-		return []finding{fine("registry", "no registry is set: a drain takes the Pod out of none")}
+		return []finding{fine("registry", "no registry is set, so nothing is deregistered; --eureka-url or --nacos-url tell of one")}
 	}
 	if len(c.Addresses) == 0 {
 		return []finding{problem("registry", "the Pod has no address by which its instances could be found", "set POD_IP by the downward API's status.podIP")}
 	}
+	k := registryCheck{pod: p, listening: ports, serving: now == nil || now.State == "serving"}
+	for _, d := range deadPorts(now) {
+		k.dead = append(k.dead, d.Port)
+	}
 	found := make([]finding, len(servers))
 	var all sync.WaitGroup
 	for i, one := range servers {
-		all.Go(func() { found[i] = checkServer(ctx, one, p, serving) })
+		if !hidden(one) {
+			all.Go(func() { found[i] = k.server(ctx, one) })
+		}
 	}
 	all.Wait()
+	found = slices.DeleteFunc(found, func(f finding) bool { return f.About == "" })
+	return append(found, seenBySidecar(c, now)...)
+}
+
+// hidden reports whether the login of c's only server is not known.
+func hidden(c Config) bool {
+	return len(c.Eurekas) > 0 && c.HiddenEureka || len(c.Nacoses) > 0 && c.HiddenNacos
+}
+
+// seenBySidecar is what the sidecar tells of the registries whose login this command does not know.
+func seenBySidecar(c Config, now *sidecarStatus) []finding {
+	var found []finding
+	for _, r := range now.registries() {
+		if !(r.Kind == "eureka" && c.HiddenEureka || r.Kind == "nacos" && c.HiddenNacos) {
+			continue
+		}
+		where := r.Kind + " " + r.URL
+		var names []string
+		for _, i := range r.Instances {
+			names = append(names, i.Service+" "+i.ID+" "+i.Status)
+		}
+		switch {
+		case r.Error != "" || !r.Reached:
+			text := sentence(r.Error)
+			if text == "" {
+				text = "the sidecar has not reached it yet"
+			}
+			found = append(found, problem("registry", where+": "+text, "is the URL right, with its login, and is the registry up? this command was not told the login, so it says what the sidecar has seen"))
+		case len(names) == 0:
+			found = append(found, problem("registry", where+" answers the sidecar, but holds no instance of this Pod", "has the app registered, at one of the Pod's addresses?"))
+		default:
+			found = append(found, fine("registry", "%s answers the sidecar and holds %s", where, strings.Join(names, "; ")))
+		}
+	}
 	return found
+}
+
+func (s *sidecarStatus) registries() []drain.RegistryStatus {
+	if s == nil {
+		return nil
+	}
+	return s.Registries
 }
 
 // oneByOne are configurations with one server each.
@@ -50,27 +100,43 @@ func oneByOne(c Config) []Config {
 	return all
 }
 
-// checkServer asks the only server of c for the instances of the Pod.
-func checkServer(ctx context.Context, c Config, p registry.Pod, serving bool) finding {
+// registryCheck is what is known of the Pod when a registry is asked.
+type registryCheck struct {
+	pod       registry.Pod
+	listening []uint16 // the app's ports
+	dead      []uint16 // the app's ports on which it does not listen
+	serving   bool     // its instances should be in
+}
+
+// server asks the only server of c for the instances of the Pod.
+func (k registryCheck) server(ctx context.Context, c Config) finding {
 	ctx, cancel := context.WithTimeout(ctx, c.RegistryTimeout)
 	defer cancel()
-	found, err := find(ctx, c, p)
+	found, err := find(ctx, c, k.pod)
 	where := place(c)
 	switch {
 	case err != nil:
 		text, remedy := explain(err)
 		return problem("registry", where+": "+text, remedy)
 	case len(found) == 0:
-		return missing(ctx, c, p)
+		return k.missing(ctx, c)
 	}
-	var names, out []string
+	var names, out, gone []string
 	for _, i := range found {
 		names = append(names, fmt.Sprintf("%s %s %s", i.Service, i.ID, i.Status))
-		if i.State == registry.Out {
+		switch {
+		case i.State != registry.Out:
+		case slices.Contains(k.dead, i.Port) && len(k.listening) > 0:
+			gone = append(gone, fmt.Sprintf("%s %s, as the app does not listen on %d any more", i.Service, i.ID, i.Port))
+		case !slices.Contains(k.dead, i.Port) && len(k.listening) > 0:
 			out = append(out, i.Service+" "+i.ID)
 		}
 	}
-	if serving && len(out) > 0 {
+	switch {
+	case !k.serving:
+	case len(gone) > 0:
+		return problem("app", where+": prestop took out "+strings.Join(gone, "; "), deadRemedy)
+	case len(out) > 0:
 		return problem("registry", fmt.Sprintf("%s: %s is disabled there: no caller is sent to it", where, strings.Join(out, ", ")),
 			"if nobody did that on purpose, enable it in the registry's console, or call prestop resume")
 	}
@@ -87,42 +153,58 @@ func place(c Config) string {
 	return registries[0].Kind() + " " + registries[0].URL()
 }
 
-// missing says why a server that answers may hold nothing of the Pod: whatever is registered by its address is looked for.
-func missing(ctx context.Context, c Config, p registry.Pod) finding {
-	wide := p
-	wide.Services, wide.Ports = nil, everyPort()
-	text := fmt.Sprintf("%s answers, but holds no instance at %v, ports %v", place(c), p.Addresses, p.Ports)
-	if len(p.Ports) == len(wide.Ports) {
-		text = fmt.Sprintf("%s answers, but holds no instance at %v", place(c), p.Addresses)
+// missing says why a server that answers may hold nothing of the Pod: whatever is registered at its
+// addresses is looked for.
+func (k registryCheck) missing(ctx context.Context, c Config) finding {
+	text := fmt.Sprintf("%s answers, but holds no instance at %s", place(c), join(k.pod.Addresses))
+	if !k.pod.AnyPort {
+		text += " with a port of " + list(sorted(k.pod.Ports))
 	}
-	if len(p.Services) > 0 {
-		text += fmt.Sprintf(", of the services %v", p.Services)
+	if len(k.pod.Services) > 0 {
+		text += ", of the services " + strings.Join(k.pod.Services, ", ")
 	}
-	others, err := find(ctx, c, wide)
+	wide, p := c, k.pod
+	wide.NacosGroup, wide.EurekaInstanceID = "", ""
+	p.Services, p.AnyPort = nil, true
+	others, err := find(ctx, wide, p)
 	if err != nil || len(others) == 0 {
 		remedy := "has the app registered? with another address set --instance-ip (POD_IP), with another port --port"
 		if len(c.Nacoses) > 0 {
-			remedy += ", in another namespace --nacos-namespace (its ID, not its name), in another group --nacos-group"
+			remedy += ", in another namespace --nacos-namespace (its ID, not its name)"
 		}
 		return problem("registry", text, remedy)
 	}
 	var names []string
+	var ports []uint16
 	for _, i := range others {
 		names = append(names, fmt.Sprintf("%s %s (port %d)", i.Service, i.ID, i.Port))
+		ports = append(ports, i.Port)
 	}
-	remedy := "set --port to the registered port, if the app listens on it"
-	if slices.ContainsFunc(others, func(i registry.Instance) bool { return !p.Wants(i.Service) }) {
-		remedy = "set --service (SPRING_APPLICATION_NAME) to the registered name, or leave it out"
+	var remedy string
+	switch {
+	case slices.ContainsFunc(others, func(i registry.Instance) bool { return !k.pod.Wants(i.Service) }):
+		remedy = "set --service to the registered name, or leave it out"
+	case c.NacosGroup != "" || c.EurekaInstanceID != "":
+		remedy = "leave out --nacos-group and --eureka-instance-id: they restrict what is found"
+	default:
+		remedy = "set --port to the registered port and to those that the app listens on: --port=" + list(sorted(append(ports, k.listening...)))
 	}
 	return problem("registry", text+"; at that address it holds "+strings.Join(names, ", "), remedy)
 }
 
-func everyPort() []uint16 {
-	all := make([]uint16, 0, 1<<16)
-	for port := 1; port < 1<<16; port++ {
-		all = append(all, uint16(port))
+func sorted(ports []uint16) []uint16 {
+	all := slices.Clone(ports)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// join are addresses, separated by commas.
+func join(addresses []netip.Addr) string {
+	var all []string
+	for _, a := range addresses {
+		all = append(all, a.String())
 	}
-	return all
+	return strings.Join(all, ", ")
 }
 
 // explain parts what went wrong from what would help.
@@ -136,6 +218,7 @@ func explain(err error) (text, remedy string) {
 			remedy = "is the user right, and may it read? Eureka: user:password@ in --eureka-url; Nacos: --nacos-username and --nacos-password"
 		}
 	}
+	text = sentence(text)
 	if remedy != "" {
 		return text, remedy
 	}

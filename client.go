@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -31,7 +32,10 @@ func ask(ctx context.Context, c Config, path string) (int, string, error) {
 	}
 	resp, err := newClient().Do(req)
 	if err != nil {
-		return 0, "", fmt.Errorf("the sidecar is not reached: %w; is it running, and is --listen the same as its?", errors.Unwrap(err))
+		if u := (*url.Error)(nil); errors.As(err, &u) {
+			err = u.Err
+		}
+		return 0, "", fmt.Errorf("the sidecar is not reached: %s; is it running, and is --listen the same as its?", sentence(err.Error()))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
@@ -55,7 +59,15 @@ func local(listen string) string {
 	return net.JoinHostPort(host, port)
 }
 
+// tellNotes tells what is odd in the environment of a call.
+func tellNotes(c Config, stderr io.Writer) {
+	for _, n := range c.Notes {
+		fmt.Fprintln(stderr, "prestop: going on without:", n)
+	}
+}
+
 func shutdown(c Config, stdout, stderr io.Writer) int {
+	tellNotes(c, stderr)
 	code, body, err := ask(context.Background(), c, "/shutdown")
 	if err != nil {
 		fmt.Fprintln(stderr, "prestop:", err)
@@ -67,11 +79,16 @@ func shutdown(c Config, stdout, stderr io.Writer) int {
 		return exitOK
 	case http.StatusGatewayTimeout:
 		return exitExpired
+	case http.StatusServiceUnavailable:
+		if strings.HasPrefix(body, "CANCELLED") {
+			return exitCancelled
+		}
 	}
 	return exitFailed
 }
 
 func resume(c Config, stdout, stderr io.Writer) int {
+	tellNotes(c, stderr)
 	code, body, err := ask(context.Background(), c, "/resume")
 	if err != nil {
 		fmt.Fprintln(stderr, "prestop:", err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"net/url"
 	"os"
@@ -36,7 +37,9 @@ type Config struct {
 	Services         []string
 	Addresses        []netip.Addr
 	Names            []string // host names under which the app may have registered
+	HostNetwork      bool     // the Pod's address is the node's: only Ports are looked at
 	Ports            []uint16 // nil: found
+	Hints            Hints
 	ExcludePorts     []uint16
 	ExcludePeers     []netip.Prefix
 	GracePeriod      time.Duration
@@ -49,7 +52,6 @@ type Config struct {
 	RequestTimeout   time.Duration
 	Count            string
 	Metrics          conns.Metrics // for --count prometheus
-	Shared           bool          // hostNetwork: other Pods' connections look like ours
 	DrainCalls       []drain.Call
 	ReadyRegistered  bool
 	UnreadyDraining  bool
@@ -62,8 +64,17 @@ type Config struct {
 	Watch            bool   // of a command
 	// Bare: nothing was set, neither by a flag nor by a variable, and this is no Pod: somebody tries it out.
 	Bare bool
-	// Notes are what is odd but no reason not to start; said in the log.
-	Notes []string
+	// InForce are the settings as they are used, by flag, without secrets.
+	InForce map[string]string
+	// Notes are what is odd but no reason not to start, a warning each; Said is worth a line.
+	Notes, Said []string
+	// Wrong is what of the environment of `prestop check` cannot be used; nil if all can.
+	Wrong error
+	// HiddenEureka and HiddenNacos: a login of the sidecar is not known to `prestop check`.
+	HiddenEureka, HiddenNacos bool
+
+	env   environment
+	given []string // the flags of the command line
 }
 
 // secret is a value that is never shown: given, or read from a file each time, so that a rotated one is taken up.
@@ -85,72 +96,168 @@ func (s secret) Get() (string, error) {
 
 func (s secret) set() bool { return s != secret{} }
 
-// LoadConfig reads args and the environment for a command, "" being the sidecar. The error joins every Problem; the flag
-// set's own comes alone, as it says nothing of the rest. It is pflag.ErrHelp for --help.
-func LoadConfig(command string, args []string, env func(string) string) (Config, error) {
+// LoadConfig reads args and the environment for a command, "" being the sidecar. The error joins every
+// Problem; the flag set's own comes alone, as it says nothing of the rest. It is pflag.ErrHelp for
+// --help. With an error the Config has what could be read.
+func LoadConfig(command string, args []string, env environment) (Config, error) {
+	return loadConfig(command, args, env, realPod())
+}
+
+func loadConfig(command string, args []string, env environment, pod podSources) (Config, error) {
 	f := flags()
 	f.AddFlagSet(commandFlags())
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return Config{}, err
 		}
-		// What follows the flag's name may be a secret: -token=… with one dash is a group of letters to pflag.
-		wrong, _, _ := strings.Cut(err.Error(), " in -")
-		wrong, _, _ = strings.Cut(wrong, "=")
-		return Config{}, Problem{Setting: "command line", Wrong: wrong, Remedy: "flags begin with two dashes; see prestop --help"}
+		return Config{}, wrongFlag(err, args, f)
 	}
 	if f.NArg() > 0 {
-		return Config{}, Problem{Setting: "command line", Value: f.Arg(0), Wrong: "is not expected here", Remedy: "a command comes before the flags; see prestop --help"}
+		return Config{}, misplaced(f.Arg(0))
 	}
-	r := &reader{flags: f, env: env, from: map[string]string{}}
-	f.VisitAll(r.fromEnvironment)
-	c := r.config()
-	c.Output, c.Watch = r.choice("output", "text", "json"), r.bool("watch")
-	c.GraceGiven = f.Changed("grace-period")
-	c.Bare = env("KUBERNETES_SERVICE_HOST") == ""
-	f.Visit(func(g *pflag.Flag) {
-		c.Bare = false
-		if of, some := ofCommands[g.Name]; some && !slices.Contains(of, command) {
-			r.problem(g.Name, "is no flag here", "it belongs to prestop "+strings.Join(of, " and prestop "))
+	r := &reader{flags: f, env: env, pod: pod, from: map[string]string{}, hinted: map[string]bool{}}
+	reads := readBy(command)
+	f.VisitAll(func(g *pflag.Flag) {
+		r.from[g.Name] = "--" + g.Name
+		switch {
+		case slices.Contains(reads, g.Name):
+			r.fromEnvironment(g)
+		case g.Changed:
+			r.problem(g.Name, notHere(command, g.Name), "drop it")
 		}
 	})
+	c := Config{Output: r.choice("output", "text", "json"), Watch: r.bool("watch"), env: env}
+	f.Visit(func(g *pflag.Flag) {
+		if own := []string{"listen", "token", "token-file", "output", "watch"}; r.byFlag(g.Name) && !slices.Contains(own, g.Name) {
+			c.given = append(c.given, "--"+g.Name)
+		}
+	})
+	if command == "" || command == "check" {
+		r.config(&c)
+	} else {
+		r.call(&c)
+	}
+	c.Notes, c.Said = append(c.Notes, r.notes...), r.said
 	return c, errors.Join(r.problems...)
 }
 
-// config makes the Config, noting every problem on the way.
-func (r *reader) config() Config {
-	c := Config{
-		Listen:           r.listen(),
-		Eurekas:          r.clusters("eureka-url", eurekaURL),
-		EurekaInstanceID: r.string("eureka-instance-id"),
-		Nacoses:          r.clusters("nacos-url", nacosURL),
-		NacosNamespace:   r.string("nacos-namespace"),
-		NacosGroup:       r.string("nacos-group"),
-		NacosUsername:    r.string("nacos-username"),
-		NacosPassword:    r.secret("nacos-password"),
-		RegistryTLS:      r.tls(),
-		RegistryTimeout:  r.duration("registry-timeout", true),
-		Services:         r.list("service"),
-		Addresses:        r.addresses(),
-		Ports:            r.ports("port"),
-		ExcludePorts:     r.ports("exclude-port"),
-		ExcludePeers:     r.prefixes("exclude-peer"),
-		GracePeriod:      r.duration("grace-period", true),
-		Reserve:          r.duration("reserve", false),
-		Linger:           -1,
-		MinOpen:          r.number("min-open-connections"),
-		IdleAfter:        r.duration("idle-after", false),
-		RequestTimeout:   r.duration("request-timeout", false),
-		Count:            r.choice("count", conns.Auto, conns.Netlink, conns.Proc, conns.Prometheus),
-		Metrics:          r.metrics(),
-		DrainCalls:       r.calls(),
-		ReadyRegistered:  r.bool("ready-when-registered"),
-		UnreadyDraining:  r.bool("unready-when-draining"),
-		ReadyFile:        r.string("ready-file"),
-		Token:            r.secret("token"),
-		TerminationLog:   r.string("termination-log"),
-		LogFormat:        r.choice("log-format", "json", "text"),
+// wrongFlag says what is wrong with a command line, and which flag was probably meant. What follows
+// a flag's name may be a secret: -token=… with one dash is a group of letters to pflag.
+func wrongFlag(err error, args []string, f *pflag.FlagSet) Problem {
+	wrong, _, _ := strings.Cut(err.Error(), " in -")
+	wrong, _, _ = strings.Cut(wrong, "=")
+	p := Problem{Setting: "command line", Wrong: wrong, Remedy: "see prestop --help"}
+	var known []string
+	f.VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+	if _, name, found := strings.Cut(wrong, "unknown flag: --"); found {
+		if near := nearest(name, known); near != "" {
+			p.Remedy = "is --" + near + " meant? " + p.Remedy
+		}
 	}
+	if strings.Contains(wrong, "shorthand") {
+		p.Remedy = "flags begin with two dashes; " + p.Remedy
+		for _, arg := range args {
+			name, _, _ := strings.Cut(arg, "=")
+			if slices.Contains(known, strings.TrimPrefix(name, "-")) && !strings.HasPrefix(name, "--") {
+				p.Remedy = "flags begin with two dashes: -" + name
+			}
+		}
+	}
+	return p
+}
+
+// misplaced says what is wrong with a word behind the flags.
+func misplaced(word string) Problem {
+	p := Problem{
+		Setting: "command line", Value: word, Wrong: "is not expected here",
+		Remedy: "a command comes before the flags; see prestop --help",
+	}
+	if near := nearest(word, commandNames()); near != "" && near != word {
+		p.Remedy = "is the command " + near + " meant? " + p.Remedy
+	}
+	return p
+}
+
+// notHere says where a flag belongs that a command does not have.
+func notHere(command, flag string) string {
+	if of, some := ofCommands[flag]; some {
+		return "is no flag here; it belongs to prestop " + strings.Join(of, " and prestop ")
+	}
+	return "is no flag of prestop " + command + "; it belongs to the sidecar"
+}
+
+// readBy are the flags that a command reads.
+func readBy(command string) []string {
+	var all []string
+	switch command {
+	case "", "check":
+		flags().VisitAll(func(f *pflag.Flag) { all = append(all, f.Name) })
+	case "shutdown", "resume":
+		all = []string{"listen", "token", "token-file"}
+	default:
+		all = []string{"listen"}
+	}
+	for _, flag := range slices.Sorted(maps.Keys(ofCommands)) {
+		if slices.Contains(ofCommands[flag], command) {
+			all = append(all, flag)
+		}
+	}
+	return all
+}
+
+// call reads what a call to the running sidecar needs. It runs in the app's container too, in whatever
+// environment that has: a token of the environment that cannot be read is a note.
+func (r *reader) call(c *Config) {
+	c.Listen = r.listen()
+	before := len(r.problems)
+	c.Token = r.secret("token")
+	if r.byFlag("token") || r.byFlag("token-file") || len(r.problems) == before {
+		return
+	}
+	for _, p := range r.problems[before:] {
+		r.notes = append(r.notes, p.Error())
+	}
+	r.problems = r.problems[:before]
+	c.Token.file = ""
+}
+
+// config reads everything that the sidecar has, noting every problem on the way.
+func (r *reader) config(c *Config) {
+	r.registryHints()
+	c.Hints = r.hints()
+	c.Listen = r.listen()
+	c.Eurekas = r.clusters("eureka-url", url.Parse)
+	c.EurekaInstanceID = r.string("eureka-instance-id")
+	c.Nacoses = r.clusters("nacos-url", nacosURL(r.hinted["nacos-url"]))
+	c.NacosNamespace = r.string("nacos-namespace")
+	c.NacosGroup = r.string("nacos-group")
+	c.NacosUsername = r.string("nacos-username")
+	c.NacosPassword = r.secret("nacos-password")
+	c.RegistryTLS = r.tls()
+	c.RegistryTimeout = r.duration("registry-timeout", true)
+	c.Services = r.list("service")
+	c.Ports = r.ports("port")
+	c.ExcludePorts = r.ports("exclude-port")
+	c.ExcludePeers = r.prefixes("exclude-peer")
+	c.GracePeriod = r.duration("grace-period", true)
+	c.GraceGiven = r.given("grace-period")
+	c.Reserve = r.duration("reserve", false)
+	if !r.given("reserve") && c.Reserve > c.GracePeriod/2 {
+		c.Reserve = c.GracePeriod / 2 // a short grace period is no reason not to start
+	}
+	c.Linger = -1
+	c.MinOpen = r.number("min-open-connections")
+	c.IdleAfter = r.duration("idle-after", false)
+	c.RequestTimeout = r.duration("request-timeout", false)
+	c.Count = r.choice("count", conns.Auto, conns.Netlink, conns.Proc, conns.Prometheus)
+	c.Metrics = r.metrics()
+	c.DrainCalls = r.calls()
+	c.ReadyRegistered = r.bool("ready-when-registered")
+	c.UnreadyDraining = r.bool("unready-when-draining")
+	c.ReadyFile = r.string("ready-file")
+	c.Token = r.secret("token")
+	c.TerminationLog = r.string("termination-log")
+	c.LogFormat = r.choice("log-format", "json", "text")
 	if s := r.string("quiet-period"); s != "" && s != "off" {
 		c.QuietPeriod = r.duration("quiet-period", false)
 	}
@@ -160,11 +267,61 @@ func (r *reader) config() Config {
 	if err := c.LogLevel.UnmarshalText([]byte(r.choice("log-level", "debug", "info", "warn", "error"))); err != nil {
 		c.LogLevel = slog.LevelInfo // noted by choice
 	}
-	if name, err := os.Hostname(); err == nil {
-		c.Names = []string{name}
+	r.identity(c)
+	r.together(c)
+	r.notes = append(r.notes, unknownVariables(r.env)...)
+	c.InForce = r.inForce(*c)
+	c.Bare = r.env.get("KUBERNETES_SERVICE_HOST") == "" && r.env.get("POD_IP") == "" && r.env.get("POD_IPS") == ""
+	r.flags.Visit(func(g *pflag.Flag) { c.Bare = c.Bare && ofCommands[g.Name] != nil })
+}
+
+// inForce are the settings as they are used, by flag, without secrets.
+func (r *reader) inForce(c Config) map[string]string {
+	all := map[string]string{}
+	flags().VisitAll(func(f *pflag.Flag) {
+		text := r.string(f.Name)
+		switch {
+		case text == "":
+			return
+		case slices.Contains(secrets, f.Name):
+			text = isSet
+		case f.Name == "eureka-url":
+			text = showClusters(c.Eurekas)
+		case f.Name == "nacos-url":
+			text = showClusters(c.Nacoses)
+		case f.Name == "reserve":
+			text = c.Reserve.String()
+		case f.Name == "port" && c.HostNetwork:
+			text = strings.Trim(strings.ReplaceAll(fmt.Sprint(c.Ports), " ", ","), "[]")
+		default:
+			text = shown(f.Name, text)
+		}
+		all[f.Name] = text
+	})
+	return all
+}
+
+// isSet stands for a secret in the settings that are told.
+const isSet = "(set)"
+
+// hiddenLogin stands for the user and the password of a URL.
+const hiddenLogin = "hidden"
+
+// showClusters is a setting of URLs without their users and passwords.
+func showClusters(clusters [][]*url.URL) string {
+	var all []string
+	for _, cluster := range clusters {
+		var servers []string
+		for _, u := range cluster {
+			v := *u
+			if v.RawQuery = ""; v.User != nil {
+				v.User = url.User(hiddenLogin)
+			}
+			servers = append(servers, v.String())
+		}
+		all = append(all, strings.Join(servers, ","))
 	}
-	r.together(&c)
-	return c
+	return strings.Join(all, ";")
 }
 
 // together checks what depends on more than one setting.
@@ -176,7 +333,12 @@ func (r *reader) together(c *Config) {
 	if budget := c.GracePeriod - c.Reserve; c.Linger > budget && budget > 0 {
 		c.Notes = append(c.Notes, fmt.Sprintf("the linger of %s does not fit into the %s before the deadline (grace period %s less reserve %s): every drain will expire; raise terminationGracePeriodSeconds and --grace-period", c.Linger, budget, c.GracePeriod, c.Reserve))
 	}
-	if c.NacosPassword.set() && c.NacosUsername == "" {
+	switch {
+	case !c.NacosPassword.set() || c.NacosUsername != "":
+	case r.hinted["nacos-password"]:
+		r.notes = append(r.notes, r.from["nacos-password"]+" is not used, as there is no user beside it; set --nacos-username")
+		c.NacosPassword = secret{}
+	default:
 		r.problem("nacos-username", "is missing beside a password", "set --nacos-username, or drop the password")
 	}
 	if c.QuietPeriod > 0 && c.Count == conns.Proc {
@@ -187,9 +349,12 @@ func (r *reader) together(c *Config) {
 	}
 	r.metricsBelong(c)
 	r.ownPort(c)
-	host, err := netip.ParseAddr(strings.TrimSpace(r.env("HOST_IP")))
-	c.Shared = err == nil && slices.Contains(c.Addresses, host.Unmap())
-	if c.Shared && len(c.Ports) == 0 {
+	switch {
+	case !c.HostNetwork || len(c.Ports) > 0:
+	case len(c.Hints.Ports) > 0:
+		c.Ports = c.Hints.Ports
+		r.notes = append(r.notes, fmt.Sprintf("with hostNetwork (HOST_IP is the Pod's address) no port is looked at but %v, the app's SERVER_PORT; set --port if it has others", c.Ports))
+	default:
 		r.problem("port", "is needed with hostNetwork (HOST_IP is the Pod's address), where other Pods' instances and ports look like ours", "set --port to the app's ports")
 	}
 }
@@ -219,7 +384,7 @@ func (r *reader) ownPort(c *Config) {
 	own, _ := portOf(c.Listen) // listen has noted what is wrong with it
 	for _, p := range c.Ports {
 		switch {
-		case p == own:
+		case p == own && own != 0:
 			r.problem("port", fmt.Sprintf("%d is the port that prestop itself listens on", p), "set --listen to another one, and the hook with it")
 		case slices.Contains(c.ExcludePorts, p):
 			r.problem("port", fmt.Sprintf("%d is excluded by %s", p, r.from["exclude-port"]), "take it out of one of the two")

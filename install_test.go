@@ -12,7 +12,7 @@ func TestInstallCopiesTheProgram(t *testing.T) {
 	dir := t.TempDir()
 	to := filepath.Join(dir, "prestop")
 	for range 2 { // a container that is started again installs again
-		if code := run([]string{"install", dir}, none, &bytes.Buffer{}, &bytes.Buffer{}); code != exitOK {
+		if code := run([]string{"install", dir}, nil, &bytes.Buffer{}, &bytes.Buffer{}); code != exitOK {
 			t.Fatalf("exit %d", code)
 		}
 	}
@@ -43,17 +43,16 @@ func TestInstallSaysWhatIsWrong(t *testing.T) {
 		want string
 	}{
 		"no folder":                  {nil, exitUsage, "takes the folder"},
+		"a flag":                     {[]string{"--force"}, exitUsage, "no flag --force"},
 		"two folders":                {[]string{"a", "b"}, exitUsage, "takes the folder"},
 		"a folder that is not there": {[]string{"/no/such/folder"}, exitFailed, "is a volume mounted there"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stderr bytes.Buffer
-			code := run(append([]string{"install"}, c.args...), none, &bytes.Buffer{}, &stderr)
+			code := run(append([]string{"install"}, c.args...), nil, &bytes.Buffer{}, &stderr)
 			if code != c.code || !strings.Contains(stderr.String(), c.want) {
 				t.Errorf("exit %d: %s", code, stderr.String())
 			}
 		})
 	}
 }
-
-func none(string) string { return "" }

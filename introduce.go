@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"prestop/drain/conns"
+	"prestop/internal/logs"
 	"prestop/registry"
 )
 
@@ -28,7 +30,26 @@ Ctrl-C drains and ends it, a second Ctrl-C ends it now. In a Pod, set POD_IP and
 
 `
 
-func newLog(c Config, w io.Writer) *slog.Logger {
+// openLog returns the log of the sidecar, and what brings out its last lines. It is written by a
+// goroutine of its own, so that nothing waits for who reads it, and lines that repeat are one.
+func openLog(c Config, stderr io.Writer) (log *slog.Logger, flush func()) {
+	w := logs.NewWriter(stderr, func(n int) []byte {
+		var line bytes.Buffer
+		slog.New(newHandler(c, &line)).Error("lines of the log were dropped: nobody read them", "lines", n)
+		return line.Bytes()
+	})
+	folder := logs.NewFolder(newHandler(c, w))
+	return slog.New(folder), func() {
+		folder.Flush()
+		w.Flush(flushWait)
+	}
+}
+
+// flushWait bounds what a log that nobody reads holds up the end.
+const flushWait = 100 * time.Millisecond
+
+// newHandler writes the log as the settings have it.
+func newHandler(c Config, w io.Writer) slog.Handler {
 	o := &slog.HandlerOptions{Level: c.LogLevel, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration { // as text in JSON too: nanoseconds are for nobody
 			a.Value = slog.StringValue(a.Value.Duration().Round(time.Millisecond).String())
@@ -36,9 +57,9 @@ func newLog(c Config, w io.Writer) *slog.Logger {
 		return a
 	}}
 	if c.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(w, o))
+		return slog.NewTextHandler(w, o)
 	}
-	return slog.New(slog.NewJSONHandler(w, o))
+	return slog.NewJSONHandler(w, o)
 }
 
 // introduce says what was found and what will be done.
@@ -51,12 +72,18 @@ func introduce(c Config, registries []registry.Registry, counter conns.Counter, 
 	for _, r := range registries {
 		urls = append(urls, r.Kind()+" "+r.URL())
 	}
-	log.Info("prestop started", "version", version, "listen", addr.String(), "registries", urls, "addresses", c.Addresses,
+	log.Info("prestop started", "version", version, "listen", addr.String(), "registries", urls, "addresses", c.Addresses, "names", c.Names,
 		"count", source, "grace_period", c.GracePeriod, "deadline_after", c.GracePeriod-c.Reserve)
 	sum := sumUp(c, registries)
 	log.Info("on the hook a drain will leave the registries, let the callers' caches run out, and wait until no connection is in use",
 		"leave", urls, "linger", fmt.Sprintf("up to %gs (%s)", sum.Linger, sum.LingerOf), "connections_to", portNames(c.Ports)+" that the app listens on",
 		"at_most", c.GracePeriod-c.Reserve, "grace_period_set", c.GraceGiven)
+	if hints := c.Hints.attrs(); len(hints) > 0 {
+		log.Info("what the app's variables say of it; this restricts nothing", hints...)
+	}
+	for _, s := range c.Said {
+		log.Info(s)
+	}
 	for _, n := range append(c.Notes, notes(c, registries)...) {
 		log.Warn(n)
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -30,76 +29,100 @@ import (
 // version and commit are set by the linker.
 var version, commit = "dev", ""
 
-// Exit codes. 2 is only of `prestop shutdown`.
+// Exit codes. 2 and 3 are only of `prestop shutdown`.
 const (
-	exitOK      = 0
-	exitFailed  = 1
-	exitExpired = 2
-	exitUsage   = 64
+	exitOK        = 0
+	exitFailed    = 1
+	exitExpired   = 2
+	exitCancelled = 3
+	exitUsage     = 64
 )
 
-const usage = `prestop stops a Pod without losing a request.
-
-  prestop [flags]            run the sidecar
-  prestop shutdown [flags]   exec hook: start or join the drain of the running sidecar and wait for its end;
-                             exit 0 drained, 2 expired, 1 not reached
-  prestop resume [flags]     cancel a drain and rejoin every registry
-  prestop status [flags]     what the running sidecar does and waits for; --watch shows it again and again
-  prestop check [flags]      is everything in place for a drain? each problem with its remedy; exit 1 if there is one
-  prestop install FOLDER     copy this program into a folder, for an exec hook in an image without a shell
-  prestop version
-
-Each flag is also an environment variable: PRESTOP_ and its name in capitals, e.g. PRESTOP_GRACE_PERIOD; the flag wins.
-Times are 30s, 1m30s or a bare number of seconds. A flag that is repeatable has one value a line in its variable; a comma
-parts two as well.
-
-`
-
-func main() { os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], environ(os.Environ()), os.Stdout, os.Stderr)) }
 
 // subcommand is one: it gets a valid configuration and returns the exit code.
 type subcommand func(c Config, stdout, stderr io.Writer) int
 
-func run(args []string, env func(string) string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == "install" { // it has no configuration
-		return install(args[1:], stdout, stderr)
+func run(args []string, env environment, stdout, stderr io.Writer) int {
+	name, args, err := parseCommand(args)
+	if err != nil {
+		fmt.Fprintln(stderr, "prestop:", err)
+		return exitUsage
 	}
-	name, do := "", subcommand(sidecar)
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		name, args = args[0], args[1:]
-		do = map[string]subcommand{"shutdown": shutdown, "resume": resume, "status": status, "check": check, "version": showVersion, "help": help}[name]
-		if do == nil {
-			fmt.Fprintf(stderr, "prestop: unknown command %q; see prestop --help\n", name)
-			return exitUsage
-		}
+	switch name {
+	case "help":
+		return help(args, stdout)
+	case "version":
+		return showVersion(stdout)
+	case "install": // it has no configuration
+		return install(args, stdout, stderr)
 	}
 	c, err := LoadConfig(name, args, env)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
-		return help(c, stdout, stderr)
-	case err != nil && (name == "version" || name == "help"):
+		return help([]string{name}, stdout)
+	case err != nil && name == "check" && !fromFlags(err):
+		c.Wrong = err // a running sidecar may have other settings
 	case err != nil:
 		fmt.Fprintf(stderr, "prestop: the configuration cannot be used:\n%s\n", indent(err.Error()))
 		return exitUsage
 	}
+	do := map[string]subcommand{"": sidecar, "shutdown": shutdown, "resume": resume, "status": status, "check": check}[name]
 	return do(c, stdout, stderr)
+}
+
+// parseCommand separates the command's name from its arguments; "" is the sidecar. --help and --version anywhere
+// before another command are commands too.
+func parseCommand(args []string) (string, []string, error) {
+	if len(args) == 0 {
+		return "", nil, nil
+	}
+	switch first := args[0]; {
+	case first == "--version" || first == "-v" || first == "-version" || first == "-V":
+		return "version", nil, nil
+	case first == "-h" || first == "-help" || first == "--help":
+		return "help", args[1:], nil
+	case strings.HasPrefix(first, "-"):
+		return "", args, nil
+	case !slices.Contains(commandNames(), first):
+		text := fmt.Sprintf("unknown command %q; see prestop --help", first)
+		if near := nearestCommand(first); near != "" {
+			text = fmt.Sprintf("unknown command %q; is %s meant? see prestop --help", first, near)
+		}
+		return "", nil, errors.New(text)
+	case len(args) > 1 && slices.Contains([]string{"-h", "-help", "--help"}, args[1]):
+		return "help", args[:1], nil
+	default:
+		return first, args[1:], nil
+	}
+}
+
+// nearestCommand is the command that was probably meant; "" where none is near.
+func nearestCommand(word string) string {
+	switch strings.ToLower(word) {
+	case "stop", "drain", "terminate", "pre-stop":
+		return "shutdown"
+	case "start", "undrain", "rejoin":
+		return "resume"
+	}
+	return nearest(word, commandNames())
+}
+
+// fromFlags reports whether a part of err is about the command line, and not about the environment.
+func fromFlags(err error) bool {
+	all, joined := err.(interface{ Unwrap() []error })
+	if !joined {
+		return true
+	}
+	return slices.ContainsFunc(all.Unwrap(), func(err error) bool {
+		p := Problem{}
+		return !errors.As(err, &p) || strings.HasPrefix(p.Setting, "--")
+	})
 }
 
 func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
 
-func help(_ Config, stdout, _ io.Writer) int {
-	fmt.Fprint(stdout, usage)
-	f := flags()
-	f.VisitAll(func(f *pflag.Flag) {
-		if also := variables[f.Name]; len(also) > 0 {
-			f.Usage += " [also " + strings.Join(also, ", ") + "]"
-		}
-	})
-	fmt.Fprintf(stdout, "%s\nOf status and check alone, without a variable:\n\n%s", f.FlagUsages(), commandFlags().FlagUsages())
-	return exitOK
-}
-
-func showVersion(_ Config, stdout, _ io.Writer) int {
+func showVersion(stdout io.Writer) int {
 	from := ""
 	if commit != "" {
 		from = "commit " + commit + ", "
@@ -110,7 +133,9 @@ func showVersion(_ Config, stdout, _ io.Writer) int {
 
 // sidecar runs until it was told to stop and nothing is left to do.
 func sidecar(c Config, stdout, stderr io.Writer) int {
-	log := newLog(c, stderr)
+	signal.Ignore(syscall.SIGPIPE) // a log whose reader has gone ends nothing
+	log, end := openLog(c, stderr)
+	defer end()
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}
@@ -127,38 +152,82 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 	}
 	registries, traffic := newRegistries(c)
 	d := drain.New(drain.Options{
-		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: len(c.Ports) > 0, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger, QuietPeriod: c.QuietPeriod,
-		RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
-		Calls: c.DrainCalls, Traffic: traffic, Log: log,
-		Elsewhere: func(ctx context.Context, i int) ([]registry.Instance, error) { return elsewhere(ctx, c, i) },
+		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: len(c.Ports) > 0, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
+		QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
+		Calls: c.DrainCalls, Traffic: traffic, Elsewhere: elsewhere(c), Log: log,
 	})
+	ctx, now := context.WithCancelCause(context.Background())
+	defer now(nil)
+	tokens := newTokens(c.Token)
+	go tokens.follow(ctx, tokenEvery)
 	server := drain.NewServer(d, drain.HandlerOptions{
-		Token: c.Token.Get, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Log: log,
+		Tokens: tokens.all, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Settings: c.InForce, Log: log,
 	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	if c.Bare {
-		fmt.Fprintf(stdout, firstTry, listener.Addr().(*net.TCPAddr).Port)
+		within(time.Second, func() { fmt.Fprintf(stdout, firstTry, listener.Addr().(*net.TCPAddr).Port) })
 	}
 	introduce(c, registries, counter, listener.Addr(), log)
-
-	ctx, now := context.WithCancelCause(context.Background())
-	defer now(nil)
+	go obey(signals, d, now, end, log)
 	over := make(chan struct{})
 	go func() { d.Run(ctx); close(over) }()
-	for {
-		select {
-		case <-over:
-			return farewell(ctx, server, log)
-		case err := <-failed:
-			log.Error("the HTTP server failed", "error", err)
-			now(err)
-		case s := <-signals:
-			log.Info("told to stop", "signal", s.String())
-			d.Terminate()
-			signals = second(signals, now)
-		}
+	select {
+	case <-over:
+	case err := <-failed:
+		log.Error("the HTTP server failed", "error", err)
+		now(err)
+		<-over
 	}
+	return farewell(ctx, server, log)
+}
+
+// within does f, but waits no longer for it than that.
+func within(most time.Duration, f func()) {
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+}
+
+// waitingTold is how often the log tells what prestop still waits for, once it was told to stop.
+const waitingTold = 10 * time.Second
+
+// obey hears the signals. The first one has the drain end by itself. The second one ends the process
+// at once, whatever hangs: callers of the hook have forcedWait to get their answers.
+func obey(signals chan os.Signal, d *drain.Drain, now context.CancelCauseFunc, end func(), log *slog.Logger) {
+	s := <-signals
+	log.Info("told to stop", "signal", s.String())
+	go func() {
+		d.Terminate()
+		for again := time.NewTicker(waitingTold); ; <-again.C {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			st := d.Status(ctx)
+			cancel()
+			log.Info("not stopped yet; a second signal ends it now", "state", st.State, "waits_for", stopsWhen(st, time.Now()), "deadline", st.Deadline)
+		}
+	}()
+	<-signals
+	now(errForced)
+	time.AfterFunc(forcedWait, func() {
+		end()
+		os.Exit(exitFailed)
+	})
+}
+
+// forcedWait is what a second signal leaves to those who wait for an answer.
+const forcedWait = 300 * time.Millisecond
+
+// stopsWhen says what a process that was told to stop still waits for.
+func stopsWhen(s drain.Status, now time.Time) string {
+	if s.State == "draining" {
+		return waitsFor(s, now)
+	}
+	return "the app, which still listens"
 }
 
 // memoryLimit is where garbage is collected eagerly. The container has 16 to 32 MiB, and a registry that sends megabytes of
@@ -168,20 +237,14 @@ const memoryLimit = 16 << 20
 // errForced is why a process that got a second signal ends.
 var errForced = errors.New("a second signal")
 
-// second makes the next signal end everything at once.
-func second(signals chan os.Signal, now context.CancelCauseFunc) chan os.Signal {
-	go func() { <-signals; now(errForced) }()
-	return nil
-}
-
 // farewell lets the answers that are being written out, and tells how it ended.
-func farewell(ctx context.Context, server *http.Server, log *slog.Logger) int {
+func farewell(ctx context.Context, server *drain.Server, log *slog.Logger) int {
 	last, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := server.Shutdown(last); err != nil {
 		log.Warn("cut off an HTTP client that was still there", "error", err)
 	}
-	if err := context.Cause(ctx); err != nil {
+	if err := context.Cause(ctx); err != nil && ctx.Err() != nil {
 		log.Warn("stopped before the end", "cause", err.Error())
 		return exitFailed
 	}
@@ -212,17 +275,21 @@ func newRegistries(c Config) ([]registry.Registry, map[string]*registry.Traffic)
 	return all, traffic
 }
 
-// elsewhere looks what a registry holds at the Pod's address, whatever its port and service. It asks by connections of its
-// own, since a registry remembers what it finds.
-func elsewhere(ctx context.Context, c Config, i int) ([]registry.Instance, error) {
-	registries, _ := newRegistries(c)
-	p := pod(c)
-	p.Services, p.AnyPort = nil, true
-	return registries[i].Find(ctx, p)
-}
-
 func pod(c Config) registry.Pod {
 	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+}
+
+// elsewhere returns what looks for whatever a registry holds at the Pod's addresses, by the registry's
+// number: on any port, in any group and under any name. It is asked where nothing is found.
+func elsewhere(c Config) func(context.Context, int) ([]registry.Instance, error) {
+	wide := c
+	wide.Services, wide.NacosGroup, wide.EurekaInstanceID = nil, "", ""
+	return func(ctx context.Context, i int) ([]registry.Instance, error) {
+		registries, _ := newRegistries(wide)
+		p := pod(wide)
+		p.AnyPort = true
+		return registries[i].Find(ctx, p)
+	}
 }
 
 // openCounter opens the connection count; nil, said in the log, where the kernel cannot be asked. Our own port never counts.
@@ -233,15 +300,22 @@ func openCounter(c Config, own net.Addr, log *slog.Logger) conns.Counter {
 	}
 	counter, err := newCounter(c, port, log)
 	if err != nil {
-		log.Error("connections cannot be counted; a drain ends with its linger", "error", err)
+		text := "connections cannot be counted, and it is not seen where the app listens: a drain ends with its linger, and an app that dies is not noticed; "
+		if len(c.Ports) == 0 {
+			text += "every instance at the Pod's addresses is taken for the app's (--port tells which); "
+		}
+		log.Error(text+allowCount, "error", err)
 		return nil
 	}
 	return counter
 }
 
+// allowCount is what must be allowed for connections to be counted.
+const allowCount = "allow a netlink socket (seccomp: socket(AF_NETLINK)), or reading /proc/net/tcp"
+
 // newCounter opens the source that is set; the port own is the sidecar's.
 func newCounter(c Config, own uint16, log *slog.Logger) (conns.Counter, error) {
-	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, Hear: c.QuietPeriod > 0, ExcludePorts: append(slices.Clone(c.ExcludePorts), own), Own: own, Shared: c.Shared, ExcludePeers: c.ExcludePeers}
+	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, Hear: c.QuietPeriod > 0, ExcludePorts: append(slices.Clone(c.ExcludePorts), own), Own: own, Shared: c.HostNetwork, ExcludePeers: c.ExcludePeers}
 	if c.Count == conns.Prometheus {
 		return conns.OpenMetrics(c.Metrics, rule, log)
 	}

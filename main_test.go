@@ -39,14 +39,23 @@ func TestExitCodes(t *testing.T) {
 	}{
 		"help":                                  {bad, []string{"--help"}, 0, "--grace-period", ""},
 		"help as a command":                     {bad, []string{"help"}, 0, "--grace-period", ""},
-		"help on a command":                     {bad, []string{"shutdown", "--help"}, 0, "--grace-period", ""},
+		"help on a command":                     {bad, []string{"shutdown", "--help"}, 0, "--token-file", ""},
+		"help on installing":                    {bad, []string{"install", "--help"}, 0, "prestop install FOLDER", ""},
+		"help on the status":                    {bad, []string{"status", "--help"}, 0, "--watch", ""},
+		"help of a command by its name":         {bad, []string{"help", "check"}, 0, "where no sidecar runs", ""},
+		"help behind a flag of a command":       {bad, []string{"status", "--watch", "--help"}, 0, "--watch", ""},
+		"version as a flag":                     {bad, []string{"--version"}, 0, "prestop 1.2.3 (commit abc1234, go1.", ""},
 		"version":                               {bad, []string{"version"}, 0, "prestop 1.2.3 (commit abc1234, go1.", ""},
-		"an unknown flag":                       {nil, []string{"--grace", "3"}, 64, "", "--grace"},
+		"an unknown flag":                       {nil, []string{"--grace-perod", "3"}, 64, "", "is --grace-period meant?"},
 		"an unknown flag of a command":          {nil, []string{"shutdown", "--grace", "3"}, 64, "", "--grace"},
-		"an unknown command":                    {nil, []string{"stop"}, 64, "", `unknown command "stop"`},
+		"an unknown command":                    {nil, []string{"stop"}, 64, "", `unknown command "stop"; is shutdown meant?`},
+		"a command that is mistyped":            {nil, []string{"statsu"}, 64, "", "is status meant?"},
 		"a command behind the flags":            {nil, []string{"--port=80", "shutdown"}, 64, "", "before the flags"},
 		"a bad configuration":                   {bad, nil, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
-		"a bad configuration of a command":      {bad, []string{"shutdown"}, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
+		"a bad configuration of no sidecar":     {bad, []string{"check", "--listen", freeAddress(t)}, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
+		"a command without a sidecar's setting": {bad, []string{"shutdown", "--listen", freeAddress(t)}, 1, "", "not reached"},
+		"a sidecar's flag on a command":         {nil, []string{"shutdown", "--port=1"}, 64, "", "belongs to the sidecar"},
+		"a short grace period":                  {nil, []string{"--grace-period=1", "--listen", taken.Addr().String()}, 1, "", "--listen"},
 		"two problems":                          {bad, []string{"--count=guess"}, 64, "", `--count="guess"`},
 		"hostNetwork without --port":            {[]string{"HOST_IP=10.0.0.1", "POD_IP=10.0.0.1"}, nil, 64, "", "hostNetwork"},
 		"a port that is taken":                  {nil, []string{"--listen", taken.Addr().String()}, 1, "", "--listen"},
@@ -588,7 +597,7 @@ func TestStatusOfTheProcessHasTheKeysOfTheContract(t *testing.T) {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
-	if want := []string{"app", "connections", "deadline", "lingerUntil", "registries", "result", "since", "state"}; !slices.Equal(keys, want) {
+	if want := []string{"app", "connections", "deadline", "lingerUntil", "registries", "result", "settings", "since", "state"}; !slices.Equal(keys, want) {
 		t.Errorf("the keys are %q; want %q", keys, want)
 	}
 }

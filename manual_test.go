@@ -102,15 +102,6 @@ func TestTheSettingsInTheREADMEsAreTheFlags(t *testing.T) {
 	}
 }
 
-// commandNames are the commands, as the usage has them.
-func commandNames() []string {
-	var names []string
-	for _, m := range regexp.MustCompile(`(?m)^  prestop ([a-z]+)`).FindAllStringSubmatch(usage, -1) {
-		names = append(names, m[1])
-	}
-	return names
-}
-
 // everyFlag calls f for the flags of the sidecar and then of the commands.
 func everyFlag(f func(*pflag.Flag)) {
 	flags().VisitAll(f)
@@ -180,7 +171,7 @@ func zshCompletion() string {
 func manualPage() string {
 	var b strings.Builder
 	roff := strings.NewReplacer(`\`, `\e`, "-", `\-`, "\n.", "\n\\&.", "\n'", "\n\\&'")
-	fmt.Fprintf(&b, ".TH PRESTOP 1 \"\" \"prestop\" \"User Commands\"\n.SH NAME\nprestop \\- stops a Kubernetes Pod without losing a request\n.SH SYNOPSIS\n.nf\n%s.fi\n", roff.Replace(usage[strings.Index(usage, "  prestop"):strings.Index(usage, "\nEach flag")]))
+	fmt.Fprintf(&b, ".TH PRESTOP 1 \"\" \"prestop\" \"User Commands\"\n.SH NAME\nprestop \\- stops a Kubernetes Pod without losing a request\n.SH SYNOPSIS\n.nf\n%s.fi\n", roff.Replace(usage[strings.Index(usage, "  prestop"):strings.Index(usage, "\nprestop COMMAND")]))
 	b.WriteString(".SH DESCRIPTION\nThe target of the preStop hook of the app's container: when the hook returns, the Pod is out of the registries, the callers\nhave had time to learn it, and no request is in flight.\n.PP\n" + roff.Replace(usage[strings.Index(usage, "Each flag"):]) + ".SH OPTIONS\n")
 	everyFlag(func(f *pflag.Flag) {
 		name, text := pflag.UnquoteUsage(f)
@@ -189,17 +180,21 @@ func manualPage() string {
 			fmt.Fprintf(&b, " (default %s)", roff.Replace(f.DefValue))
 		}
 		if also := variables[f.Name]; len(also) > 0 {
-			b.WriteString(" [also " + strings.Join(also, ", ") + "]")
+			word := "also"
+			if slices.Contains(onlyHints, f.Name) {
+				word = "only a hint:"
+			}
+			b.WriteString(" [" + word + " " + strings.Join(also, ", ") + "]")
 		}
 		b.WriteString("\n")
 	})
-	b.WriteString(".SH EXIT STATUS\n0 after an orderly stop or where all is well, 1 after a failure, 2 where\n.B prestop shutdown\nsaw the drain expire, 64 for a bad command line or configuration.\n")
+	b.WriteString(".SH EXIT STATUS\n0 after an orderly stop or where all is well, 1 after a failure, 2 where\n.B prestop shutdown\nsaw the drain expire, 3 where it saw the drain cancelled, 64 for a bad command line or configuration.\n")
 	return b.String()
 }
 
 func TestTheManualAndTheCompletions(t *testing.T) {
 	pages := map[string]string{"prestop.1": manualPage(), "prestop.bash": bashCompletion(), "_prestop": zshCompletion()}
-	if !slices.Equal(commandNames(), []string{"shutdown", "resume", "status", "check", "install", "version"}) {
+	if !slices.Equal(commandNames(), []string{"shutdown", "resume", "status", "check", "install", "version", "help"}) {
 		t.Errorf("the commands are %q", commandNames())
 	}
 	everyFlag(func(f *pflag.Flag) {

@@ -146,31 +146,31 @@ type process struct {
 	cmd    *exec.Cmd
 	url    string
 	listen string
-	logs   *logs
+	logs   *logText
 	ended  chan struct{} // closed when it has exited
 }
 
-// logs are the lines on standard error.
-type logs struct {
+// logText has the lines on standard error.
+type logText struct {
 	mu    sync.Mutex
 	lines []string
 }
 
-func (l *logs) Write(b []byte) (int, error) {
+func (l *logText) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines = append(l.lines, string(b))
 	return len(b), nil
 }
 
-func (l *logs) String() string {
+func (l *logText) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Join(l.lines, "")
 }
 
 // line returns the first line with the message, decoded; nil if there is none yet.
-func (l *logs) line(msg string) map[string]any {
+func (l *logText) line(msg string) map[string]any {
 	for line := range strings.Lines(l.String()) {
 		var v map[string]any
 		if json.Unmarshal([]byte(line), &v) == nil && v["msg"] == msg {
@@ -190,7 +190,7 @@ func sidecarOf(t *testing.T, a *app, env []string, args ...string) *process {
 
 func launch(t *testing.T, change func(*exec.Cmd), env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(binary, args...), logs: &logs{}, ended: make(chan struct{})}
+	p := &process{t: t, cmd: exec.Command(binary, args...), logs: &logText{}, ended: make(chan struct{})}
 	p.cmd.Env = append([]string{}, env...) // not nil, which is our own
 	pipe, err := p.cmd.StderrPipe()
 	if err != nil {

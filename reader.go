@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,9 +13,13 @@ import (
 // reader takes settings from flags and environment and collects what is wrong with them.
 type reader struct {
 	flags    *pflag.FlagSet
-	env      func(string) string
+	env      environment
+	pod      podSources
 	from     map[string]string // flag → the setting that its value came from
+	hinted   map[string]bool   // flags whose value is the app's
 	problems []error
+	notes    []string // what is odd but no reason not to start
+	said     []string // what is worth a line
 }
 
 // Problem is one thing that is wrong with a configuration.
@@ -36,93 +41,87 @@ func (p Problem) Error() string {
 
 // fromEnvironment sets a flag that the command line has not set.
 func (r *reader) fromEnvironment(f *pflag.Flag) {
-	r.from[f.Name] = "--" + f.Name
 	if f.Changed || ofCommands[f.Name] != nil {
 		return
 	}
-	for i, name := range append([]string{variable(f.Name)}, variables[f.Name]...) {
-		value := strings.TrimSpace(r.env(name))
-		if value == "" || serviceLink(value) {
+	if value := r.env.get(variable(f.Name)); value != "" {
+		r.from[f.Name] = variable(f.Name)
+		_ = r.flags.Set(f.Name, value) // takes any text; see late
+	}
+}
+
+// given reports whether a flag was set, by the command line or by its variable, and not by a hint.
+func (r *reader) given(flag string) bool { return r.flags.Changed(flag) && !r.hinted[flag] }
+
+// byFlag reports whether a flag was set by the command line.
+func (r *reader) byFlag(flag string) bool { return r.given(flag) && r.from[flag] == "--"+flag }
+
+// unknownVariables tells which PRESTOP_ variables are no setting, each with the one that was probably
+// meant. Those that Kubernetes sets for a Service whose name begins with prestop are not among them.
+func unknownVariables(env environment) []string {
+	var all, known []string
+	flags().VisitAll(func(f *pflag.Flag) { known = append(known, variable(f.Name)) })
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if !strings.HasPrefix(name, "PRESTOP_") || slices.Contains(known, name) ||
+			serviceVariable.MatchString(name) || serviceLink(env[name]) {
 			continue
 		}
-		r.from[f.Name] = name
-		if i > 0 {
-			value = r.placeholders(f.Name, name, value)
+		text := name + " is no setting of prestop and does nothing"
+		if near := nearest(strings.TrimPrefix(name, "PRESTOP_"), trimmed(known, "PRESTOP_")); near != "" {
+			text += "; is PRESTOP_" + near + " meant?"
 		}
-		_ = r.flags.Set(f.Name, value) // takes any text; see late
-		return
+		all = append(all, text)
 	}
+	return all
 }
 
-// serviceLink reports whether the value is one that Kubernetes sets for a Service: one named prestop makes PRESTOP_PORT.
-func serviceLink(value string) bool {
-	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://") || strings.HasPrefix(value, "sctp://")
+// serviceVariable is what Kubernetes calls its variables for a Service.
+var serviceVariable = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$`)
+
+// trimmed are names without a prefix.
+func trimmed(names []string, prefix string) []string {
+	all := slices.Clone(names)
+	for i := range all {
+		all[i] = strings.TrimPrefix(all[i], prefix)
+	}
+	return all
 }
 
-// placeholders resolves ${name} and ${name:default}, nested ones too, in a Spring application's variable from the
-// environment, as Spring does.
-func (r *reader) placeholders(flag, name, value string) string {
-	resolved, missing := r.resolve(value, 0)
-	if missing != "" {
-		r.from[flag] = name
-		r.problems = append(r.problems, Problem{name, shown(flag, value), "the placeholder " + missing + " is set nowhere in the environment",
-			"set it, or give the value by --" + flag + " or " + variable(flag)})
-		return ""
+// nearest is the name that was probably meant; "" where none is near.
+func nearest(name string, known []string) string {
+	word := squashed(name)
+	best, least := "", 2+len(word)/3
+	for _, k := range known {
+		d := distance(word, squashed(k))
+		if len(word) > 2 && strings.HasPrefix(squashed(k), word) {
+			d = min(d, 1) // it is only shortened
+		}
+		if d < least {
+			best, least = k, d
+		}
 	}
-	return resolved
+	return best
 }
 
-// nesting bounds placeholders in placeholders, which may go in a circle.
-const nesting = 8
-
-// resolve returns the value without placeholders, or the first that cannot be resolved. As in Spring, what is
-// not closed is no placeholder.
-func (r *reader) resolve(value string, depth int) (resolved, missing string) {
-	before, after, found := strings.Cut(value, "${")
-	end := closing(after)
-	if !found || end < 0 {
-		return value, ""
+// distance is how many letters must be inserted, left out or replaced to make b of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
 	}
-	key, fallback, hasFallback := strings.Cut(after[:end], ":")
-	if key, missing = r.resolve(key, depth+1); missing != "" {
-		return "", missing
-	}
-	got := r.env(key)
-	if got == "" {
-		got = r.env(relaxed(key))
-	}
-	switch {
-	case got == "" && hasFallback:
-		got = fallback
-	case got == "" || depth >= nesting:
-		return "", "${" + key + "}"
-	}
-	if got, missing = r.resolve(got, depth+1); missing != "" {
-		return "", missing
-	}
-	rest, missing := r.resolve(after[end+1:], depth)
-	return before + got + rest, missing
-}
-
-// closing returns the index of the brace that closes a placeholder which was opened before s; -1 if none does.
-func closing(s string) int {
-	open := 1
-	for i := range len(s) {
-		switch {
-		case strings.HasPrefix(s[i:], "${"):
-			open++
-		case s[i] == '}':
-			if open--; open == 0 {
-				return i
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := before
+			if a[i] != b[j] {
+				cost++
 			}
+			before = row[j+1]
+			row[j+1] = min(cost, row[j]+1, before+1)
 		}
 	}
-	return -1
-}
-
-// relaxed is the variable that Spring reads a property from.
-func relaxed(property string) string {
-	return strings.ToUpper(strings.NewReplacer(".", "_", "-", "").Replace(property))
+	return row[len(b)]
 }
 
 // problem notes what is wrong with a flag's value.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,17 +49,29 @@ func status(c Config, stdout, stderr io.Writer) int {
 	}
 }
 
+// sidecarStatus is what the running sidecar tells of itself.
+type sidecarStatus struct {
+	drain.Status
+	// Settings are those in force; nil from a sidecar that does not tell them.
+	Settings map[string]string `json:"settings"`
+	raw      []byte
+}
+
 // askStatus asks the running sidecar what it does.
-func askStatus(ctx context.Context, c Config) (drain.Status, error) {
-	var s drain.Status
+func askStatus(ctx context.Context, c Config) (sidecarStatus, error) {
+	var s sidecarStatus
 	code, body, err := ask(ctx, c, "/status")
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("the sidecar answered %d: %s", code, body)
 	}
-	if err == nil {
-		err = json.Unmarshal([]byte(body), &s)
+	if err != nil {
+		return s, err
 	}
-	return s, err
+	s.raw = []byte(body)
+	if err := json.Unmarshal(s.raw, &s); err != nil || s.State == "" {
+		return s, fmt.Errorf("what answers at %s is not prestop: its /status is not what prestop tells; is --listen right?", local(c.Listen))
+	}
+	return s, nil
 }
 
 // screen is where pages are shown, one after the other.
@@ -69,16 +82,23 @@ type screen struct {
 	shown bool // there was one
 }
 
-func (v *screen) show(c Config, s drain.Status) error {
-	if c.Output == "json" {
-		e := json.NewEncoder(v.out)
-		if !c.Watch { // one line each is what programs read a stream of
-			e.SetIndent("", "  ")
+func (v *screen) show(c Config, s sidecarStatus) error {
+	if c.Output == "json" { // as it came
+		var b bytes.Buffer
+		err := json.Indent(&b, s.raw, "", "  ")
+		if c.Watch { // one line each is what programs read a stream of
+			b.Reset()
+			err = json.Compact(&b, s.raw)
 		}
-		return e.Encode(s)
+		if err != nil {
+			return err
+		}
+		b.WriteByte('\n')
+		_, err = v.out.Write(b.Bytes())
+		return err
 	}
 	var b strings.Builder
-	page(s, &b, v.paint, time.Now())
+	page(s.Status, &b, v.paint, time.Now())
 	text := b.String()
 	switch {
 	case v.over && !v.shown:
@@ -107,6 +127,9 @@ func page(s drain.Status, w io.Writer, p paint, now time.Time) {
 			line("deadline", "in %s", ago(s.Deadline.Sub(now)))
 		}
 	}
+	for i, text := range appLines(s.App, p, now) {
+		line(map[bool]string{true: "app"}[i == 0], "%s", text)
+	}
 	c := s.Connections
 	if c.Source == "none" {
 		line("connections", "%s", p.bad("cannot be counted here"))
@@ -130,16 +153,52 @@ func page(s drain.Status, w io.Writer, p paint, now time.Time) {
 		for _, i := range r.Instances {
 			line("", "%s %s: %s", i.Service, i.ID, i.Status)
 		}
-		if len(r.Instances) == 0 {
+		switch trouble := sentence(r.Error); {
+		case !r.Reached && trouble == "":
+			line("", "not reached yet")
+		case !r.Reached:
+			line("", "%s %s", p.bad("not reached yet:"), trouble)
+		case len(r.Instances) == 0 && trouble == "":
 			line("", "no instance of this Pod")
-		}
-		if r.Error != "" {
-			line("", "%s %s", p.bad("trouble:"), r.Error)
+		case trouble != "":
+			line("", "%s %s", p.bad("trouble:"), trouble)
 		}
 	}
 	if s.Result != "" {
 		line("last drain", "%s", s.Result)
 	}
+	if l := s.LastDrain; l != nil {
+		line("", "%s, %s ago", causeOf(l.Cause), ago(now.Sub(l.Ended)))
+	}
+}
+
+// appLines tell on which ports the app listens, and on which it does not any more.
+func appLines(ports []drain.PortStatus, p paint, now time.Time) []string {
+	var on, off []string
+	for _, port := range ports {
+		if port.Listening {
+			on = append(on, fmt.Sprint(port.Port))
+		} else {
+			off = append(off, fmt.Sprintf("%s on %d for %s", p.bad("not listening"), port.Port, ago(now.Sub(port.Since))))
+		}
+	}
+	if len(on) > 0 {
+		off = append([]string{"listens on " + strings.Join(on, ", ")}, off...)
+	}
+	return off
+}
+
+// causeOf says who began a drain.
+func causeOf(cause string) string {
+	switch cause {
+	case "hook":
+		return "the preStop hook of the app called it"
+	case "pod":
+		return "the Pod was to stop (/stopping)"
+	case "SIGTERM":
+		return "prestop was told to stop (SIGTERM)"
+	}
+	return "called by " + cause
 }
 
 // more is what is known of a peer's connections besides how many are in use.

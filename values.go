@@ -47,35 +47,54 @@ func portOf(address string) (uint16, error) {
 	return uint16(n), err
 }
 
-// clusters reads the servers of each registry of a kind: clusters parted by semicolons, their servers by commas. One server
-// in two clusters would be told by two reconcilers that do not know of each other.
+// clusters reads the servers of each registry of a kind: clusters separated by semicolons, their
+// servers by commas. One server in two clusters would be told by two reconcilers that do not know of
+// each other. Of the app's own list what cannot be read is a warning, and the rest is used.
 func (r *reader) clusters(flag string, parse func(string) (*url.URL, error)) [][]*url.URL {
 	var all [][]*url.URL
 	in := map[string]int{} // the cluster of a server
 	for n, list := range strings.Split(r.string(flag), ";") {
 		var cluster []*url.URL
 		for _, s := range split(list) {
-			u, err := parse(s)
-			if err == nil {
-				err = usable(u)
+			u, wrong := r.server(flag, s, parse)
+			remedy := "give http://host:port/path, several separated by commas, several clusters by semicolons; special characters of a password as %XX"
+			if wrong == "" {
+				if first, ok := in[registry.Redact(u)]; ok && first != n {
+					wrong = "has " + registry.Redact(u) + " in two clusters"
+					remedy = "separate the servers of one cluster by commas; a semicolon is before another one"
+				}
 			}
-			if err != nil {
-				r.problem(flag, plainURLError(r.string(flag), err), "give http://host:port/path, several separated by commas, several clusters by semicolons; special characters of a password as %XX")
+			switch {
+			case wrong == "":
+				in[registry.Redact(u)] = n
+				cluster = append(cluster, u)
+			case r.hinted[flag] && !strings.Contains(r.string(flag), "@"):
+				r.unread(flag, r.from[flag], s, "it "+wrong, "it is left out; give it by --"+flag)
+			case r.hinted[flag]: // a password with a comma in it looks like two URLs
+				r.unread(flag, r.from[flag], r.string(flag), "it "+wrong, "none of it is used; give it by --"+flag)
+				return nil
+			default:
+				r.problem(flag, wrong, remedy)
 				return nil
 			}
-			at := registry.Redact(u)
-			if first, ok := in[at]; ok && first != n {
-				r.problem(flag, "has "+at+" in two clusters", "part the servers of one cluster by commas; a semicolon is before another one")
-				return nil
-			}
-			in[at] = n
-			cluster = append(cluster, u)
 		}
 		if len(cluster) > 0 {
 			all = append(all, cluster)
 		}
 	}
 	return all
+}
+
+// server reads the URL of one server, or says what is wrong with it.
+func (r *reader) server(flag, s string, parse func(string) (*url.URL, error)) (u *url.URL, wrong string) {
+	u, err := parse(s)
+	if err == nil {
+		err = usable(u)
+	}
+	if err != nil {
+		return nil, plainURLError(r.string(flag), err)
+	}
+	return u, ""
 }
 
 // usable says what is wrong with a server's URL.
@@ -162,32 +181,40 @@ func ordinal(i int, wrong string) string {
 	return fmt.Sprintf("number %d %s", i+1, wrong)
 }
 
-func eurekaURL(s string) (*url.URL, error) { return url.Parse(s) }
-
-// nacosURL completes a Nacos address as Nacos' own clients do.
-func nacosURL(s string) (*url.URL, error) {
-	if !strings.Contains(s, "://") {
-		s = "http://" + s
+// nacosURL returns what completes a Nacos address: as Nacos' own clients do, port 8848 and the context
+// path /nacos where there are none. In a setting, a URL that ends with the slash behind its host has
+// the root for its context path; the app's own client takes that for /nacos.
+func nacosURL(hint bool) func(string) (*url.URL, error) {
+	return func(s string) (*url.URL, error) {
+		isURL := strings.Contains(s, "://")
+		if !isURL {
+			s = "http://" + s
+		}
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, err
+		}
+		if u.Port() == "" && u.Scheme == "http" && u.Hostname() != "" {
+			u.Host = net.JoinHostPort(u.Hostname(), "8848")
+		}
+		if strings.Trim(u.Path, "/") == "" && (hint || !isURL || u.Path == "") {
+			u.Path = "/nacos"
+		}
+		return u, nil
 	}
-	u, err := url.Parse(s)
-	if err != nil {
-		return nil, err
-	}
-	if u.Port() == "" && u.Scheme == "http" && u.Hostname() != "" {
-		u.Host = net.JoinHostPort(u.Hostname(), "8848")
-	}
-	if strings.Trim(u.Path, "/") == "" {
-		u.Path = "/nacos"
-	}
-	return u, nil
 }
 
+// secret reads a secret that is given, or its file. The command line beats the environment, and a
+// setting the app's own.
 func (r *reader) secret(flag string) secret {
 	s := secret{value: r.string(flag), file: r.string(flag + "-file")}
 	if s.value != "" && s.file != "" {
-		if slices.Contains(variables[flag], r.from[flag]) {
-			s.value = "" // the app's own, which the sidecar's settings beat
-		} else {
+		switch {
+		case r.byFlag(flag) && !r.byFlag(flag+"-file"):
+			s.file = ""
+		case r.byFlag(flag+"-file") && !r.byFlag(flag), r.hinted[flag]:
+			s.value = ""
+		default:
 			r.problem(flag+"-file", "is given beside "+r.from[flag], "give one of the two")
 		}
 	}
@@ -239,14 +266,14 @@ func (r *reader) tls() *tls.Config {
 func (r *reader) duration(flag string, positive bool) time.Duration {
 	s := r.string(flag)
 	d, err := time.ParseDuration(s)
-	if n, nerr := strconv.ParseUint(s, 10, 31); nerr == nil {
+	if n, nerr := strconv.ParseInt(s, 10, 32); nerr == nil {
 		d, err = time.Duration(n)*time.Second, nil
 	}
 	switch {
 	case err != nil:
 		r.problem(flag, "is not a time", "give e.g. 30s, 1m30s or a number of seconds")
 	case d < 0 || positive && d == 0:
-		r.problem(flag, "is too short", map[bool]string{true: "give more than 0", false: "give 0 or more"}[positive])
+		r.problem(flag, "is too short: it must be "+map[bool]string{true: "more than 0", false: "0 or more"}[positive], "give e.g. 30s")
 	}
 	return d
 }
@@ -288,32 +315,6 @@ func (r *reader) prefixes(flag string) []netip.Prefix {
 			return nil
 		}
 		all = append(all, p.Masked())
-	}
-	return all
-}
-
-// addresses are the Pod's: as given, else those of its interfaces.
-func (r *reader) addresses() []netip.Addr {
-	var all []netip.Addr
-	for _, s := range r.list("instance-ip") {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			r.problem("instance-ip", "is not a comma list of IP addresses", "give the Pod's, by the downward API's status.podIP")
-			return nil
-		}
-		all = append(all, a.Unmap())
-	}
-	if len(all) > 0 {
-		return all
-	}
-	found, err := net.InterfaceAddrs()
-	if err != nil {
-		r.problem("instance-ip", "the Pod's addresses cannot be found: "+err.Error(), "set POD_IP by the downward API's status.podIP")
-	}
-	for _, f := range found {
-		if p, err := netip.ParsePrefix(f.String()); err == nil && !p.Addr().IsLoopback() && !p.Addr().IsLinkLocalUnicast() {
-			all = append(all, p.Addr().Unmap())
-		}
 	}
 	return all
 }

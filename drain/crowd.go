@@ -23,6 +23,8 @@ type crowd struct {
 
 	mu    sync.Mutex
 	conns []net.Conn // the others
+	// telling has a goroutine for each crowd that waits.
+	telling sync.WaitGroup
 }
 
 // enter reports whether the caller is to be attended; then leave must be called.
@@ -49,7 +51,7 @@ func (c *crowd) park(w http.ResponseWriter, d *Drain, log *slog.Logger) bool {
 	c.conns = append(c.conns, conn)
 	if len(c.conns) == 1 {
 		log.Warn("many callers of the hook; the others wait unattended", "attended", attended)
-		go c.wait(d)
+		c.telling.Go(func() { c.wait(d) })
 	}
 	return true
 }
@@ -68,6 +70,18 @@ func (c *crowd) wait(d *Drain) {
 		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = conn.Write([]byte(text)) // it may have gone away
 		_ = conn.Close()
+	}
+}
+
+// answered waits until every parked caller has its answer, or until ctx ends.
+func (c *crowd) answered(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { c.telling.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("callers of the hook have no answer yet: %w", ctx.Err())
 	}
 }
 

@@ -8,46 +8,75 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 	"time"
 )
 
 // HandlerOptions are the settings of the HTTP side.
 type HandlerOptions struct {
-	// Token, if it is not empty and returns a non-empty string, is required as a bearer token on /shutdown, /stopping and /resume.
-	Token func() (string, error)
+	// Tokens, if it is not nil and returns any, are those of which one is required as a bearer token on
+	// /shutdown, /stopping and /resume. With an error and no token every call is refused.
+	Tokens func() ([]string, error)
 	// ReadyWhenRegistered and UnreadyWhenDraining change /readyz.
 	ReadyWhenRegistered, UnreadyWhenDraining bool
 	// Version is told on /metrics.
 	Version string
-	Log     *slog.Logger
+	// Settings are those in force, by flag, without secrets; told on /status.
+	Settings map[string]string
+	Log      *slog.Logger
+}
+
+// Server is the HTTP server in front of a Drain.
+type Server struct {
+	*http.Server
+	waiters *crowd
+}
+
+// Shutdown stops the server when every caller has its answer, those of the hook that nobody attends
+// to among them, or when ctx ends. The Drain must have ended, or callers of the hook wait for it.
+func (s *Server) Shutdown(ctx context.Context) error {
+	return errors.Join(s.Server.Shutdown(ctx), s.waiters.answered(ctx))
 }
 
 // handler answers for a Drain.
 type handler struct {
 	drain *Drain
 	HandlerOptions
-	crowd crowd
+	waiters *crowd
+	routes  map[string]route
 }
 
-// NewServer returns the HTTP server in front of d: the public paths and nothing else, every other one 404, another method
-// 405. Connections, headers and bodies are bounded and timed, but for the answer of /shutdown, which comes when the drain ends.
-func NewServer(d *Drain, o HandlerOptions) *http.Server {
-	h := &handler{drain: d, HandlerOptions: o}
-	mux := http.NewServeMux()
-	for path, f := range map[string]http.HandlerFunc{
-		"GET /ok": h.ok, "GET /healthz": h.healthz, "GET /readyz": h.readyz, "GET /status": h.status, "GET /metrics": h.metrics,
-		"GET /shutdown": h.guarded(h.shutdown), "POST /shutdown": h.guarded(h.shutdown),
-		"GET /stopping": h.guarded(h.stopping), "POST /stopping": h.guarded(h.stopping),
-		"GET /resume": h.guarded(h.resume), "POST /resume": h.guarded(h.resume),
-	} {
-		mux.HandleFunc(path, f)
+// route is a path of the contract.
+type route struct {
+	post   bool // also by POST
+	about  string
+	answer http.HandlerFunc
+}
+
+// NewServer returns the HTTP server in front of d: the public paths and nothing else, every other one
+// 404, another method 405. A slash at the end of a path changes nothing. Connections, headers and
+// bodies are bounded and timed, but for the answer of /shutdown, which comes when the drain ends.
+func NewServer(d *Drain, o HandlerOptions) *Server {
+	h := &handler{drain: d, HandlerOptions: o, waiters: &crowd{}}
+	h.routes = map[string]route{
+		"/shutdown": {true, "start or join the drain, and wait for its end", h.guarded(h.shutdown)},
+		"/stopping": {true, "for prestop's own preStop hook: the Pod goes; returns at once", h.guarded(h.stopping)},
+		"/resume":   {true, "cancel the drain and rejoin every registry", h.guarded(h.resume)},
+		"/ok":       {false, "200 when it is safe to terminate the Pod, else 503 and why", h.ok},
+		"/healthz":  {false, "200 while the sidecar works", h.healthz},
+		"/readyz":   {false, "200 while the app serves or drains", h.readyz},
+		"/status":   {false, "everything that is known, as JSON", h.status},
+		"/metrics":  {false, "for Prometheus", h.metrics},
+		"/":         {false, "this list", h.list},
 	}
 	door := newDoor()
-	return &http.Server{
-		Handler:           door.serve(noHead(mux)),
+	return &Server{waiters: h.waiters, Server: &http.Server{
+		Handler:           door.serve(http.HandlerFunc(h.serve)),
 		ConnContext:       door.enter,
 		ConnState:         door.changed,
 		ReadHeaderTimeout: writeTimeout,
@@ -56,19 +85,67 @@ func NewServer(d *Drain, o HandlerOptions) *http.Server {
 		IdleTimeout:       2 * time.Minute, // the kubelet keeps its connection from postStart to preStop
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}}
+}
+
+// serve finds the path. HEAD is refused like any other method that is not named: one that is said to
+// be safe must not start a drain.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
+	at := path.Clean("/" + r.URL.Path)
+	to, found := h.routes[at]
+	if isHook(r) && !slices.Contains(hooks, at) {
+		h.Log.Warn("the kubelet called a path that stops nothing, and takes any answer for success: "+
+			"correct the path of the lifecycle hook", "path", r.URL.Path, "right", rightHook(at), "from", host(r.RemoteAddr))
+	}
+	switch {
+	case !found:
+		answer(w, http.StatusNotFound, "no such path; GET / lists them")
+	case r.Method == http.MethodGet, r.Method == http.MethodPost && to.post:
+		to.answer(w, r)
+	default:
+		allow := "GET"
+		if to.post {
+			allow = "GET, POST"
+		}
+		w.Header().Set("Allow", allow)
+		answer(w, http.StatusMethodNotAllowed, r.Method+" is not supported here; use "+allow)
 	}
 }
 
-// noHead refuses HEAD, which the mux takes for a GET: a method that is said to be safe must not start a drain.
-func noHead(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodHead {
-			w.Header().Set("Allow", "GET, POST")
-			answer(w, http.StatusMethodNotAllowed, "HEAD is not supported")
-			return
+// hooks are the paths for lifecycle hooks.
+var hooks = []string{"/shutdown", "/stopping", "/resume"}
+
+// isHook reports whether the kubelet calls for a lifecycle hook, and not for a probe.
+func isHook(r *http.Request) bool {
+	return strings.HasPrefix(strings.ToLower(r.UserAgent()), "kube-lifecycle")
+}
+
+// rightHook is the path that was probably meant; /shutdown where at tells nothing.
+func rightHook(at string) string {
+	at = strings.ToLower(at)
+	for _, hook := range hooks {
+		if hook != "/stopping" && strings.Contains(at, hook[1:5]) {
+			return hook
 		}
-		next.ServeHTTP(w, r)
-	})
+	}
+	if strings.HasPrefix(at, "/stop") && strings.Contains(at, "ing") {
+		return "/stopping"
+	}
+	return "/shutdown"
+}
+
+// list tells the paths.
+func (h *handler) list(w http.ResponseWriter, _ *http.Request) {
+	var b strings.Builder
+	b.WriteString("prestop " + h.Version + "\n")
+	for _, at := range slices.Sorted(maps.Keys(h.routes)) {
+		method := "GET     "
+		if h.routes[at].post {
+			method = "GET/POST"
+		}
+		fmt.Fprintf(&b, "%s %-10s %s\n", method, at, h.routes[at].about)
+	}
+	answer(w, http.StatusOK, strings.TrimSuffix(b.String(), "\n"))
 }
 
 // writeTimeout bounds a request's header and body, and the time to write an answer.
@@ -76,9 +153,9 @@ const writeTimeout = 10 * time.Second
 
 // shutdown is the hook: it blocks until the drain is over.
 func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
-	if h.crowd.enter() {
-		defer h.crowd.leave()
-	} else if h.crowd.park(w, h.drain, h.Log) {
+	if h.waiters.enter() {
+		defer h.waiters.leave()
+	} else if h.waiters.park(w, h.drain, h.Log) {
 		return
 	}
 	c := http.NewResponseController(w)
@@ -103,9 +180,9 @@ func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
 	answer(w, code, line)
 }
 
-// stopping is prestop's own preStop hook: the Pod goes, and not just a container. It waits for nothing: the app's hook does.
+// stopping says that the Pod goes. It answers at once, and the drain has begun then.
 func (h *handler) stopping(w http.ResponseWriter, r *http.Request) {
-	h.Log.Info("the Pod is stopping", "from", r.RemoteAddr, "agent", r.UserAgent())
+	h.Log.Info("the Pod is said to stop", "from", r.RemoteAddr, "agent", r.UserAgent())
 	h.drain.Stopping()
 	answer(w, http.StatusOK, "OK")
 }
@@ -136,7 +213,7 @@ func (h *handler) healthz(w http.ResponseWriter, r *http.Request) {
 func (h *handler) status(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), writeTimeout/2)
 	defer cancel()
-	body, err := small(h.drain.Status(ctx))
+	body, err := small(h.drain.Status(ctx), h.Settings)
 	if err != nil {
 		answer(w, http.StatusInternalServerError, err.Error())
 		return
@@ -149,9 +226,12 @@ func (h *handler) status(w http.ResponseWriter, r *http.Request) {
 const answerLimit = 10 << 10
 
 // small is s as JSON of less than answerLimit: as many instances of each registry are listed as fit.
-func small(s Status) ([]byte, error) {
+func small(s Status, settings map[string]string) ([]byte, error) {
 	for {
-		body, err := json.MarshalIndent(s, "", "  ")
+		body, err := json.MarshalIndent(struct {
+			*Status
+			Settings map[string]string `json:"settings,omitempty"`
+		}{&s, settings}, "", "  ")
 		if err != nil || len(body) < answerLimit || !s.shorten() {
 			return body, err
 		}
@@ -166,21 +246,34 @@ func (h *handler) metrics(w http.ResponseWriter, _ *http.Request) {
 // guarded asks for the token, if one is set.
 func (h *handler) guarded(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if h.Token != nil {
-			want, err := h.Token()
-			if err != nil {
-				h.Log.Error("--token-file cannot be read; refusing", "error", err)
-			}
-			got, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-			if err != nil || want != "" && !(bearer && same(got, want)) {
-				h.Log.Warn("refused a call without the token", "path", r.URL.Path, "from", host(r.RemoteAddr))
-				w.Header().Set("WWW-Authenticate", "Bearer")
-				answer(w, http.StatusUnauthorized, "the token is missing or wrong: send it as Authorization: Bearer …")
-				return
-			}
+		if h.Tokens == nil {
+			next(w, r)
+			return
 		}
-		next(w, r)
+		good, err := h.Tokens()
+		good = slices.DeleteFunc(slices.Clone(good), func(s string) bool { return s == "" })
+		if err != nil {
+			h.Log.Error("the token file cannot be read; the tokens that it had stay good", "error", err)
+		}
+		got, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if bearer && oneOf(good, got) || len(good) == 0 && err == nil {
+			next(w, r)
+			return
+		}
+		h.Log.Warn("refused a call without the token: set it in the httpHeaders of the hook, as Authorization: Bearer …",
+			"path", r.URL.Path, "from", host(r.RemoteAddr), "agent", r.UserAgent())
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		answer(w, http.StatusUnauthorized, "the token is missing or wrong: send it as Authorization: Bearer …")
 	}
+}
+
+// oneOf compares with every token, in a time that does not tell which one is right.
+func oneOf(good []string, got string) bool {
+	is := false
+	for _, want := range good {
+		is = same(got, want) || is
+	}
+	return is
 }
 
 // same compares in a time that tells nothing, not even the length.

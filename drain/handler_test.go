@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -43,7 +44,7 @@ func over(t *testing.T, w *world) {
 }
 
 func TestThePathsAnswer(t *testing.T) {
-	token := HandlerOptions{Token: func() (string, error) { return "open sesame", nil }}
+	token := HandlerOptions{Tokens: func() ([]string, error) { return []string{"old sesame", "open sesame"}, nil }}
 	none := HandlerOptions{}
 	for sentence, c := range map[string]struct {
 		before       func(*testing.T, *world)
@@ -63,8 +64,8 @@ func TestThePathsAnswer(t *testing.T) {
 		"the hook is refused with a token of another scheme":      {nil, token, "GET", "/shutdown", []string{"Authorization", "Basic open sesame"}, 401, "token"},
 		"the hook is refused with a token of no scheme":           {nil, token, "GET", "/shutdown", []string{"Authorization", "open sesame"}, 401, "token"},
 		"the hook is let in with the token":                       {nil, token, "GET", "/shutdown", []string{"Authorization", "Bearer open sesame"}, 200, "OK"},
-		"the hook is refused while the token cannot be read":      {nil, HandlerOptions{Token: func() (string, error) { return "", errors.New("gone") }}, "GET", "/shutdown", []string{"Authorization", "Bearer "}, 401, "token"},
-		"no token is asked for where none is set":                 {nil, HandlerOptions{Token: func() (string, error) { return "", nil }}, "GET", "/shutdown", nil, 200, "OK"},
+		"the hook is refused while the token cannot be read":      {nil, HandlerOptions{Tokens: func() ([]string, error) { return nil, errors.New("gone") }}, "GET", "/shutdown", []string{"Authorization", "Bearer "}, 401, "token"},
+		"no token is asked for where none is set":                 {nil, HandlerOptions{Tokens: func() ([]string, error) { return []string{""}, nil }}, "GET", "/shutdown", nil, 200, "OK"},
 		"the hook of a process that has ended":                    {func(_ *testing.T, w *world) { w.end() }, none, "GET", "/shutdown", nil, 503, "ended"},
 		"not safe while serving":                                  {nil, none, "GET", "/ok", nil, 503, "serving"},
 		"not safe while draining":                                 {hooked, none, "GET", "/ok", nil, 503, "draining: "},
@@ -87,9 +88,19 @@ func TestThePathsAnswer(t *testing.T) {
 		"resume is let in with the token":                         {hooked, token, "GET", "/resume", []string{"Authorization", "Bearer open sesame"}, 200, "OK"},
 		"status needs no token":                                   {nil, token, "GET", "/status", nil, 200, `"state": "serving"`},
 		"metrics":                                                 {nil, none, "GET", "/metrics", nil, 200, `prestop_build_info{version="1.2.3"} 1`},
-		"another path":                                            {nil, none, "GET", "/", nil, 404, ""},
+		"the paths are listed":                                    {nil, none, "GET", "/", nil, 200, "GET/POST /shutdown"},
+		"another path":                                            {nil, none, "GET", "/stop", nil, 404, "GET / lists"},
 		"a path below one":                                        {nil, none, "GET", "/shutdown/now", nil, 404, ""},
-		"a path with a slash at its end":                          {nil, none, "GET", "/shutdown/", nil, 404, ""},
+		"a path with a slash at its end":                          {nil, none, "GET", "/shutdown/", nil, 200, "OK drained in "},
+		"a path with slashes":                                     {nil, none, "POST", "//shutdown//", nil, 200, "OK drained in "},
+		"resume with a slash at its end":                          {hooked, none, "GET", "/resume/", nil, 200, "OK"},
+		"the Pod's end is answered at once":                       {func(_ *testing.T, w *world) { w.connect(1) }, none, "GET", "/stopping", nil, 200, "OK"},
+		"the Pod's end may be a POST":                             {nil, none, "POST", "/stopping", nil, 200, "OK"},
+		"the Pod's end while draining":                            {hooked, none, "GET", "/stopping", nil, 200, "OK"},
+		"the Pod's end is refused without the token":              {nil, token, "GET", "/stopping", nil, 401, "token"},
+		"the Pod's end is let in with the token":                  {nil, token, "GET", "/stopping", []string{"Authorization", "Bearer open sesame"}, 200, "OK"},
+		"the hook is let in with a token of before":               {nil, token, "GET", "/shutdown", []string{"Authorization", "Bearer old sesame"}, 200, "OK"},
+		"HEAD does not stop the Pod":                              {nil, none, "HEAD", "/stopping", nil, 405, ""},
 		"a path in capitals":                                      {nil, none, "GET", "/SHUTDOWN", nil, 404, ""},
 		"Go's profiles are not served":                            {nil, none, "GET", "/debug/pprof/", nil, 404, ""},
 		"another method on the hook":                              {nil, none, "PUT", "/shutdown", nil, 405, ""},
@@ -124,7 +135,7 @@ func TestThePathsAnswer(t *testing.T) {
 				if c.code == 401 && rec.Header().Get("WWW-Authenticate") != "Bearer" {
 					t.Error("a 401 does not say what is asked for")
 				}
-				if lines := strings.Count(body, "\n"); c.path != "/status" && c.path != "/metrics" && lines != 1 {
+				if lines := strings.Count(body, "\n"); c.path != "/status" && c.path != "/metrics" && c.path != "/" && lines != 1 {
 					t.Errorf("%d lines: %q", lines, body)
 				}
 				if refused := c.code == 401 || c.code == 404 || c.code == 405; refused && w.drain.status.Load().state.phase != state {
@@ -133,6 +144,42 @@ func TestThePathsAnswer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The kubelet takes any answer for success, so that a wrong path is noticed in the log alone.
+func TestAWrongHookPathIsAWarning(t *testing.T) {
+	for at, right := range map[string]string{
+		"/Shutdown": "/shutdown", "/shutdwn": "/shutdown", "/stop": "/shutdown", "/prestop": "/shutdown", "/drain": "/shutdown",
+		"/": "/shutdown", "/ok": "/shutdown", "/healthz": "/shutdown", "/wp-login.php": "/shutdown", "/resumes": "/resume",
+		"/Stopping": "/stopping", "/stoping": "/stopping", "/shutdown": "", "/shutdown/": "", "/resume": "", "/stopping/": "",
+	} {
+		for _, agent := range []string{"kube-lifecycle/1.34", "kube-probe/1.34", "curl/8"} {
+			t.Run(at+" "+agent, func(t *testing.T) {
+				in(t, 0, nil, func(t *testing.T, w *world) {
+					var said strings.Builder
+					w.drain.log = slog.New(slog.NewTextHandler(&said, nil))
+					rec := w.call(t.Context(), HandlerOptions{}, "GET", at, "User-Agent", agent)
+					want := right != "" && agent == "kube-lifecycle/1.34"
+					if got := strings.Contains(said.String(), "level=WARN") && strings.Contains(said.String(), "right="+right+" "); got != want {
+						t.Errorf("answered %d; warned: %v; want %v:\n%s", rec.Code, got, want, said.String())
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestTheSettingsInForceAreTold(t *testing.T) {
+	in(t, 1, nil, func(t *testing.T, w *world) {
+		rec := w.call(t.Context(), HandlerOptions{Settings: map[string]string{"linger": "5s"}}, "GET", "/status")
+		var got struct {
+			State    string            `json:"state"`
+			Settings map[string]string `json:"settings"`
+		}
+		if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil || got.State != "serving" || got.Settings["linger"] != "5s" {
+			t.Errorf("%v: %s", err, rec.Body)
+		}
+	})
 }
 
 func TestAHookThatResumeCancelsIsTold(t *testing.T) {

@@ -114,7 +114,7 @@ func TestAPodThatStopsDrainsWithThatCause(t *testing.T) {
 
 func TestStoppingWantsTheToken(t *testing.T) {
 	in(t, 0, nil, func(t *testing.T, w *world) {
-		o := HandlerOptions{Token: func() (string, error) { return "x", nil }}
+		o := HandlerOptions{Tokens: func() ([]string, error) { return []string{"x"}, nil }}
 		if rec := w.call(t.Context(), o, "POST", "/stopping"); rec.Code != 401 || w.drain.Status(t.Context()).State != "serving" {
 			t.Errorf("answered %d", rec.Code)
 		}
