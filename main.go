@@ -116,7 +116,7 @@ func fromFlags(err error) bool {
 	}
 	return slices.ContainsFunc(all.Unwrap(), func(err error) bool {
 		p := Problem{}
-		return !errors.As(err, &p) || strings.HasPrefix(p.Setting, "--")
+		return !errors.As(err, &p) || strings.HasPrefix(p.Setting, "--") || p.Setting == commandLine
 	})
 }
 

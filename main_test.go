@@ -54,7 +54,7 @@ func TestExitCodes(t *testing.T) {
 		"a bad configuration":                   {bad, nil, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
 		"a bad configuration of no sidecar":     {bad, []string{"check", "--listen", freeAddress(t)}, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
 		"a command without a sidecar's setting": {bad, []string{"shutdown", "--listen", freeAddress(t)}, 1, "", "not reached"},
-		"a sidecar's flag on a command":         {nil, []string{"shutdown", "--port=1"}, 64, "", "belongs to the sidecar"},
+		"a sidecar's flag on a command":         {nil, []string{"shutdown", "--port=1", "--listen", freeAddress(t)}, 1, "", "belongs to the sidecar"},
 		"a short grace period":                  {nil, []string{"--grace-period=1", "--listen", taken.Addr().String()}, 1, "", "--listen"},
 		"two problems":                          {bad, []string{"--count=guess"}, 64, "", `--count="guess"`},
 		"hostNetwork without --port":            {[]string{"HOST_IP=10.0.0.1", "POD_IP=10.0.0.1"}, nil, 64, "", "hostNetwork"},

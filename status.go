@@ -21,6 +21,7 @@ const watchEvery = time.Second
 
 // status shows what the running sidecar does, once, or with --watch until it is interrupted or the sidecar is gone.
 func status(c Config, stdout, stderr io.Writer) int {
+	tellNotes(c, stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	screen := &screen{out: stdout, paint: newPaint(stdout), over: c.Watch && isTerminal(stdout)}

@@ -428,6 +428,11 @@ func (s state) target() target {
 				t.since[p.number] = p.since
 			}
 		}
+		for _, p := range s.ports.deciding() { // an app with a random port has none but ephemeral ones
+			if p.up() {
+				t.since[p.number] = p.since
+			}
+		}
 		return t
 	}
 	return target{want: wantOut}
