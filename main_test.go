@@ -540,12 +540,12 @@ func TestAStartTellsWhatWasFoundAndWhatWillBeDone(t *testing.T) {
 				c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET} // where nobody else has the port of the contract
 			}, c.env)
 			p.says(plan)
+			p.says("the app does not listen yet; until it does, a drain has no connections to wait for") // the last of a start
 			for _, want := range c.say {
 				if !strings.Contains(p.logs.String(), want) {
 					t.Errorf("%q is not said:\n%s", want, p.logs)
 				}
 			}
-			p.says("the app does not listen yet; until it does, a drain has no connections to wait for") // the last of a start
 			p.signal(syscall.SIGKILL)
 			<-p.ended
 			if got := strings.Contains(out.String(), hint); got != c.hint {
