@@ -424,7 +424,7 @@ func (s state) target() target {
 		t.since = map[uint16]time.Time{}
 		t.dead, t.held = s.ports.dead(), s.ports.held()
 		for _, p := range s.ports {
-			if p.up() && (!p.ephemeral() || p.given || p.registered) {
+			if p.up() && p.mayServe() {
 				t.since[p.number] = p.since
 			}
 		}

@@ -21,6 +21,8 @@ import (
 type container struct {
 	port      uint16
 	registers bool
+	uid       uint32 // whom its process belongs to; 0 of an app
+	loopback  bool   // nobody outside the Pod reaches it
 	up        bool
 	started   time.Time // when it listened last
 	changed   time.Time // when up changed last
@@ -198,7 +200,11 @@ func (w *world) Listeners(context.Context) ([]conns.Listener, error) {
 	var all []conns.Listener
 	for _, c := range w.containers {
 		if c.up {
-			all = append(all, conns.Listener{Port: c.port, ID: c.socket})
+			l := conns.Listener{Port: c.port, ID: c.socket, UID: c.uid, HasUID: true, Address: netip.IPv6Unspecified()}
+			if c.loopback {
+				l.Address = netip.MustParseAddr("127.0.0.1")
+			}
+			all = append(all, l)
 		}
 	}
 	return all, nil
