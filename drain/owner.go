@@ -72,7 +72,8 @@ func (o *owner) effects(was state, e event, now time.Time) {
 	if s.phase != was.phase || s.began != was.began { // a drain with nothing to wait for begins and ends in one step
 		o.phaseChanged(e, now)
 	}
-	if e.kind == eventResume && s.phase == serving || !s.target().equal(was.target()) {
+	again := s.began != was.began || e.kind == eventResume && s.phase == serving
+	if again || !s.target().equal(was.target()) {
 		o.command()
 	}
 	o.watcher.follow(o.paceFor(now), s.ports.counted())
