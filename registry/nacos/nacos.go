@@ -61,6 +61,10 @@ type Options struct {
 	Username string
 	// Password is called at each login, so that a file that holds it can change; nil is no password.
 	Password func() (string, error)
+	// HeldBack says that the app registers itself with enabled=false and is let in by somebody else
+	// later (spring.cloud.nacos.discovery.instance-enabled). What is found disabled is then the
+	// app's own word. Nacos tells it from nothing else: without HeldBack it is a leftover.
+	HeldBack bool
 	// HTTP makes the calls.
 	HTTP *registry.HTTP
 }
