@@ -23,6 +23,9 @@ const (
 	stale = linger - rebuild - 200*time.Millisecond
 	// callEvery is how often a caller calls, whether the calls before were answered or not.
 	callEvery = 60 * time.Millisecond
+	// requestTimeout is the sidecar's, and longest how long the app works for a request at most: a
+	// connection whose balance the sidecar cannot tell is in use until the former has passed.
+	requestTimeout, longest = 3 * time.Second, 2 * time.Second
 )
 
 // call is a request to an app and how it ended.
@@ -47,12 +50,11 @@ func (c call) late() bool {
 
 // caller is one application that calls a container by the list of a registry, or by a Service.
 type caller struct {
-	w       *world
-	to      *container
-	server  *server // nil: by the Service
-	http2   bool
-	rng     *rand.Rand
-	longest time.Duration
+	w      *world
+	to     *container
+	server *server // nil: by the Service
+	http2  bool
+	rng    *rand.Rand
 
 	address string
 	listed  time.Time
@@ -96,7 +98,7 @@ func (c *caller) run(ctx context.Context) {
 // length draws how long the app shall work: most are short.
 func (c *caller) length() time.Duration {
 	if c.rng.IntN(20) == 0 {
-		return time.Duration(c.rng.Int64N(int64(c.longest)))
+		return time.Duration(c.rng.Int64N(int64(longest)))
 	}
 	return time.Duration(c.rng.Int64N(int64(40 * time.Millisecond)))
 }

@@ -173,7 +173,7 @@ func (w *world) hooked(h *hook) {
 	if h.path != "/shutdown" || h.err != nil || h.code != 200 {
 		return
 	}
-	if w.disturbed(h.began, time.Now()) != "" {
+	if w.disturbed(h, time.Now()) != "" {
 		return
 	}
 	for _, s := range w.servers {
@@ -181,38 +181,44 @@ func (w *world) hooked(h *hook) {
 			_, up := c.isUp()
 			_, _, said := c.facts()
 			anew := slices.ContainsFunc(said, func(at time.Time) bool { return h.ended.Sub(at) < 6*time.Second })
-			if up && !anew && s.in(c.identity()) && w.disturbed(h.began, time.Now()) == "" {
+			if up && !anew && s.in(c.identity()) && w.disturbed(h, time.Now()) == "" {
 				w.problem("the hook is back, and callers of %s are sent to %s: %s", s.kind, c.name, s.shows(c.identity()))
 			}
 		}
 	}
 }
 
-// disturbed is what happened between two times that may end a drain early, or keep it from leaving; ""
-// if nothing did.
-func (w *world) disturbed(from, to time.Time) string {
-	w.mu.Lock()
-	resumes := slices.Clone(w.resumes)
-	w.mu.Unlock()
-	if slices.ContainsFunc(resumes, func(at time.Time) bool { return at.After(from.Add(-time.Second)) && at.Before(to) }) {
-		return "resumed"
-	}
+// disturbed is what happened from the beginning of a hook to a time that may end its drain early, or
+// keep it from leaving; "" if nothing did.
+func (w *world) disturbed(h *hook, to time.Time) string {
+	const slack = 200 * time.Millisecond
 	up := w.sidecar.running()
-	if !slices.ContainsFunc(up, func(s span) bool { return !s.from.After(from) && (s.to.IsZero() || !s.to.Before(to)) }) {
+	if !slices.ContainsFunc(up, func(s span) bool { return !s.from.After(h.began) && (s.to.IsZero() || !s.to.Before(to)) }) {
 		return "the sidecar was not there"
 	}
 	for _, s := range w.servers {
-		if s.trouble().touches(from.Add(-time.Second), to) {
+		if s.trouble().touches(h.began.Add(-time.Second), to) {
 			return s.kind + " was in trouble"
 		}
 	}
-	if w.mesh != nil && w.mesh.wasDown(from.Add(-time.Second), to) {
+	if w.mesh != nil && w.mesh.wasDown(h.began.Add(-time.Second), to) {
 		return "the mesh's proxy was down"
+	}
+	// What cancels a drain: one that was drained as its hook came back can only be cancelled later.
+	from := h.began.Add(-slack)
+	if h.code == 200 {
+		from = h.ended.Add(-slack)
+	}
+	w.mu.Lock()
+	resumes := slices.Clone(w.resumes)
+	w.mu.Unlock()
+	if slices.ContainsFunc(resumes, func(at time.Time) bool { return at.After(from) && at.Before(to) }) {
+		return "resumed"
 	}
 	for _, c := range w.containers {
 		up, _, _ := c.facts()
-		if slices.ContainsFunc(up, func(s span) bool { return s.from.After(from.Add(-500*time.Millisecond)) && s.from.Before(to) }) {
-			return c.name + " listened anew"
+		if slices.ContainsFunc(up, func(s span) bool { return s.from.After(from) && s.from.Before(to) }) {
+			return fmt.Sprintf("another container listened anew (%d)", h.code)
 		}
 	}
 	return ""
@@ -287,6 +293,9 @@ func (w *world) excuse(r call) string {
 	if r.late() {
 		return "the caller was late"
 	}
+	if r.ended.Sub(r.began) > requestTimeout-200*time.Millisecond {
+		return "it took longer than --request-timeout"
+	}
 	if w.mesh != nil && w.mesh.wasDown(r.began.Add(-time.Second), r.ended) {
 		return "the mesh's proxy ended"
 	}
@@ -317,11 +326,11 @@ func (w *world) forgives(r call, e ending) string {
 	if len(w.servers) == 0 && !w.deleted.Load() {
 		return "a Service knows of no hook"
 	}
-	first, last := e.hooks[0], e.hooks[len(e.hooks)-1]
+	last := e.hooks[len(e.hooks)-1]
 	if last.err != nil {
 		return "the hook failed"
 	}
-	if why := w.disturbed(first.began, e.at); why != "" {
+	if why := w.disturbed(last, e.at); why != "" {
 		return why
 	}
 	if w.longDrain(last) {
@@ -341,7 +350,7 @@ func (w *world) longDrain(h *hook) bool {
 
 // judgeHook judges whether a hook was held although nothing was in flight.
 func (w *world) judgeHook(h *hook) {
-	if h.path != "/shutdown" || h.err != nil || w.disturbed(h.began, h.ended) != "" {
+	if h.path != "/shutdown" || h.err != nil || w.disturbed(h, h.ended) != "" {
 		return
 	}
 	last := h.began.Add(linger + 2*time.Second) // leaving, and the callers' time
@@ -353,7 +362,7 @@ func (w *world) judgeHook(h *hook) {
 			}
 		}
 	}
-	if held := h.ended.Sub(last); held > 3*time.Second {
+	if held := h.ended.Sub(last); held > requestTimeout+2*time.Second {
 		w.problem("the hook was held for %v with nothing in flight: %v", held, h)
 	}
 }

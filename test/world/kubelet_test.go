@@ -206,6 +206,9 @@ func (k *kubelet) restartAll() {
 		}
 	}
 	k.w.sidecar.start()
+	if !k.w.oldStyle {
+		k.w.sidecar.started()
+	}
 	for _, c := range k.w.containers {
 		c.start()
 	}

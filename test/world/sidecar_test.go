@@ -2,6 +2,7 @@ package world
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -66,11 +67,14 @@ func (s *sidecar) start() {
 	s.cmd, s.ended, s.ordered = cmd, make(chan struct{}), false
 	s.starts++
 	s.up.set(true)
-	ended := s.ended
+	ended, born := s.ended, time.Now()
 	go func() {
 		err := cmd.Wait()
 		s.mu.Lock()
 		killed := strings.Contains(fmt.Sprint(err), "killed")
+		if strings.Contains(fmt.Sprint(err), "terminated") && s.told.Sub(born) < time.Second {
+			killed = true // before it could hear; in a Pod the kernel lets nothing end the first process
+		}
 		if err != nil && !killed || err == nil && !s.ordered {
 			s.w.problem("the sidecar ended by itself, or not in order: %v", err)
 		}
@@ -159,4 +163,17 @@ func (s *sidecar) toldAt() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.told
+}
+
+// started waits until the process answers, as a startup probe does.
+func (s *sidecar) started() {
+	s.w.until(10*inWithin, "harness: the sidecar does not answer", func() string {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		code, err := s.w.kubelet.node.get(ctx, "/healthz")
+		if code == 200 || !s.running().is() {
+			return ""
+		}
+		return fmt.Sprint(code, err)
+	})
 }

@@ -112,7 +112,7 @@ func (w *world) link() error {
 func (w *world) args() []string {
 	args := []string{
 		"--linger=" + linger.String(), fmt.Sprintf("--grace-period=%v", grace), fmt.Sprintf("--reserve=%v", reserve),
-		"--registry-timeout=3s", "--idle-after=1s", "--termination-log=",
+		"--registry-timeout=3s", "--idle-after=1s", fmt.Sprintf("--request-timeout=%v", requestTimeout), "--termination-log=",
 	}
 	for _, s := range w.servers {
 		args = append(args, "--"+s.kind+"-url="+s.own())
@@ -213,7 +213,7 @@ func (w *world) live(h history) {
 	w.strangers(ctx, &monitor)
 	if w.sidecarFirst {
 		w.sidecar.start()
-		_ = wait(ctx, 100*time.Millisecond)
+		w.sidecar.started()
 	}
 	for _, c := range w.containers {
 		c.start()
@@ -234,7 +234,7 @@ func (w *world) live(h history) {
 		for _, s := range servers {
 			for _, http2 := range []bool{false, true} {
 				n++
-				one := &caller{w: w, to: c, server: s, http2: http2, rng: rand.New(rand.NewPCG(w.seed, n)), longest: 2 * time.Second}
+				one := &caller{w: w, to: c, server: s, http2: http2, rng: rand.New(rand.NewPCG(w.seed, n))}
 				callers.Go(func() { one.run(ctx) })
 			}
 		}
