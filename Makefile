@@ -14,7 +14,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 IMAGE       ?=
 SOURCE      ?=
 
-.PHONY: build cross demo test test-all race mutate traps e2e rollout soak fuzz bench docs lint vulncheck image images manifests release reproducible clean
+.PHONY: build cross demo test test-all race mutate traps e2e rollout rollout-docs soak fuzz bench docs lint vulncheck image images manifests release reproducible clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o "$${OUT:-prestop}" .
@@ -46,8 +46,15 @@ traps: ## every trap against every version of the registries, and the tables of 
 e2e: ## on Kubernetes: the cluster that KUBECONFIG names, else, as root, one on this machine, by the script KUBE_UP; and under Docker
 	test/e2e.sh
 
-rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its table, and docs/rollout.svg (half an hour)
-	rm -f test/rollout/results/*.json && mkdir -p docs && cd test && go run ./rollout -out rollout/results && go run ./rollout -out rollout/results -svg ../docs/rollout.svg
+rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its tables and pictures in docs/ (half an hour)
+	rm -f test/rollout/results/*.json && cd test && go run ./rollout -out rollout/results
+	$(MAKE) rollout-docs
+
+rollout-docs: ## the tables and pictures of the rolling update, from test/rollout/results
+	cd test && for l in en:svg zh:zh-CN.svg; do \
+	  go run ./rollout -out rollout/results -lang $${l%:*} -svg ../docs/rollout.$${l#*:} >/dev/null; \
+	  go run ./rollout -out rollout/results -lang $${l%:*} -hero -svg ../docs/hero.$${l#*:} >/dev/null; done
+	cd test && go test ./rollout -count=1 -run '^TestTheDocumentationShowsTheRecordedRuns$$' -update-docs
 
 soak: ## a million random histories of the drain
 	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -timeout 3h

@@ -21,8 +21,8 @@ import (
 type container struct {
 	port      uint16
 	registers bool
-	uid       uint32 // whom its process belongs to; 0 of an app
-	loopback  bool   // nobody outside the Pod reaches it
+	uid       uint32        // whom its process belongs to; 0 of an app
+	loopback  bool          // nobody outside the Pod reaches it
 	delay     time.Duration // from when it listens until it registers
 	up        bool
 	started   time.Time // when it listened last
