@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -152,7 +153,7 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 	}
 	registries, traffic := newRegistries(c)
 	d := drain.New(drain.Options{
-		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: c.SharedAddress, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
+		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c), Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
 		QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
 		Calls: c.DrainCalls, Traffic: traffic, Elsewhere: elsewhere(c), Log: log,
 	})
@@ -277,6 +278,12 @@ func newRegistries(c Config) ([]registry.Registry, map[string]*registry.Traffic)
 
 func pod(c Config) registry.Pod {
 	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+}
+
+// callersHere reports whether callers are on this machine: somebody tries it out, or the app's address is
+// a loopback one.
+func callersHere(c Config) bool {
+	return c.Bare || slices.ContainsFunc(c.Addresses, netip.Addr.IsLoopback) || len(c.Addresses) == 0
 }
 
 // elsewhere returns what looks for whatever a registry holds at the Pod's addresses, by the registry's
