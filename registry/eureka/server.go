@@ -15,8 +15,11 @@ import (
 	"prestop/registry"
 )
 
-// relook is the pace in which a server is looked at again that does not show what it accepted.
+// relook is the first pause before a server is looked at again that does not show what it accepted.
 const relook = 200 * time.Millisecond
+
+// again is when what a server has accepted and does not show is put once more.
+const again = 3 * time.Second
 
 // replicated is when a peer that is well has told the others of a PUT; half of it is eureka's own delay.
 const replicated = time.Second
@@ -28,15 +31,28 @@ const kept = 3 * time.Minute
 type server struct {
 	url      *url.URL
 	http     *registry.HTTP
+	heldBack bool        // see Options
 	answered atomic.Bool // since the operation began
 
 	mu      sync.Mutex // guards what follows, for instances are asked for in parallel
 	seen    map[string]sight
-	put     map[string]time.Time // when OUT_OF_SERVICE was put last
-	old     map[string]bool      // it was out already when that was put first: the change may be in no list any more
-	probed  bool                 // apps/delta was asked for
-	noDelta bool                 // and answered 403
-	primed  map[string]bool      // applications whose cached list was read before
+	marks   map[string]mark // the instances that we have put OUT_OF_SERVICE
+	vain    map[string]bool // OUT_OF_SERVICE without an override, which removing one does not change
+	stores  bool            // the server has shown an override of ours
+	old     map[string]bool // it was out already when that was put first: the change may be in no list any more
+	probed  bool            // apps/delta was asked for
+	noDelta bool            // and answered 403
+	primed  map[string]bool // applications whose cached list was read before
+}
+
+// mark is what is known of an instance that this process has put OUT_OF_SERVICE.
+type mark struct {
+	// put is when that was done last.
+	put time.Time
+	// heard is the time of the app's last word before it, as the server told it, and up says that
+	// this word left the instance UP.
+	heard text
+	up    bool
 }
 
 // sight is the last look at an instance.
@@ -45,39 +61,74 @@ type sight struct {
 	at  time.Time
 }
 
-func newServer(u *url.URL, h *registry.HTTP) *server {
-	return &server{url: u, http: h, seen: map[string]sight{}, put: map[string]time.Time{}, old: map[string]bool{}, primed: map[string]bool{}}
+func newServer(u *url.URL, h *registry.HTTP, heldBack bool) *server {
+	return &server{url: u, http: h, heldBack: heldBack, seen: map[string]sight{}, marks: map[string]mark{}, vain: map[string]bool{},
+		old: map[string]bool{}, primed: map[string]bool{}}
 }
 
-// leave makes the instance Out on this server and reads that back.
+// leave makes the instance Out on this server and reads that back. A server may show only after
+// seconds what it has accepted (Polaris).
 func (s *server) leave(ctx context.Context, h held) error {
 	rec, err := s.lately(ctx, h)
+	var put time.Time
 	for tries := 0; ; tries++ {
 		if err != nil {
 			return err
 		}
-		if state := stateOf(rec); state == registry.Absent || state == registry.Down || state == registry.Out && tries > 0 {
+		switch state := stateOf(rec); {
+		case state == registry.Absent, state == registry.Down, state == registry.Out && tries > 0:
 			return nil
+		case state == registry.Out && !s.ours(h) && !rec.overridden():
+			return nil // nothing of ours keeps it out, and there is nothing to repeat
 		}
 		if tries > 1 {
-			if err := wait(ctx, relook); err != nil {
-				return &registry.Error{Op: describe("set OUT_OF_SERVICE on", h), URL: registry.Redact(s.url),
-					Err: fmt.Errorf("accepted, but the server still says %s: %w", rec.Status, err)}
+			if err := wait(ctx, pace(tries)); err != nil {
+				return s.unshown(describe("set OUT_OF_SERVICE on", h), rec, err)
 			}
 		}
-		s.mu.Lock()
-		if state := stateOf(rec); state == registry.In {
-			delete(s.old, h.key())
-		} else if time.Since(s.put[h.key()]) > kept {
-			s.old[h.key()] = true
-		}
-		s.put[h.key()] = time.Now()
-		s.mu.Unlock()
-		if err := s.write(ctx, describe("set OUT_OF_SERVICE on", h), http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
-			return err
+		if time.Since(put) >= again {
+			put = time.Now()
+			s.mark(h, rec)
+			if err := s.write(ctx, describe("set OUT_OF_SERVICE on", h), http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
+				return err
+			}
 		}
 		rec, err = s.current(ctx, h, false)
 	}
+}
+
+// pace is the pause before a further look at a server that does not show what it accepted.
+func pace(tries int) time.Duration { return min(relook<<min(tries-2, 8), again/2) }
+
+// unshown is the error of a change that a server accepted and did not show until cause.
+func (s *server) unshown(op string, rec record, cause error) error {
+	return &registry.Error{Op: op, URL: registry.Redact(s.url),
+		Err: fmt.Errorf("accepted, but the server still says %s: %w", rec.Status, cause)}
+}
+
+// ours reports whether this process has put the instance OUT_OF_SERVICE.
+func (s *server) ours(h held) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.marks[h.key()].put.IsZero()
+}
+
+// mark notes that the instance, which the server holds as rec, is being put OUT_OF_SERVICE.
+func (s *server) mark(h held, rec record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.marks[h.key()]
+	if stateOf(rec) == registry.In {
+		delete(s.old, h.key())
+		m.up, m.heard = true, rec.Dirty
+	} else {
+		if time.Since(m.put) > kept {
+			s.old[h.key()] = true
+		}
+		m.up = m.up && m.heard == rec.Dirty
+	}
+	m.put = time.Now()
+	s.marks[h.key()] = m
 }
 
 // rejoin removes on this server what keeps the instance out; all is how the servers held it just now.
@@ -92,19 +143,23 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 			return err
 		}
 		s.mu.Lock()
-		put := s.put[h.key()]
+		m, stores := s.marks[h.key()], s.stores
 		s.mu.Unlock()
-		todo := remedy(rec, all, removed, put)
-		if early := time.Until(put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
+		todo := remedy(rec, all, removed, m, stores)
+		if early := time.Until(m.put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
 			continue // a peer may still bring back what was removed here
 		}
 		if todo == (step{}) {
+			if stateOf(rec) == registry.Out {
+				s.mu.Lock()
+				s.vain[h.key()] = true // it is not ours
+				s.mu.Unlock()
+			}
 			return nil
 		}
 		if tries > 1 {
-			if err := wait(ctx, relook); err != nil {
-				return &registry.Error{Op: describe("put back", h), URL: registry.Redact(s.url),
-					Err: fmt.Errorf("accepted, but the server still says %s: %w", rec.Status, err)}
+			if err := wait(ctx, pace(tries)); err != nil {
+				return s.unshown(describe("put back", h), rec, err)
 			}
 		}
 		if todo.deregister {
@@ -150,10 +205,28 @@ func (s *server) current(ctx context.Context, h held, once bool) (record, error)
 	} else if rec.Status == "" {
 		rec.Status = "UNKNOWN"
 	}
-	s.mu.Lock()
-	s.seen[h.key()] = sight{*rec, time.Now()}
-	s.mu.Unlock()
+	s.learn(h, rec)
 	return *rec, nil
+}
+
+// learn takes over what the server says of an instance, and tells whose word that is.
+func (s *server) learn(h held, rec *record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.marks[h.key()]
+	out := rec.Status == "OUT_OF_SERVICE"
+	switch {
+	case out && !rec.overridden() && m.put.IsZero():
+		rec.Own = s.heldBack || s.vain[h.key()]
+	case !out:
+		delete(s.vain, h.key())
+		if rec.Status == "UP" && !rec.overridden() && time.Since(m.put) > settled {
+			delete(s.marks, h.key()) // it is back: the next OUT_OF_SERVICE is somebody else's
+		}
+	case rec.overridden() && !m.put.IsZero():
+		s.stores = true
+	}
+	s.seen[h.key()] = sight{*rec, time.Now()}
 }
 
 func instancePath(h held) string { return "apps/" + url.PathEscape(h.app) + "/" + url.PathEscape(h.id) }

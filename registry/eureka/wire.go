@@ -26,7 +26,13 @@ type record struct {
 	SecurePort port `json:"securePort"`
 	Action     text `json:"actionType"`
 	Dirty      text `json:"lastDirtyTimestamp"` // milliseconds
+
+	// Own: it is OUT_OF_SERVICE by the app's own word.
+	Own bool `json:"-"`
 }
+
+// overridden reports whether the server tells that an override is stored.
+func (r record) overridden() bool { return r.Override != "" && r.Override != "UNKNOWN" }
 
 // registered is when the app said something of itself last, by its own clock; zero when it is not told.
 func (r record) registered() time.Time {
