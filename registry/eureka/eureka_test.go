@@ -54,9 +54,20 @@ func TestContractInMemoryWithPeers(t *testing.T) {
 	registrytest.RunEureka(t, w)
 }
 
+func TestContractInMemoryOfPolaris(t *testing.T) {
+	registrytest.Run(t, world(t, 1, registrytest.EurekaConfig{Polaris: true}))
+}
+
 // world is n servers in memory that are peers.
 func world(t testing.TB, n int, c registrytest.EurekaConfig) *registrytest.EurekaWorld {
-	t.Attr("server", "Eureka in memory"+map[bool]string{true: ", two peers"}[n > 1])
+	name := "Eureka in memory"
+	switch {
+	case n > 1:
+		name += ", two peers"
+	case c.Polaris:
+		name += ", Polaris"
+	}
+	t.Attr("server", name)
 	if c.Path == "" {
 		c.Path = "/eureka"
 	}
@@ -64,7 +75,7 @@ func world(t testing.TB, n int, c registrytest.EurekaConfig) *registrytest.Eurek
 		c.Evict = time.Second
 	}
 	c.Cache = 500 * time.Millisecond
-	w := &registrytest.EurekaWorld{Client: client, Heartbeat: 50 * time.Millisecond, Special: special}
+	w := &registrytest.EurekaWorld{Client: client, Heartbeat: 50 * time.Millisecond, Special: special, Polaris: c.Polaris}
 	var servers []*registrytest.Eureka
 	for range n {
 		e := registrytest.NewEureka(c)

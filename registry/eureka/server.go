@@ -134,6 +134,7 @@ func (s *server) mark(h held, rec record) {
 // rejoin removes on this server what keeps the instance out; all is how the servers held it just now.
 func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 	removed := 0
+	var last time.Time
 	rec, err := s.lately(ctx, h)
 	for tries := 0; ; tries++ {
 		if tries > 0 {
@@ -162,6 +163,10 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 				return s.unshown(describe("put back", h), rec, err)
 			}
 		}
+		if !m.put.IsZero() && !stores && time.Since(last) < again {
+			continue // it has its time to show the removal
+		}
+		last = time.Now()
 		if todo.deregister {
 			err = s.write(ctx, describe("clear OUT_OF_SERVICE from", h), http.MethodDelete, instancePath(h), "")
 		} else {
