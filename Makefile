@@ -10,7 +10,11 @@ BUILD       := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomi
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: build cross demo test test-all race mutate traps e2e rollout soak fuzz bench docs lint vulncheck image images release reproducible clean
+# What deploy/ is to be named by: prestop's image, VERSION as its tag, and the address of the repository; there they are placeholders.
+IMAGE       ?=
+SOURCE      ?=
+
+.PHONY: build cross demo test test-all race mutate traps e2e rollout rollout-docs soak fuzz bench docs lint vulncheck image images manifests release reproducible clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o "$${OUT:-prestop}" .
@@ -42,8 +46,15 @@ traps: ## every trap against every version of the registries, and the tables of 
 e2e: ## on Kubernetes: the cluster that KUBECONFIG names, else, as root, one on this machine, by the script KUBE_UP; and under Docker
 	test/e2e.sh
 
-rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its table, and docs/rollout.svg (half an hour)
-	rm -f test/rollout/results/*.json && mkdir -p docs && cd test && go run ./rollout -out rollout/results && go run ./rollout -out rollout/results -svg ../docs/rollout.svg
+rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its tables and pictures in docs/ (half an hour)
+	rm -f test/rollout/results/*.json && cd test && go run ./rollout -out rollout/results
+	$(MAKE) rollout-docs
+
+rollout-docs: ## the tables and pictures of the rolling update, from test/rollout/results
+	cd test && for l in en:svg zh:zh-CN.svg; do \
+	  go run ./rollout -out rollout/results -lang $${l%:*} -svg ../docs/rollout.$${l#*:} >/dev/null; \
+	  go run ./rollout -out rollout/results -lang $${l%:*} -hero -svg ../docs/hero.$${l#*:} >/dev/null; done
+	cd test && go test ./rollout -count=1 -run '^TestTheDocumentationShowsTheRecordedRuns$$' -update-docs
 
 soak: ## a million random histories of the drain
 	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -timeout 3h
@@ -73,6 +84,9 @@ image: ## the container image, prestop:VERSION, by BuildKit; GO_IMAGE names anot
 images: ## the image for every platform, prestop:VERSION, by buildx; PUSH=--push sends it to the registry that IMAGE names
 	docker buildx build --platform linux/amd64,linux/arm64 $${GO_IMAGE:+--build-arg GO_IMAGE=$$GO_IMAGE} --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) \
 	  --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) --provenance=mode=max --sbom=true -t $${IMAGE:-prestop}:$(VERSION) $(PUSH) .
+
+manifests: ## deploy/ with the names IMAGE (registry/repository) and VERSION, and SOURCE (https://…) if given, in dist/manifests
+	go run ./release manifests "$(IMAGE)" "$(VERSION)" "$(SOURCE)" dist/manifests
 
 release: ## what is published, in dist/: static binaries with manual and completions, SBOMs, checksums
 	VERSION=$(VERSION) COMMIT=$(COMMIT) release/build.sh
