@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // What callers with default settings add to what a server's read cache shows: the client's fetch (30 s) and Spring Cloud
@@ -34,7 +35,7 @@ const fresh = time.Second
 // Options configure a Registry.
 type Options struct {
 	// URLs are the service URLs as the app's own client has them; at least one. Userinfo is basic auth. A name of several
-	// addresses is a server at each, see [registry.HTTP.Servers].
+	// addresses is a server at each, see [client.Client.Servers].
 	URLs []*url.URL
 	// InstanceID, if not "", is the one instance that is ours, whatever its address and port.
 	InstanceID string
@@ -43,7 +44,7 @@ type Options struct {
 	// first look on.
 	HeldBack bool
 	// HTTP makes the calls.
-	HTTP *registry.HTTP
+	HTTP *client.Client
 }
 
 // Registry is one Eureka, a [registry.Registry]. A server that cannot be reached holds nothing up for more than two
@@ -52,7 +53,7 @@ type Options struct {
 type Registry struct {
 	id         string
 	heldBack   bool
-	http       *registry.HTTP
+	http       *client.Client
 	configured []*url.URL
 	servers    []*server // the ones behind them
 	held       []held

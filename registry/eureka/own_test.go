@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/eureka"
 	"prestop/registry/registrytest"
 )
@@ -35,7 +36,7 @@ func (f *fleet) heldBack() registry.Registry {
 		f.must(err)
 		urls = append(urls, u)
 	}
-	h := registry.NewHTTP(nil, "prestop/test")
+	h := client.New(nil, "prestop/test")
 	f.Cleanup(h.Close)
 	return eureka.New(eureka.Options{URLs: urls, HTTP: h, HeldBack: true})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // relook is the first pause before a server is looked at again that does not show what it accepted.
@@ -30,7 +31,7 @@ const kept = 3 * time.Minute
 // server is one service URL.
 type server struct {
 	url      *url.URL
-	http     *registry.HTTP
+	http     *client.Client
 	heldBack bool        // see Options
 	answered atomic.Bool // since the operation began
 
@@ -61,7 +62,7 @@ type sight struct {
 	at  time.Time
 }
 
-func newServer(u *url.URL, h *registry.HTTP, heldBack bool) *server {
+func newServer(u *url.URL, h *client.Client, heldBack bool) *server {
 	return &server{url: u, http: h, heldBack: heldBack, seen: map[string]sight{}, marks: map[string]mark{}, vain: map[string]bool{},
 		old: map[string]bool{}, primed: map[string]bool{}}
 }
@@ -239,7 +240,7 @@ func statusPath(h held) string   { return instancePath(h) + "/status" }
 
 // instance reads one instance past the server's caches; nil when it answers 404.
 func (s *server) instance(ctx context.Context, path, op string, once bool) (*record, error) {
-	c := registry.Call{Op: op, Method: http.MethodGet, Path: path, Once: once}
+	c := client.Call{Op: op, Method: http.MethodGet, Path: path, Once: once}
 	a, err := s.do(ctx, c)
 	if err == nil && a.Code == http.StatusNotFound {
 		if err := s.confirm(ctx, op); err != nil {
@@ -260,7 +261,7 @@ func (s *server) instance(ctx context.Context, path, op string, once bool) (*rec
 // write makes a call that changes something, with the status as value. A 404 is no error: what is not there needs no
 // change.
 func (s *server) write(ctx context.Context, op, method, path, value string) error {
-	c := registry.Call{Op: op, Method: method, Path: path}
+	c := client.Call{Op: op, Method: method, Path: path}
 	if value != "" {
 		c.Query = url.Values{"value": {value}}
 	}
@@ -270,7 +271,7 @@ func (s *server) write(ctx context.Context, op, method, path, value string) erro
 
 // application reads the cached list of one application; 404 is an empty one.
 func (s *server) application(ctx context.Context, app string, once bool, each func(record)) error {
-	_, err := s.list(ctx, []*url.URL{s.url}, registry.Call{Op: "list " + app, Path: "apps/" + url.PathEscape(app), Once: once}, each)
+	_, err := s.list(ctx, []*url.URL{s.url}, client.Call{Op: "list " + app, Path: "apps/" + url.PathEscape(app), Once: once}, each)
 	if err == nil {
 		s.mu.Lock()
 		s.primed[app] = true
@@ -281,7 +282,7 @@ func (s *server) application(ctx context.Context, app string, once bool, each fu
 
 // all reads the whole cached list from the first of urls that answers and returns which did.
 func (s *server) all(ctx context.Context, urls []*url.URL, once bool, each func(record)) (string, error) {
-	a, err := s.list(ctx, urls, registry.Call{Op: "list the instances", Path: "apps", Once: once, Large: true}, each)
+	a, err := s.list(ctx, urls, client.Call{Op: "list the instances", Path: "apps", Once: once, Large: true}, each)
 	if err == nil && a.Code == http.StatusNotFound {
 		err = notHere("list the instances", a)
 	}
@@ -289,7 +290,7 @@ func (s *server) all(ctx context.Context, urls []*url.URL, once bool, each func(
 }
 
 // notHere is the error of a list that every Eureka has.
-func notHere(op string, a registry.Answer) error {
+func notHere(op string, a client.Answer) error {
 	return &registry.Error{Op: op, URL: a.URL, Code: a.Code, Final: true, Remedy: "set the service URL that the app uses, usually http://…:8761/eureka/"}
 }
 
@@ -321,7 +322,7 @@ func (s *server) prime(ctx context.Context, held []held) error {
 // delta reads the cached list of recent changes, or reports that this server has none.
 func (s *server) delta(ctx context.Context, each func(record)) (none bool, err error) {
 	const op = "list the changes"
-	a, err := s.list(ctx, []*url.URL{s.url}, registry.Call{Op: op, Path: "apps/delta", Once: true}, each)
+	a, err := s.list(ctx, []*url.URL{s.url}, client.Call{Op: op, Path: "apps/delta", Once: true}, each)
 	if err == nil && a.Code == http.StatusNotFound {
 		err = notHere(op, a)
 	}
@@ -384,14 +385,14 @@ func (s *server) published(ctx context.Context, all []held) (bool, error) {
 }
 
 // list reads a list as a stream.
-func (s *server) list(ctx context.Context, urls []*url.URL, c registry.Call, each func(record)) (registry.Answer, error) {
+func (s *server) list(ctx context.Context, urls []*url.URL, c client.Call, each func(record)) (client.Answer, error) {
 	c.Method = http.MethodGet
 	c.Read = func(body io.Reader) error {
 		s.answered.Store(true)
 		return readList(body, each)
 	}
 	a, err := s.call(ctx, urls, c)
-	if errors.Is(err, registry.ErrShape) {
+	if errors.Is(err, client.ErrShape) {
 		var e *registry.Error
 		if errors.As(err, &e) {
 			e.Remedy = "is this Eureka's service URL?"
@@ -400,21 +401,21 @@ func (s *server) list(ctx context.Context, urls []*url.URL, c registry.Call, eac
 	return a, err
 }
 
-func (s *server) do(ctx context.Context, c registry.Call) (registry.Answer, error) {
+func (s *server) do(ctx context.Context, c client.Call) (client.Answer, error) {
 	return s.call(ctx, []*url.URL{s.url}, c)
 }
 
 // call makes a call and turns every answer but 200 and 404 into an error. Eureka answers XML unless it is asked for JSON,
 // and in XML an OUT_OF_SERVICE instance is DOWN.
-func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (registry.Answer, error) {
+func (s *server) call(ctx context.Context, urls []*url.URL, c client.Call) (client.Answer, error) {
 	c.Header = http.Header{"Accept": {"application/json"}}
 	reads := c.Method == http.MethodGet && c.Read == nil
-	c.Retry = func(a registry.Answer) bool {
+	c.Retry = func(a client.Answer) bool {
 		s.answered.Store(true)
-		return proxys(a, reads) || registry.Transient(a.Code)
+		return proxys(a, reads) || client.Transient(a.Code)
 	}
 	a, err := s.http.Do(ctx, urls, c)
-	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code > 0 && e.Code < 500 && !registry.Transient(e.Code) && e.Remedy == "" {
+	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code > 0 && e.Code < 500 && !client.Transient(e.Code) && e.Remedy == "" {
 		e.Remedy = "is this Eureka's service URL? It looks as if a proxy answered in its place"
 	}
 	if err != nil || a.Code == http.StatusOK || a.Code == http.StatusNotFound {
@@ -422,7 +423,7 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (re
 	}
 	e := &registry.Error{Op: c.Op, URL: a.URL, Code: a.Code}
 	e.Remedy, e.Final = advice(c.Method, a.Code)
-	if text := registry.Excerpt(a.Body); text != "" {
+	if text := client.Excerpt(a.Body); text != "" {
 		e.Err = errors.New(text[2:])
 	}
 	return a, e
@@ -430,7 +431,7 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (re
 
 // proxys reports whether an answer is one that a proxy gave in Eureka's place, having no server behind it for now. Eureka's
 // own 404 and 403 are empty or JSON, as is what it answers to a write; what is read is JSON.
-func proxys(a registry.Answer, reads bool) bool {
+func proxys(a client.Answer, reads bool) bool {
 	body := bytes.TrimSpace(a.Body)
 	json := bytes.HasPrefix(body, []byte("{"))
 	switch a.Code {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // record is one instance as a server sends it. Servers of different age send different shapes: numbers as strings, one
@@ -98,10 +98,10 @@ func readInstance(body []byte) (record, error) {
 		Instance *record `json:"instance"`
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
-		return record{}, fmt.Errorf("%w: %w", registry.ErrShape, err)
+		return record{}, fmt.Errorf("%w: %w", client.ErrShape, err)
 	}
 	if v.Instance == nil || v.Instance.id() == "" || v.Instance.App == "" {
-		return record{}, registry.ErrShape
+		return record{}, client.ErrShape
 	}
 	return *v.Instance, nil
 }
@@ -111,7 +111,7 @@ func readInstance(body []byte) (record, error) {
 func readList(r io.Reader, each func(record)) error { return newList(r, each).document() }
 
 type list struct {
-	*registry.Values
+	*client.Values
 	each func(record)
 }
 
@@ -119,7 +119,7 @@ type list struct {
 // that method values hold when it moves the stack.
 //
 //go:noinline
-func newList(r io.Reader, each func(record)) *list { return &list{registry.ReadValues(r), each} }
+func newList(r io.Reader, each func(record)) *list { return &list{client.ReadValues(r), each} }
 
 // document is {"applications": {"application": …}} or {"application": …}.
 func (l *list) document() error {
@@ -138,7 +138,7 @@ func (l *list) document() error {
 		})
 	})()
 	if err == nil && !known {
-		return registry.ErrShape
+		return client.ErrShape
 	}
 	return err
 }
@@ -208,7 +208,7 @@ func (l *list) object(inside func() error) func() error {
 			return err
 		}
 		if t != json.Delim('{') {
-			return registry.ErrShape
+			return client.ErrShape
 		}
 		return inside()
 	}
@@ -225,7 +225,7 @@ func (l *list) oneOrMany(inside, element func() error) error {
 	case t == json.Delim('{'):
 		return inside()
 	case t != json.Delim('['):
-		return registry.ErrShape
+		return client.ErrShape
 	}
 	return l.Elements(element)
 }

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 const (
@@ -53,7 +54,7 @@ const (
 // Options say where Nacos is and who we are.
 type Options struct {
 	// Servers are the addresses of one cluster's servers with their context path, e.g. http://nacos-0:8848/nacos. At least
-	// one; a name that leads to several servers stands for all of them, see registry.HTTP.Servers. Userinfo is Username and Password where those are not given.
+	// one; a name that leads to several servers stands for all of them, see client.Client.Servers. Userinfo is Username and Password where those are not given.
 	Servers []*url.URL
 	// Namespace is a namespace's ID; "" is "public".
 	Namespace string
@@ -68,7 +69,7 @@ type Options struct {
 	// app's own word. Nacos tells it from nothing else: without HeldBack it is a leftover.
 	HeldBack bool
 	// HTTP makes the calls.
-	HTTP *registry.HTTP
+	HTTP *client.Client
 }
 
 // Registry is one Nacos cluster as the instances of one Pod see it; it implements registry.Registry.
@@ -78,7 +79,7 @@ type Registry struct {
 	url        string
 	namespace  string
 	group      string
-	http       *registry.HTTP
+	http       *client.Client
 	login      login
 
 	mu      sync.Mutex // guards what follows, since calls are made in parallel
