@@ -59,6 +59,9 @@ func (w *world) leftover(c *container) {
 	}
 }
 
+// reassert is how often the sidecar looks at a registry while it drains, and a while for what follows.
+const reassert = 6 * time.Second
+
 const strangerService = "payments"
 
 // wrote judges a request of the sidecar that changes something.
@@ -139,6 +142,7 @@ func (w *world) settle() {
 		}
 		return ""
 	})
+	w.sidecar.started()
 	w.say("everything is started")
 	w.until(inWithin, "a live app is out of service", func() string {
 		for _, s := range w.servers {
@@ -180,7 +184,7 @@ func (w *world) hooked(h *hook) {
 		for _, c := range w.containers {
 			_, up := c.isUp()
 			_, _, said := c.facts()
-			anew := slices.ContainsFunc(said, func(at time.Time) bool { return h.ended.Sub(at) < 6*time.Second })
+			anew := slices.ContainsFunc(said, func(at time.Time) bool { return h.ended.Sub(at) < reassert })
 			if up && !anew && s.in(c.identity()) && w.disturbed(h, time.Now()) == "" {
 				w.problem("the hook is back, and callers of %s are sent to %s: %s", s.kind, c.name, s.shows(c.identity()))
 			}
@@ -203,6 +207,11 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 	}
 	if w.mesh != nil && w.mesh.wasDown(h.began.Add(-time.Second), to) {
 		return "the mesh's proxy was down"
+	}
+	for _, s := range w.servers {
+		if slices.ContainsFunc(s.restarted(), func(at time.Time) bool { return at.After(h.ended.Add(-reassert)) && at.Before(to) }) {
+			return s.kind + " was restarted empty"
+		}
 	}
 	// What cancels a drain: one that was drained as its hook came back can only be cancelled later.
 	from := h.began.Add(-slack)
@@ -227,8 +236,8 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 // gone judges what is left of a deleted Pod.
 func (w *world) gone() {
 	told := w.sidecar.toldAt()
-	if told.Before(*w.deletedAt.Load()) {
-		return // it was not there any more
+	if told.Before(*w.deletedAt.Load()) || w.sidecar.endedDeaf() {
+		return // it was not there
 	}
 	for _, s := range w.servers {
 		if s.trouble().touches(*w.deletedAt.Load(), time.Now()) || w.mesh != nil && w.mesh.wasDown(*w.deletedAt.Load(), told) {

@@ -65,6 +65,7 @@ type server struct {
 	seen     []request     // of the sidecar
 	onWrite  func(request) // called for each of the sidecar's, before it is served
 	troubles spans
+	restarts []time.Time
 }
 
 // newServer starts a registry outside the Pod.
@@ -352,8 +353,18 @@ func (s *server) sick() bool {
 	return s.wrong != well
 }
 
+// restarted tells when the server was restarted empty.
+func (s *server) restarted() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.restarts)
+}
+
 // restart makes the server forget everything.
 func (s *server) restart() {
+	s.mu.Lock()
+	s.restarts = append(s.restarts, time.Now())
+	s.mu.Unlock()
 	if s.kind == eurekaKind {
 		s.eureka.Restart()
 	} else {

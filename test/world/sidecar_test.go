@@ -28,6 +28,7 @@ type sidecar struct {
 	starts  int
 	waited  int
 	ordered bool // to stop
+	deaf    bool // it was ended by a signal that it could not hear yet
 }
 
 // logBuffer is what a process writes; safe for concurrent use.
@@ -73,7 +74,8 @@ func (s *sidecar) start() {
 		s.mu.Lock()
 		killed := strings.Contains(fmt.Sprint(err), "killed")
 		if strings.Contains(fmt.Sprint(err), "terminated") && s.told.Sub(born) < time.Second {
-			killed = true // before it could hear; in a Pod the kernel lets nothing end the first process
+			// Before it could hear. In a Pod the kernel lets nothing end the first process.
+			killed, s.deaf = true, true
 		}
 		if err != nil && !killed || err == nil && !s.ordered {
 			s.w.problem("the sidecar ended by itself, or not in order: %v", err)
@@ -156,6 +158,13 @@ func (s *sidecar) stopping() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ordered
+}
+
+// endedDeaf reports whether a process was ended by a signal before it could hear it.
+func (s *sidecar) endedDeaf() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deaf
 }
 
 // toldAt is when a process was told to stop last.
