@@ -49,7 +49,7 @@ func (w *world) leftover(c *container) {
 		if s.kind != eurekaKind || s.sick() {
 			continue
 		}
-		id := identity{strangerService, podAddress, c.port}
+		id := identity{strangerService, podAddress, c.port, 20 * time.Second}
 		cl := newClient(s, w.dialOut)
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		err := cl.register(ctx, id, "OUT_OF_SERVICE", time.Now())
@@ -60,7 +60,7 @@ func (w *world) leftover(c *container) {
 }
 
 // reassert is how often the sidecar looks at a registry while it drains, and a while for what follows.
-const reassert = 6 * time.Second
+const reassert = 5 * time.Second
 
 const strangerService = "payments"
 
@@ -108,7 +108,7 @@ func (w *world) watch(ctx context.Context) {
 		for _, s := range w.servers {
 			if s.kind == eurekaKind && !up {
 				for _, c := range w.containers {
-					if s.in(identity{strangerService, podAddress, c.port}) {
+					if s.in(identity{strangerService, podAddress, c.port, 20 * time.Second}) {
 						up = true
 						w.problem("a dead stranger's record was put in service")
 					}
@@ -116,7 +116,7 @@ func (w *world) watch(ctx context.Context) {
 			}
 			for _, c := range w.containers {
 				p := pair{c, s}
-				if _, listens := c.isUp(); listens || !runs || s.sick() || !s.in(c.identity()) {
+				if _, listens := c.isUp(); listens || !runs || s.sick() || !s.in(c.identity()) || c.brief() {
 					dead[p] = 0
 					continue
 				}
@@ -233,6 +233,17 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 	return ""
 }
 
+// brief reports whether a container's last life was too short for the sidecar to learn that it had
+// registered: the lists that it searches come from a cache, or are made anew after a while.
+func (c *container) brief() bool {
+	up, _, said := c.facts()
+	if len(up) == 0 || up.is() {
+		return false
+	}
+	last := up[len(up)-1].to
+	return last.Sub(up[len(up)-1].from) < time.Second || slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < 3*time.Second })
+}
+
 // gone judges what is left of a deleted Pod.
 func (w *world) gone() {
 	told := w.sidecar.toldAt()
@@ -244,7 +255,7 @@ func (w *world) gone() {
 			continue
 		}
 		for _, c := range w.containers {
-			if c.app && s.in(c.identity()) {
+			if c.app && s.in(c.identity()) && !c.brief() {
 				w.problem("the Pod is gone, and callers of %s are sent to %s: %s", s.kind, c.name, s.shows(c.identity()))
 			}
 		}
@@ -341,6 +352,10 @@ func (w *world) forgives(r call, e ending) string {
 	}
 	if why := w.disturbed(last, e.at); why != "" {
 		return why
+	}
+	_, _, said := r.to.facts()
+	if slices.ContainsFunc(said, func(at time.Time) bool { return at.After(last.ended.Add(-reassert)) && at.Before(e.at) }) {
+		return "it registered anew in the drain's last seconds"
 	}
 	if w.longDrain(last) {
 		return "the deadline came first"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -60,6 +61,16 @@ func (s *sidecar) start() {
 	cmd := exec.Command(binary, s.args...)
 	cmd.Env = s.env
 	cmd.Stderr, cmd.Stdout = &s.log, &s.log
+	if s.w.unread {
+		r, w, err := os.Pipe()
+		if err != nil {
+			s.w.problem("harness: %v", err)
+			return
+		}
+		defer w.Close()
+		s.w.closers = append(s.w.closers, func() { r.Close() })
+		cmd.Stderr = w
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
 	if err := s.w.pod.do(0, cmd.Start); err != nil {
 		s.w.problem("harness: the sidecar cannot be started: %v", err)
