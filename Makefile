@@ -14,7 +14,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 IMAGE       ?=
 SOURCE      ?=
 
-.PHONY: build cross demo test test-all race mutate traps e2e rollout soak fuzz bench docs lint vulncheck image images manifests release reproducible clean
+.PHONY: build cross demo test test-all race mutate traps e2e rollout soak fuzz bench docs charts lint vulncheck image images manifests release reproducible clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o "$${OUT:-prestop}" .
@@ -61,6 +61,9 @@ bench: ## the figures of the design
 
 docs: ## the settings in both READMEs, from the flags
 	go test . -count=1 -run '^TestTheSettingsInTheREADMEsAreTheFlags$$' -update-docs
+
+charts: ## what comes from the charts: deploy/inject*.yaml and the grace period's policy, the settings in their schemas, the golden files
+	cd test && go test ./chart -count=1 -update
 
 lint: ## gofmt, vet, staticcheck; also of the tests that only test-all runs
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
