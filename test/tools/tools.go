@@ -30,6 +30,11 @@ func Kyverno(ctx context.Context) (string, error) {
 	return build(ctx, "kyverno", "github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno", "")
 }
 
+// Cosign builds cosign unless that is done, and returns the path of its binary. Blocks for some minutes on first use.
+func Cosign(ctx context.Context) (string, error) {
+	return build(ctx, "cosign", "github.com/sigstore/cosign/v3/cmd/cosign", "")
+}
+
 // build builds the package pkg of the module in the folder name beside this file, for whoever asks first.
 func build(ctx context.Context, name, pkg, ldflags string) (string, error) {
 	_, self, _, _ := runtime.Caller(0)
