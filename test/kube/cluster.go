@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -167,8 +168,9 @@ func mutating(ctx context.Context, script string) error {
 		out, err := run(ctx, nil, script, "k", "get", "--raw", api+version)
 		return err == nil && strings.Contains(out, `"mutatingadmissionpolicies"`)
 	}
-	if served("v1") || served("v1beta1") {
-		return nil
+	version, err := run(ctx, nil, script, "k", "get", "--raw", "/version")
+	if err != nil || !regexp.MustCompile(`"minor": *"3[45]`).MatchString(version) || served("v1beta1") {
+		return err
 	}
 	dir, err := cacheOfScript()
 	if err != nil {
