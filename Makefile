@@ -62,8 +62,8 @@ bench: ## the figures of the design
 	go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
 	cd test && go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
 
-docs: ## the settings in both READMEs, from the flags
-	go test . -count=1 -run '^TestTheSettingsInTheREADMEsAreTheFlags$$' -update-docs
+docs: ## what the pages have from the program: the settings from the flags, the versions from the tests that ran
+	go test . -count=1 -run '^(TestTheConfigurationPageIsTheFlags|TestTheCompatibilityPageIsWhatRan)$$' -update-docs
 
 lint: ## gofmt, vet, staticcheck; also of the tests that only test-all runs
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
