@@ -48,7 +48,7 @@ func TestEveryCommandOfTheDocumentationRuns(t *testing.T) {
 	serve(t, "127.0.0.1:8761", registrytest.NewEureka(registrytest.EurekaConfig{Cache: 200 * time.Millisecond}))
 	world := &registrytest.EurekaWorld{Servers: []string{"http://127.0.0.1:8761/eureka"}, Heartbeat: 200 * time.Millisecond}
 	world.Start(t, registrytest.App{Service: "orders", Address: netip.MustParseAddrPort("127.0.0.1:8080")})
-	pod := []string{"PRESTOP_EUREKA_URL=http://127.0.0.1:8761/eureka/", "POD_IP=127.0.0.1", "SERVER_PORT=8080", "PRESTOP_LINGER=0", "PRESTOP_GRACE_PERIOD=60", "PRESTOP_TERMINATION_LOG="}
+	pod := []string{"PRESTOP_EUREKA_URL=http://127.0.0.1:8761/eureka/", "POD_IP=127.0.0.1", "PRESTOP_PORT=8080", "PRESTOP_LINGER=0", "PRESTOP_GRACE_PERIOD=60", "PRESTOP_TERMINATION_LOG="}
 	env := append(pod, "PATH="+tools(t)+":"+os.Getenv("PATH"), "HOME="+t.TempDir(), "ROOT="+root(t))
 	p := launch(t, nil, pod)
 	p.says("registered")
