@@ -195,6 +195,26 @@ func wordsOf(text string) int {
 	return han/2 + len(strings.Fields(others.String()))
 }
 
+// TestTheChinesePagesUseTheTermsOfTheField: each of these words was ours alone, and the field has another.
+func TestTheChinesePagesUseTheTermsOfTheField(t *testing.T) {
+	terms := map[string]string{"应答": "响应", "老式": "普通容器形式的", "排空": "优雅下线", "睡觉": "sleep 期间", "安静": "静默", "采集器": "监控采集端", "流水线请求": "管道化请求", "出声": "发来数据", "乱七八糟": "无法解析", "抄给": "同步给"}
+	pages, err := filepath.Glob("docs/*.zh-CN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, "README.zh-CN.md") {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for odd, term := range terms {
+			if i := strings.Index(string(b), odd); i >= 0 {
+				t.Errorf("%s says %q; the field's word is %q: …%s…", page, odd, term, strings.ToValidUTF8(string(b[max(0, i-30):min(len(b), i+40)]), ""))
+			}
+		}
+	}
+}
+
 // englishOnly are the pages of docs/ for contributors.
 var englishOnly = []string{"docs/design.md"}
 
