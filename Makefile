@@ -10,7 +10,11 @@ BUILD       := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags nethttpomi
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 
-.PHONY: build cross demo test test-all race mutate traps e2e rollout rollout-docs soak fuzz bench docs lint vulncheck image images release reproducible clean
+# What deploy/ is to be named by: prestop's image, VERSION as its tag, and the address of the repository; there they are placeholders.
+IMAGE       ?=
+SOURCE      ?=
+
+.PHONY: build cross demo test test-all race mutate traps e2e rollout rollout-docs soak fuzz bench docs lint vulncheck image images manifests release reproducible clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o "$${OUT:-prestop}" .
@@ -80,6 +84,9 @@ image: ## the container image, prestop:VERSION, by BuildKit; GO_IMAGE names anot
 images: ## the image for every platform, prestop:VERSION, by buildx; PUSH=--push sends it to the registry that IMAGE names
 	docker buildx build --platform linux/amd64,linux/arm64 $${GO_IMAGE:+--build-arg GO_IMAGE=$$GO_IMAGE} --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) \
 	  --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) --provenance=mode=max --sbom=true -t $${IMAGE:-prestop}:$(VERSION) $(PUSH) .
+
+manifests: ## deploy/ with the names IMAGE (registry/repository) and VERSION, and SOURCE (https://…) if given, in dist/manifests
+	go run ./release manifests "$(IMAGE)" "$(VERSION)" "$(SOURCE)" dist/manifests
 
 release: ## what is published, in dist/: static binaries with manual and completions, SBOMs, checksums
 	VERSION=$(VERSION) COMMIT=$(COMMIT) release/build.sh

@@ -214,8 +214,10 @@ func explain(err error) (text, remedy string) {
 		plain := *e
 		plain.Remedy = ""
 		text, remedy = plain.Error(), e.Remedy
-		if remedy == "" && (e.Code == http.StatusUnauthorized || e.Code == http.StatusForbidden) {
-			remedy = "is the user right, and may it read? Eureka: user:password@ in --eureka-url; Nacos: --nacos-username and --nacos-password"
+		refused := e.Code == http.StatusUnauthorized || e.Code == http.StatusForbidden
+		if refused && !strings.Contains(remedy, "user") {
+			remedy = strings.TrimPrefix(remedy+"; is the user right, and may it read? Eureka: user:password@ in "+
+				"--eureka-url; Nacos: --nacos-username and --nacos-password", "; ")
 		}
 	}
 	text = sentence(text)

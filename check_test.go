@@ -69,9 +69,9 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 		"a registry that hangs": {[]string{"--registry-timeout=1s"}, func(_ *testing.T, s *scene) {
 			s.answers(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		}, []string{"no answer in time", "NetworkPolicy"}},
-		"a registry that wants a login": {nil, func(_ *testing.T, s *scene) { s.answers(says(401, "text/plain", "who are you?")) },
+		"a registry that wants a login": {[]string{"--registry-timeout=3s"}, func(_ *testing.T, s *scene) { s.answers(says(401, "text/plain", "who are you?")) },
 			[]string{"401", "user"}},
-		"a registry that refuses": {nil, func(_ *testing.T, s *scene) { s.answers(says(403, "text/plain", "no")) },
+		"a registry that refuses": {[]string{"--registry-timeout=3s"}, func(_ *testing.T, s *scene) { s.answers(says(403, "text/plain", "no")) },
 			[]string{"403", "user"}},
 		"a server that is no registry": {[]string{"--registry-timeout=5s"},
 			func(_ *testing.T, s *scene) { s.answers(says(200, "text/html", "<!DOCTYPE html>")) }, []string{"eureka|nacos", "URL"}},
@@ -148,6 +148,7 @@ func problemsOf(t *testing.T, r result) []string {
 
 // The command has no password: neither the sidecar's flags nor its status tell it.
 func TestCheckWithoutTheSidecarsLoginSaysWhatTheSidecarSees(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
@@ -179,6 +180,7 @@ func TestCheckJudgesTheSettingsOfTheRunningSidecar(t *testing.T) {
 
 // A dead app's instance was taken out on purpose: nobody shall be told to enable it.
 func TestCheckAndStatusOfAnAppThatDied(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
@@ -223,13 +225,14 @@ func TestCheckWithoutAnySourceOfACount(t *testing.T) {
 
 // TestCheckTellsAServerThatIsDownBesideOneThatWorks: retries over all servers would hide it.
 func TestCheckTellsAServerThatIsDownBesideOneThatWorks(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
 		down := freeAddress(t)
 		flag := h.flag + ",http://" + down + "/" + kind
-		p := sidecarOf(t, a, nil, flag)
-		r := command(t, nil, "check", "--listen="+p.listen, "--instance-ip=127.0.0.1", "--port="+a.port, "--linger=0", flag)
+		p := sidecarOf(t, a, nil, flag, "--registry-timeout=3s")
+		r := command(t, nil, "check", "--listen="+p.listen, flag)
 		if r.code != exitFailed || strings.Count(r.out, "PROBLEM") != 1 || !strings.Contains(r.out, down) || !strings.Contains(r.out, "answers and holds") {
 			t.Errorf("%+v", r)
 		}
@@ -237,6 +240,7 @@ func TestCheckTellsAServerThatIsDownBesideOneThatWorks(t *testing.T) {
 }
 
 func TestCheckTellsAnInstanceThatIsDisabled(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
@@ -260,6 +264,7 @@ func TestCheckTellsAnInstanceThatIsDisabled(t *testing.T) {
 }
 
 func TestCheckOfAnAppThatIsNotThereAtAll(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a, b := newApp(t), newApp(t)
 		h := holds(t, kind, a)
@@ -283,6 +288,7 @@ func TestCheckTellsANameThatIsNotKnown(t *testing.T) {
 }
 
 func TestCheckForPrograms(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
@@ -314,6 +320,7 @@ func TestCheckForPrograms(t *testing.T) {
 }
 
 func TestCheckChangesNothing(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)

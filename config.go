@@ -37,31 +37,34 @@ type Config struct {
 	Services         []string
 	Addresses        []netip.Addr
 	Names            []string // host names under which the app may have registered
-	HostNetwork      bool     // the Pod's address is the node's: only Ports are looked at
-	Ports            []uint16 // nil: found
-	Hints            Hints
-	ExcludePorts     []uint16
-	ExcludePeers     []netip.Prefix
-	GracePeriod      time.Duration
-	GraceGiven       bool // it was set, and is not the default
-	Reserve          time.Duration
-	Linger           time.Duration // negative: by registry
-	QuietPeriod      time.Duration // 0: off
-	MinOpen          int
-	IdleAfter        time.Duration
-	RequestTimeout   time.Duration
-	Count            string
-	Metrics          conns.Metrics // for --count prometheus
-	DrainCalls       []drain.Call
-	ReadyRegistered  bool
-	UnreadyDraining  bool
-	ReadyFile        string
-	Token            secret
-	TerminationLog   string
-	LogFormat        string
-	LogLevel         slog.Level
-	Output           string // of a command: "text" or "json"
-	Watch            bool   // of a command
+	HostNetwork      bool     // the Pod's address is the node's
+	// SharedAddress: others have the app's address too (hostNetwork, several apps on one machine's
+	// loopback), so that no port is looked at but Ports.
+	SharedAddress   bool
+	Ports           []uint16 // nil: found
+	Hints           Hints
+	ExcludePorts    []uint16
+	ExcludePeers    []netip.Prefix
+	GracePeriod     time.Duration
+	GraceGiven      bool // it was set, and is not the default
+	Reserve         time.Duration
+	Linger          time.Duration // negative: by registry
+	QuietPeriod     time.Duration // 0: off
+	MinOpen         int
+	IdleAfter       time.Duration
+	RequestTimeout  time.Duration
+	Count           string
+	Metrics         conns.Metrics // for --count prometheus
+	DrainCalls      []drain.Call
+	ReadyRegistered bool
+	UnreadyDraining bool
+	ReadyFile       string
+	Token           secret
+	TerminationLog  string
+	LogFormat       string
+	LogLevel        slog.Level
+	Output          string // of a command: "text" or "json"
+	Watch           bool   // of a command
 	// Bare: nothing was set, neither by a flag nor by a variable, and this is no Pod: somebody tries it out.
 	Bare bool
 	// InForce are the settings as they are used, by flag, without secrets.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -152,7 +153,7 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 	}
 	registries, traffic := newRegistries(c)
 	d := drain.New(drain.Options{
-		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: len(c.Ports) > 0, Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
+		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c), Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
 		QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
 		Calls: c.DrainCalls, Traffic: traffic, Elsewhere: elsewhere(c), Log: log,
 	})
@@ -279,6 +280,12 @@ func pod(c Config) registry.Pod {
 	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
 }
 
+// callersHere reports whether callers are on this machine: somebody tries it out, or the app's address is
+// a loopback one.
+func callersHere(c Config) bool {
+	return c.Bare || slices.ContainsFunc(c.Addresses, netip.Addr.IsLoopback) || len(c.Addresses) == 0
+}
+
 // elsewhere returns what looks for whatever a registry holds at the Pod's addresses, by the registry's
 // number: on any port, in any group and under any name. It is asked where nothing is found.
 func elsewhere(c Config) func(context.Context, int) ([]registry.Instance, error) {
@@ -300,11 +307,12 @@ func openCounter(c Config, own net.Addr, log *slog.Logger) conns.Counter {
 	}
 	counter, err := newCounter(c, port, log)
 	if err != nil {
-		text := "connections cannot be counted, and it is not seen where the app listens: a drain ends with its linger, and an app that dies is not noticed; "
+		also := "it is not seen where the app listens, and an app that dies is not noticed"
 		if len(c.Ports) == 0 {
-			text += "every instance at the Pod's addresses is taken for the app's (--port tells which); "
+			also += "; every instance at the Pod's addresses is taken for the app's (--port tells which)"
 		}
-		log.Error(text+allowCount, "error", err)
+		log.Error("connections cannot be counted; a drain ends with its linger",
+			"also", also, "remedy", allowCount, "error", err)
 		return nil
 	}
 	return counter

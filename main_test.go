@@ -445,7 +445,10 @@ func TestTheTokenIsAskedFor(t *testing.T) {
 		for _, c := range []struct {
 			text, token string
 			code        int
-		}{{"new", "new", 200}, {"new", "from-the-file", 401}, {"", "", 401}, {"", "new", 401}, {"newer", "newer", 200}} {
+		}{
+			{"new", "new", 200}, {"new", "from-the-file", 200}, {"new", "", 401}, {"new", "wrong", 401},
+			{"", "", 401}, {"", "new", 200}, {"newer", "newer", 200}, {"newer", "from-the-file", 200},
+		} {
 			write(c.text)
 			if got := p.get(t.Context(), "/resume", "Authorization", "Bearer "+c.token); got.code != c.code {
 				t.Errorf("the file holds %q, the call %q: answered %d; want %d", c.text, c.token, got.code, c.code)
@@ -454,8 +457,13 @@ func TestTheTokenIsAskedFor(t *testing.T) {
 		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
-		if got := p.get(t.Context(), "/shutdown", "Authorization", "Bearer newer"); got.code != 401 {
-			t.Errorf("without the file: answered %d", got.code)
+		for token, code := range map[string]int{"": 401, "wrong": 401, "new": 200} {
+			if got := p.get(t.Context(), "/shutdown", "Authorization", "Bearer "+token); got.code != code {
+				t.Errorf("without the file, with %q: answered %d; want %d", token, got.code, code)
+			}
+		}
+		if text := p.logs.String(); strings.Contains(text, "from-the-file") || strings.Contains(text, "newer") {
+			t.Error("a token is in the log")
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +62,11 @@ func TestInAMeshADrainWaitsForTheRequestAlone(t *testing.T) {
 				return l
 			}
 			serves, in, out := listen(app, 8080), listen(proxy, 15006), listen(proxy, 15001)
+			admin, err := net.Listen("tcp", "127.0.0.1:5432") // a database proxy's
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { admin.Close() })
 			dial := func(from, to string) func() (net.Conn, error) {
 				return func() (net.Conn, error) {
 					d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -74,6 +80,14 @@ func TestInAMeshADrainWaitsForTheRequestAlone(t *testing.T) {
 			p := launch(t, nil, nil, append(ports, "--listen=127.0.0.1:0", "--instance-ip=10.0.0.1", "--linger=0",
 				"--grace-period=60", "--reserve=0", "--termination-log=")...)
 			p.says("the app listens")
+			status := func() (s drain.Status) { // by a process, which is in the Pod as we are
+				t.Helper()
+				out := command(t, nil, "status", "--output=json", "--listen="+p.listen).out
+				if err := json.Unmarshal([]byte(out), &s); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				return s
+			}
 			drained := func() string {
 				t.Helper()
 				line, err := exec.Command(binary, "shutdown", "--listen="+p.listen).Output()
@@ -107,10 +121,7 @@ func TestInAMeshADrainWaitsForTheRequestAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, "the drain waits for one request", func() error {
-				var s drain.Status
-				if err := json.Unmarshal([]byte(command(t, nil, "status", "--output=json", "--listen="+p.listen).out), &s); err != nil {
-					return err
-				}
+				s := status()
 				left := slices.ContainsFunc(s.Connections.LeftOut, func(l drain.LeftOutStatus) bool {
 					return l.Reason == "inside" && l.Port == 15001 && l.Open == 1
 				})
@@ -125,6 +136,21 @@ func TestInAMeshADrainWaitsForTheRequestAlone(t *testing.T) {
 			if err := hook.Wait(); err != nil || !strings.Contains(line.String(), "; 0 connections in use") {
 				t.Errorf("%v: %s", err, line.String())
 			}
+
+			// The app is the port that it listens on, and nobody else's keeps the process from its end.
+			if app := status().App; len(app) != 1 || app[0].Port != 8080 || !app[0].Listening {
+				t.Errorf("the app is %+v", app)
+			}
+			serves.Close()
+			eventually(t, "the app is gone", func() error {
+				if app := status().App; len(app) != 1 || app[0].Port != 8080 || app[0].Listening {
+					return fmt.Errorf("%+v", app)
+				}
+				return nil
+			})
+			p.signal(syscall.SIGTERM)
+			p.exits(exitOK)
+			p.says("told to stop and the app is gone; deleting what the registries still hold of it")
 		})
 	}
 }

@@ -204,6 +204,7 @@ func (r *reader) identity(c *Config) {
 	c.HostNetwork = slices.ContainsFunc(node, func(a netip.Addr) bool {
 		return slices.Contains(given, a) || slices.Contains(found, a)
 	})
+	c.SharedAddress = c.HostNetwork || len(c.Ports) > 0 && slices.ContainsFunc(given, netip.Addr.IsLoopback)
 	switch {
 	case !c.HostNetwork:
 		given = append(given, found...)

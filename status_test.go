@@ -145,7 +145,7 @@ func TestColoursAreForTerminalsAlone(t *testing.T) {
 		for _, name := range []string{"status", "check"} {
 			t.Run(sentence+" "+name, func(t *testing.T) {
 				ours, theirs := terminal(t)
-				c2 := exec.Command(binary, name, "--listen="+p.listen, "--instance-ip=127.0.0.1")
+				c2 := exec.Command(binary, name, "--listen="+p.listen)
 				c2.Env, c2.Stdout = c.env, theirs
 				if err := c2.Start(); err != nil {
 					t.Fatal(err)

@@ -117,6 +117,7 @@ func both(t *testing.T, f func(t *testing.T, kind string)) {
 
 // TestTheWholeJob is a Pod's end from the hook to the last SIGTERM.
 func TestTheWholeJob(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
@@ -149,6 +150,7 @@ func TestTheWholeJob(t *testing.T) {
 }
 
 func TestAnAppThatIsRestartedIsPutBack(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
@@ -286,6 +288,7 @@ func TestOneRegistryThatHangsDoesNotDelayTheOther(t *testing.T) {
 }
 
 func TestTwoRegistriesOfOneKindAreLeftByThemselves(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		one, two := holds(t, kind, a), holds(t, kind, a)
@@ -318,6 +321,7 @@ func TestTwoRegistriesOfOneKindAreLeftByThemselves(t *testing.T) {
 }
 
 func TestAnInstanceThatIsNotThereIsSaidAndTheDrainGoesOn(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		other, a := newApp(t), newApp(t)
 		h := holds(t, kind, other)
@@ -332,6 +336,7 @@ func TestAnInstanceThatIsNotThereIsSaidAndTheDrainGoesOn(t *testing.T) {
 }
 
 func TestARegistryThatForgetsIsToldAgain(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
@@ -350,6 +355,7 @@ func TestARegistryThatForgetsIsToldAgain(t *testing.T) {
 }
 
 func TestARegistryThatComesBackIsLeftWhileDraining(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"prestop/drain/conns"
 	"prestop/registry"
 )
 
@@ -16,6 +17,19 @@ type socket struct {
 	port uint16
 	// id tells this socket from a later one on the same port.
 	id uint64
+	// foreign: it is a mesh's proxy, or one that nobody outside the Pod can reach.
+	foreign bool
+}
+
+// proxies are the users that a mesh's proxy runs as: Istio's and Linkerd's. Each mesh's iptables
+// leave the traffic of that user alone, so no app runs as one of them.
+var proxies = []uint32{1337, 2102}
+
+// isForeign reports whether a listener cannot be the app's way in: it is a mesh's proxy, or it
+// listens on the loopback alone, as an admin port or a database proxy does. With loopback the
+// callers are on this machine too, so the latter may be the app.
+func isForeign(l conns.Listener, loopback bool) bool {
+	return l.HasUID && slices.Contains(proxies, l.UID) || !loopback && l.Address.IsLoopback()
 }
 
 // port is what is known of one port.
@@ -34,6 +48,9 @@ type port struct {
 	// through: an instance on it was seen in service although nobody had ever listened on it, while the app was up. Callers
 	// reach the app through it (NAT, a NodePort).
 	through bool
+	// foreign: every socket that listened on it last was foreign. Unless the port is given or registered,
+	// it says nothing of the app.
+	foreign bool
 	// unmissed: it has been gone for so long, while others listen, that it was not the app's.
 	unmissed bool
 	// atBegin are the sockets that listened when the drain began; stopped: since then it was seen without one.
@@ -60,6 +77,12 @@ func (p port) another(running bool) bool {
 // ephemeral reports whether the port is one that Linux gives to outgoing connections, or to a listener that asked for any
 // (RMI, FTP): net.ipv4.ip_local_port_range begins at 32768. Such a listener says nothing of the app when there are others.
 func (p port) ephemeral() bool { return p.number >= 32768 }
+
+// mayServe reports whether the port may be one of the app's: given, registered, or found and neither
+// ephemeral nor foreign.
+func (p port) mayServe() bool {
+	return p.given || p.registered || !p.ephemeral() && !p.foreign
+}
 
 // appState is what the ports say of the app as a whole.
 type appState int
@@ -111,10 +134,15 @@ func (ps ports) see(sockets []socket, looked, now time.Time) ports {
 	for i := range ps {
 		p := &ps[i]
 		var ids []uint64
+		foreign := true
 		for _, s := range sockets {
 			if s.port == p.number {
 				ids = append(ids, s.id)
+				foreign = foreign && s.foreign
 			}
+		}
+		if len(ids) > 0 {
+			p.foreign = foreign
 		}
 		slices.Sort(ids)
 		switch other := !slices.ContainsFunc(ids, func(id uint64) bool { return slices.Contains(p.sockets, id) }); {
@@ -189,7 +217,7 @@ func (ps ports) deciding() ports {
 			known = append(known, p)
 			listened = listened || p.listened
 			through = through || p.through
-		case p.unmissed || !p.listened:
+		case p.unmissed || !p.listened || p.foreign:
 		case p.ephemeral():
 			fleeting = append(fleeting, p)
 		default:
@@ -257,8 +285,13 @@ func (ps ports) held() []uint16 {
 	return ps.numbers(func(p port) bool { return !p.listened && !p.through })
 }
 
+// live are the ports that are listened on now, by whomever.
+func (ps ports) live() []uint16 { return ps.numbers(port.up) }
+
 // listening are the app's ports that are listened on now.
-func (ps ports) listening() []uint16 { return ps.numbers(port.up) }
+func (ps ports) listening() []uint16 {
+	return ps.numbers(func(p port) bool { return p.up() && (p.given || p.registered || !p.foreign) })
+}
 
 // known are the ports by which an instance is the Pod's: those given, and those on which somebody listens or has listened.
 func (ps ports) known() []uint16 {

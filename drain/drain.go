@@ -29,6 +29,9 @@ type Options struct {
 	Ports []uint16
 	// OnlyPorts: no port but Ports is looked at, since others' look like ours (hostNetwork, several apps on one host).
 	OnlyPorts bool
+	// Loopback: callers are on this machine, not outside a Pod, so that what listens on the loopback
+	// alone may be the app too.
+	Loopback bool
 	// Budget is the longest that a drain may take: grace period less reserve.
 	Budget time.Duration
 	// Linger is how long callers may go on after the read-back; negative means by registry.

@@ -348,8 +348,16 @@ func (s state) returned(now time.Time) bool {
 	return !s.unseen && s.ports.returned(s.phase == draining, s.since, s.deadline, now)
 }
 
-// reachable reports whether callers can reach something of the app.
-func (s state) reachable() bool { return s.app == appUp || s.app == appPartly || s.app == appUnseen }
+// reachable reports whether callers may reach something of the app. Beside a registered port that is
+// gone another container may serve that has not registered yet, or is called by a Service alone: only
+// SIGTERM tells that it is no app, since it comes when the apps have ended.
+func (s state) reachable() bool {
+	switch s.app {
+	case appUp, appPartly, appUnseen:
+		return true
+	}
+	return !s.stopping && slices.ContainsFunc(s.ports, func(p port) bool { return p.up() && p.mayServe() })
+}
 
 // dead reports whether nothing of the app is there any more, for one who was told to stop. Where its ports are known only
 // by who listened, one of them that is gone is enough: what listens still is another container's, which ends after us.
@@ -378,11 +386,13 @@ func (p policy) settle(s state, now time.Time) state {
 	return s
 }
 
-// begin starts a drain. It counts anew: what an earlier count showed, or that there was none, says nothing of now.
+// begin starts a drain. It counts anew: what an earlier count showed, or that there was none, says
+// nothing of now. The registries are searched anew too, for what has registered since.
 func (p policy) begin(s state, c cause, now time.Time) state {
 	s.began, s.deadline, s.cause, s.told = now, now.Add(p.budget), c, now
 	s.counted, s.met = tally{}, false
 	s.ports = s.ports.begin()
+	s.changeTarget()
 	return s.enter(draining, now)
 }
 
@@ -424,7 +434,7 @@ func (s state) target() target {
 		t.since = map[uint16]time.Time{}
 		t.dead, t.held = s.ports.dead(), s.ports.held()
 		for _, p := range s.ports {
-			if p.up() && (!p.ephemeral() || p.given || p.registered) {
+			if p.up() && p.mayServe() {
 				t.since[p.number] = p.since
 			}
 		}

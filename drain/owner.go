@@ -72,7 +72,8 @@ func (o *owner) effects(was state, e event, now time.Time) {
 	if s.phase != was.phase || s.began != was.began { // a drain with nothing to wait for begins and ends in one step
 		o.phaseChanged(e, now)
 	}
-	if e.kind == eventResume && s.phase == serving || !s.target().equal(was.target()) {
+	again := s.began != was.began || e.kind == eventResume && s.phase == serving
+	if again || !s.target().equal(was.target()) {
 		o.command()
 	}
 	o.watcher.follow(o.paceFor(now), s.ports.counted())
@@ -123,7 +124,7 @@ func (o *owner) command() {
 	for i, r := range o.reconcilers {
 		number := o.order
 		r.give(order{
-			ctx: ctx, target: o.state.target(), live: o.state.ports.listening(), serves: o.state.reachable(),
+			ctx: ctx, target: o.state.target(), live: o.state.ports.live(), serves: o.state.reachable(),
 			observe: o.policy.linger < 0 || o.policy.quiet > 0,
 			report:  func(k eventKind) { o.send(message{event: event{kind: k, reg: i}, order: number}) },
 		})

@@ -19,6 +19,9 @@ type Error struct {
 	Remedy string
 	// Final: trying the same again cannot help (401, 403, 410, a certificate that is not trusted).
 	Final bool
+	// Unsent: the call was certainly not carried out: no connection came to be, or the server said
+	// that it did not take it.
+	Unsent bool
 	// Err is the cause; may be nil when Code says it all.
 	Err error
 }

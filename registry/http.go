@@ -229,7 +229,7 @@ func (s *sequence) where() string { return Redact(s.addrs[s.turn%len(s.addrs)]) 
 
 // failed makes the *Error of a call that ended without a usable answer.
 func (s *sequence) failed(err error) *Error {
-	e := &Error{Op: s.call.Op, URL: s.where(), Err: plain(err)}
+	e := &Error{Op: s.call.Op, URL: s.where(), Err: plain(err), Unsent: unsent(err)}
 	if s.last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		e.Err = fmt.Errorf("%w, last: %w", plain(err), s.last)
 	}

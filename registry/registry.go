@@ -130,6 +130,9 @@ type Pod struct {
 	AnyPort bool
 	// Services restricts to these names, compared without case; empty means every service.
 	Services []string
+	// Since is when the Pod got its addresses. Before that they may have been another Pod's, whose
+	// records a registry can hold for a while. The zero time is long ago.
+	Since time.Time
 }
 
 // Owns reports whether an instance registered as host (an address or a name) and one of ports is this Pod's.

@@ -38,6 +38,10 @@ type Options struct {
 	URLs []*url.URL
 	// InstanceID, if not "", is the one instance that is ours, whatever its address and port.
 	InstanceID string
+	// HeldBack says that the app registers itself as OUT_OF_SERVICE and is let in by somebody else
+	// later (eureka.instance.initial-status). What is found so is then the app's own word from the
+	// first look on.
+	HeldBack bool
 	// HTTP makes the calls.
 	HTTP *registry.HTTP
 }

@@ -181,8 +181,9 @@ func (r *Registry) answered(by string) {
 	r.last = by
 }
 
-// pass has the next call begin with the server after the one that err is of: what is no Nacos at all may stand among them.
-func (r *Registry) pass(err error) {
+// skip has the next call begin with the server after the one that err is of: what is no Nacos at all
+// may stand among them.
+func (r *Registry) skip(err error) {
 	if e := (*registry.Error)(nil); errors.As(err, &e) {
 		k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == e.URL })
 		r.answered(registry.Redact(r.servers[(k+1)%len(r.servers)]))

@@ -18,6 +18,9 @@ import (
 	"prestop/test/kube"
 )
 
+// placeholder is the image that stands in deploy/ for prestop's.
+const placeholder = "prestop.invalid/prestop"
+
 // TestDeploy is about what lies in deploy/: every manifest is one that the API server takes, and the component makes a Pod of
 // any workload stop as the others do.
 func TestDeploy(t *testing.T) {
@@ -143,7 +146,7 @@ func component(g *stage, root, kind, collection string) {
 	}})
 	g.apply(g.kustomize(root, kube.Object{
 		"resources": []string{"workload.json"}, "components": []string{"deploy/component/" + strings.ToLower(kind)},
-		"images": []kube.Object{image("ghcr.io/example/prestop", g.Prestop)},
+		"images": []kube.Object{image(placeholder, g.Prestop)},
 	}, workload))
 	p := g.ready(g.only())
 	g.callersGo(p)
