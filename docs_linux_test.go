@@ -102,6 +102,7 @@ func tools(t *testing.T) string {
 	for name, script := range map[string]string{
 		"prestop": fmt.Sprintf("#!/bin/bash\nexec %s \"$@\"\n", binary),
 		"make":    "#!/bin/bash\nexec /usr/bin/make -n -C \"$ROOT\" \"$@\"\n",
+		"helm":    "#!/bin/bash\n[[ \"$1 $2\" == \"install prestop\" && -f $ROOT/deploy/${3##*/}/Chart.yaml ]]\n",
 		"docker":  "#!/bin/bash\n[[ $1 == tag && $2 == prestop:dev || $1 == push ]]\n",
 		"kubectl": `#!/bin/bash
 words="$*"
@@ -110,7 +111,7 @@ case $words in
 "logs POD -c prestop" | "logs POD -c prestop --previous" | "describe pod POD" | "get pod POD -o jsonpath="*) ;;
 "apply -f "*) test -f "$ROOT/$3" ;;
 "apply -k "* | "kustomize "*) test -f "$ROOT/${@: -1}/kustomization.yaml" ;;
-"rollout restart deployment orders" | "rollout status deployment orders --timeout 15m") ;;
+"label namespace shop prestop=inject" | "rollout restart deployment --namespace shop" | "rollout restart deployment orders" | "rollout status deployment orders --timeout 15m") ;;
 *) echo "nobody has tried kubectl $words" >&2; exit 1 ;;
 esac
 `,
