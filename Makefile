@@ -80,8 +80,8 @@ bench: ## the figures of the design
 	go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
 	cd test && go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
 
-docs: ## the settings in both READMEs, from the flags
-	go test . -count=1 -run '^TestTheSettingsInTheREADMEsAreTheFlags$$' -update-docs
+docs: ## what the pages have from the program: the settings from the flags, the versions from the tests that ran
+	go test . -count=1 -run '^(TestTheConfigurationPageIsTheFlags|TestTheCompatibilityPageIsWhatRan)$$' -update-docs
 
 charts: ## what comes from the charts: deploy/inject*.yaml and the grace period's policy, the settings in their schemas, the golden files
 	cd test && go test ./chart -count=1 -update
