@@ -23,6 +23,7 @@ import (
 	"prestop/drain"
 	"prestop/drain/conns"
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/eureka"
 	"prestop/registry/nacos"
 )
@@ -280,16 +281,16 @@ func farewell(ctx context.Context, server *drain.Server, log *slog.Logger) int {
 func newRegistries(c Config) ([]registry.Registry, map[string]*registry.Traffic) {
 	var all []registry.Registry
 	traffic := map[string]*registry.Traffic{}
-	client := func() *registry.HTTP { return registry.NewHTTP(c.RegistryTLS, "prestop/"+version) }
-	add := func(r registry.Registry, h *registry.HTTP) {
+	calls := func() *client.Client { return client.New(c.RegistryTLS, "prestop/"+version) }
+	add := func(r registry.Registry, h *client.Client) {
 		all = append(all, r)
 		traffic[r.Kind()] = h.Traffic()
 	}
-	h := client()
+	h := calls()
 	for _, urls := range c.Eurekas {
 		add(eureka.New(eureka.Options{URLs: urls, InstanceID: c.EurekaInstanceID, HTTP: h}), h)
 	}
-	h = client()
+	h = calls()
 	for _, servers := range c.Nacoses {
 		add(nacos.New(nacos.Options{
 			Servers: servers, Namespace: c.NacosNamespace, Group: c.NacosGroup,

@@ -114,6 +114,14 @@ func (d *Drain) pod() registry.Pod {
 	return p
 }
 
+// young are the ports that listen now and began to a short while ago, so that an instance may still register on them.
+func (d *Drain) young() []uint16 {
+	now := time.Now()
+	return d.status.Load().state.ports.numbers(func(p port) bool {
+		return p.up() && (p.given || !p.ephemeral()) && now.Sub(p.since) < rejoinWindow
+	})
+}
+
 // send hands a message to the owner, unless that has ended.
 func (d *Drain) send(m message) { _ = d.sendWithin(context.Background(), m) }
 

@@ -46,6 +46,8 @@ type order struct {
 	live []uint16
 	// serves: callers can reach something of the app.
 	serves bool
+	// young are the ports that listen now and began to within rejoinWindow; with wantOut.
+	young func() []uint16
 	// report tells the machine how far it is; reports of an order that another replaced are dropped there.
 	report func(eventKind)
 	// observe: the end of the linger depends on when the registry's callers can see the change.
@@ -187,7 +189,7 @@ func (k *reconciler) keepOutOnce(d *departure) {
 		k.pause(d.ctx, reassert)
 	case !d.out:
 		k.pause(d.trying, time.Second)
-	case !d.watched:
+	case !d.watched, k.mayRegister(d.order):
 		k.pause(d.ctx, d.glance)
 		d.glance = min(2*d.glance, observe)
 	case time.Since(d.began) > reassertFor:
@@ -206,6 +208,10 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 		}
 		d.checked = true
 	}
+	known := map[string]bool{}
+	for _, i := range k.found {
+		known[i.ID] = true
+	}
 	err := k.look(ctx, d)
 	if err != nil && d.checked && !d.searched && !d.out && (registry.IsFinal(err) || time.Since(d.began) >= searchPatience) {
 		k.log.Warn("cannot search the registry for further instances; those that are known are out", "error", err)
@@ -219,8 +225,13 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 		return nil
 	}
 	if d.out {
-		k.log.Warn("the registry shows the instance in service again; taking it out once more", "instances", k.names(registry.In))
-		d.report(eventUndone)
+		if slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.State == registry.In && known[i.ID] }) {
+			k.log.Warn("the registry shows the instance in service again; taking it out once more", "instances", k.names(registry.In))
+			d.report(eventUndone)
+		} else {
+			k.log.Info("an instance has registered since; taking it out too", "instances", k.names(registry.In))
+			d.report(eventLate)
+		}
 		d.try(k.timeout)
 	}
 	return k.leave(ctx)
@@ -235,7 +246,7 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 		again = rareSearch
 	}
 	switch {
-	case !d.searched, !slices.Equal(pod.Ports, d.ports), len(k.found) == 0 && time.Since(k.searched) > again:
+	case !d.searched, !slices.Equal(pod.Ports, d.ports), len(k.found) == 0 && time.Since(k.searched) > again, k.mayRegister(d.order):
 		err := k.search(ctx)
 		if err == nil {
 			d.searched, d.ports = true, pod.Ports
@@ -245,6 +256,14 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 		return nil
 	}
 	return k.check(ctx)
+}
+
+// mayRegister reports whether a port began to listen so lately that its instance may still register, or may have registered
+// and not be in the lists yet: Eureka's come from a cache of 30 s.
+func (k *reconciler) mayRegister(o order) bool {
+	return slices.ContainsFunc(o.young(), func(port uint16) bool {
+		return !slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port })
+	})
 }
 
 func (k *reconciler) leave(ctx context.Context) error {

@@ -1,7 +1,9 @@
-// Package registry says what a service registry must be able to do for a Pod that stops, and holds what every
-// implementation shares: the identity of the Pod, the errors, and HTTP with retries and fail-over.
+// Package registry says what a service registry must be able to do for a Pod that stops: the contract
+// between the drain and every kind of registry, with the identity of the Pod, the errors and the count
+// of requests.
 //
-// registry/eureka and registry/nacos implement [Registry]; registry/registrytest judges them.
+// registry/eureka and registry/nacos implement [Registry] over registry/client; registry/registrytest
+// judges them.
 package registry
 
 import (

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // record is one instance as a server sends it. Servers of different age send different shapes: numbers as strings, one
@@ -26,7 +26,13 @@ type record struct {
 	SecurePort port `json:"securePort"`
 	Action     text `json:"actionType"`
 	Dirty      text `json:"lastDirtyTimestamp"` // milliseconds
+
+	// Own: it is OUT_OF_SERVICE by the app's own word.
+	Own bool `json:"-"`
 }
+
+// overridden reports whether the server tells that an override is stored.
+func (r record) overridden() bool { return r.Override != "" && r.Override != "UNKNOWN" }
 
 // registered is when the app said something of itself last, by its own clock; zero when it is not told.
 func (r record) registered() time.Time {
@@ -92,10 +98,10 @@ func readInstance(body []byte) (record, error) {
 		Instance *record `json:"instance"`
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
-		return record{}, fmt.Errorf("%w: %w", registry.ErrShape, err)
+		return record{}, fmt.Errorf("%w: %w", client.ErrShape, err)
 	}
 	if v.Instance == nil || v.Instance.id() == "" || v.Instance.App == "" {
-		return record{}, registry.ErrShape
+		return record{}, client.ErrShape
 	}
 	return *v.Instance, nil
 }
@@ -105,7 +111,7 @@ func readInstance(body []byte) (record, error) {
 func readList(r io.Reader, each func(record)) error { return newList(r, each).document() }
 
 type list struct {
-	*registry.Values
+	*client.Values
 	each func(record)
 }
 
@@ -113,7 +119,7 @@ type list struct {
 // that method values hold when it moves the stack.
 //
 //go:noinline
-func newList(r io.Reader, each func(record)) *list { return &list{registry.ReadValues(r), each} }
+func newList(r io.Reader, each func(record)) *list { return &list{client.ReadValues(r), each} }
 
 // document is {"applications": {"application": …}} or {"application": …}.
 func (l *list) document() error {
@@ -132,7 +138,7 @@ func (l *list) document() error {
 		})
 	})()
 	if err == nil && !known {
-		return registry.ErrShape
+		return client.ErrShape
 	}
 	return err
 }
@@ -202,7 +208,7 @@ func (l *list) object(inside func() error) func() error {
 			return err
 		}
 		if t != json.Delim('{') {
-			return registry.ErrShape
+			return client.ErrShape
 		}
 		return inside()
 	}
@@ -219,7 +225,7 @@ func (l *list) oneOrMany(inside, element func() error) error {
 	case t == json.Delim('{'):
 		return inside()
 	case t != json.Delim('['):
-		return registry.ErrShape
+		return client.ErrShape
 	}
 	return l.Elements(element)
 }

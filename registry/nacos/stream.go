@@ -7,7 +7,7 @@ import (
 	"io"
 	"math"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // host is what is read of an instance. 2.x calls its health "valid" in the one list and "healthy" in the others.
@@ -46,7 +46,7 @@ func (h host) record(p place) (record, bool) {
 // readCatalog reads one page of the services of a namespace with all their instances, and calls saw with each service and
 // found with those of its records that wanted chose. It holds one instance at a time, however many there are.
 func readCatalog(from io.Reader, wanted func(host) bool, saw func(service), found func(record)) error {
-	s := stream{registry.ReadValues(from)}
+	s := stream{client.ReadValues(from)}
 	each := func() error {
 		of, chosen, err := s.service(wanted)
 		if err != nil {
@@ -69,7 +69,7 @@ func readCatalog(from io.Reader, wanted func(host) bool, saw func(service), foun
 	case first == json.Delim('['): // 1.x and 2.x
 		return s.Elements(each)
 	case first != json.Delim('{'):
-		return registry.ErrShape
+		return client.ErrShape
 	}
 	var items bool
 	err = s.envelope("data", func() error {
@@ -82,7 +82,7 @@ func readCatalog(from io.Reader, wanted func(host) bool, saw func(service), foun
 		})
 	})
 	if err == nil && !items {
-		err = registry.ErrShape
+		err = client.ErrShape
 	}
 	return err
 }
@@ -113,17 +113,17 @@ func (s stream) service(wanted func(host) bool) (of service, chosen map[string][
 		return s.Skip()
 	})
 	if err == nil && of.name == "" {
-		err = registry.ErrShape
+		err = client.ErrShape
 	}
 	return of, chosen, err
 }
 
 // readHosts reads the instances of one service, which the answer has in field, and calls found with each.
 func readHosts(from io.Reader, field string, found func(host)) error {
-	s := stream{registry.ReadValues(from)}
+	s := stream{client.ReadValues(from)}
 	first, err := s.Token()
 	if err == nil && first != json.Delim('{') {
-		err = registry.ErrShape
+		err = client.ErrShape
 	}
 	if err != nil {
 		return err
@@ -132,7 +132,7 @@ func readHosts(from io.Reader, field string, found func(host)) error {
 }
 
 // stream is the values of an answer of Nacos.
-type stream struct{ *registry.Values }
+type stream struct{ *client.Values }
 
 // hosts calls found with each instance of the array that comes next.
 func (s stream) hosts(found func(host)) error {
@@ -175,7 +175,7 @@ func (s stream) array(element func() error) error {
 func (s stream) enter(begin json.Delim) (there bool, err error) {
 	t, err := s.Token()
 	if err == nil && t != nil && t != begin {
-		err = registry.ErrShape
+		err = client.ErrShape
 	}
 	return err == nil && t != nil, err
 }
@@ -196,9 +196,9 @@ func (s stream) envelope(field string, value func() error) error {
 	})
 	switch {
 	case code != 0:
-		return fmt.Errorf("%w: code %d", registry.ErrShape, code)
+		return fmt.Errorf("%w: code %d", client.ErrShape, code)
 	case err == nil && !seen:
-		return registry.ErrShape
+		return client.ErrShape
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package registry
+package client
 
 import (
 	"context"
@@ -20,7 +20,7 @@ const lookupTimeout = time.Second
 //
 // A name that once had several keeps being a server at each address while it has one alone: so nothing that is known of
 // that server is lost with the others. A name that cannot be resolved keeps the servers that it had. Returns soon after ctx ends, in a second at the latest.
-func (h *HTTP) Servers(ctx context.Context, addrs []*url.URL) []*url.URL {
+func (h *Client) Servers(ctx context.Context, addrs []*url.URL) []*url.URL {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	var all []*url.URL
@@ -35,7 +35,7 @@ func (h *HTTP) Servers(ctx context.Context, addrs []*url.URL) []*url.URL {
 }
 
 // behind are the servers of one address.
-func (h *HTTP) behind(ctx context.Context, a *url.URL) []*url.URL {
+func (h *Client) behind(ctx context.Context, a *url.URL) []*url.URL {
 	host := a.Hostname()
 	if _, err := netip.ParseAddr(host); err == nil || a.Scheme != "http" {
 		return []*url.URL{a}

@@ -1,4 +1,4 @@
-package registry_test
+package client_test
 
 import (
 	"bytes"
@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -55,14 +56,14 @@ func gone(t *testing.T) *url.URL {
 	return parsed(t, "http://"+l.Addr().String())
 }
 
-func newHTTP(t *testing.T) *registry.HTTP {
-	h := registry.NewHTTP(nil, "prestop/1.0")
+func newHTTP(t *testing.T) *client.Client {
+	h := client.New(nil, "prestop/1.0")
 	t.Cleanup(h.Close)
 	return h
 }
 
-func get(path string) registry.Call {
-	return registry.Call{Op: "read it", Method: http.MethodGet, Path: path}
+func get(path string) client.Call {
+	return client.Call{Op: "read it", Method: http.MethodGet, Path: path}
 }
 
 // soon ends long after what a test expects has come.
@@ -114,7 +115,7 @@ func TestTheRequestIsWhatTheCallSays(t *testing.T) {
 		body, _ = io.ReadAll(r.Body)
 	})
 	addr.Path, addr.User = "/ctx/eureka/", url.UserPassword("user", "p@ss:/wörd")
-	_, err := newHTTP(t).Do(soon(t), []*url.URL{addr}, registry.Call{Op: "x", Method: http.MethodPut, Path: "apps/A%20B/id:1%3B", Query: url.Values{"value": {"UP"}},
+	_, err := newHTTP(t).Do(soon(t), []*url.URL{addr}, client.Call{Op: "x", Method: http.MethodPut, Path: "apps/A%20B/id:1%3B", Query: url.Values{"value": {"UP"}},
 		Form: url.Values{"a": {"b c"}}, Header: http.Header{"Accept": {"application/json"}}})
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +158,7 @@ func TestTheBodyIsSentAgain(t *testing.T) {
 		bodies = append(bodies, string(b))
 		h(w, r)
 	})
-	c := registry.Call{Op: "log in", Method: http.MethodPost, Path: "login", Form: url.Values{"u": {"x"}}}
+	c := client.Call{Op: "log in", Method: http.MethodPost, Path: "login", Form: url.Values{"u": {"x"}}}
 	if _, err := newHTTP(t).Do(soon(t), []*url.URL{addr}, c); err != nil || !slices.Equal(bodies, []string{"u=x", "u=x"}) {
 		t.Errorf("%q, %v", bodies, err)
 	}
@@ -176,7 +177,7 @@ func TestAnswersThatSaySomethingAreNotTriedAgain(t *testing.T) {
 func TestTheCallerDecidesWhatIsSick(t *testing.T) {
 	h, calls := script(code(200), code(500))
 	c := get("x")
-	c.Retry = func(a registry.Answer) bool { return a.Code == 200 }
+	c.Retry = func(a client.Answer) bool { return a.Code == 200 }
 	a, err := newHTTP(t).Do(soon(t), []*url.URL{started(t, h)}, c)
 	if err != nil || a.Code != 500 || calls.Load() != 2 {
 		t.Errorf("%+v, %v after %d calls", a, err, calls.Load())
@@ -374,7 +375,7 @@ func TestAWriteIsNotTurnedIntoARead(t *testing.T) {
 			http.Redirect(w, r, "/login", http.StatusFound)
 		}
 	})
-	_, err := newHTTP(t).Do(soon(t), []*url.URL{addr}, registry.Call{Op: "x", Method: http.MethodPut, Path: "y"})
+	_, err := newHTTP(t).Do(soon(t), []*url.URL{addr}, client.Call{Op: "x", Method: http.MethodPut, Path: "y"})
 	if err == nil || slices.Contains(methods, http.MethodGet) {
 		t.Errorf("%v after %v", err, methods)
 	}
@@ -416,7 +417,7 @@ func TestExcerptIsOneShortLine(t *testing.T) {
 		strings.Repeat("x", 300):        ": " + strings.Repeat("x", 200),
 		`{"status":404,"path":"/apps"}`: `: {"status":404,"path":"/apps"}`,
 	} {
-		if got := registry.Excerpt([]byte(body)); got != want {
+		if got := client.Excerpt([]byte(body)); got != want {
 			t.Errorf("%q: %q, want %q", body, got, want)
 		}
 	}
@@ -438,7 +439,7 @@ func TestTrafficTellsWhyThereWasNoAnswer(t *testing.T) {
 		if c.cancel {
 			cancel()
 		}
-		if _, err := h.Do(ctx, []*url.URL{c.to}, registry.Call{Op: "test", Method: http.MethodGet, Once: true}); err == nil {
+		if _, err := h.Do(ctx, []*url.URL{c.to}, client.Call{Op: "test", Method: http.MethodGet, Once: true}); err == nil {
 			t.Errorf("%s: there was an answer", want)
 		}
 		cancel()
@@ -486,7 +487,7 @@ func TestACertificateForAnotherNameHasItsOwnRemedy(t *testing.T) {
 	defer s.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	h := registry.NewHTTP(&tls.Config{RootCAs: roots, ServerName: "registry.test"}, "prestop/1.0")
+	h := client.New(&tls.Config{RootCAs: roots, ServerName: "registry.test"}, "prestop/1.0")
 	defer h.Close()
 	_, err := h.Do(soon(t), []*url.URL{parsed(t, s.URL)}, get("x"))
 	if e := asError(t, err); !e.Final || !strings.Contains(e.Remedy, "another name") {
@@ -496,7 +497,7 @@ func TestACertificateForAnotherNameHasItsOwnRemedy(t *testing.T) {
 
 // A write that may have been carried out is not sent again before it was read back.
 func TestAWriteThatMayHaveBeenDoneIsNotRepeated(t *testing.T) {
-	write := registry.Call{Op: "write", Method: http.MethodPut, Path: "x", Unrepeated: true}
+	write := client.Call{Op: "write", Method: http.MethodPut, Path: "x", Unrepeated: true}
 	drop := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 	status := func(code int) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }

@@ -1,4 +1,7 @@
-package registry
+// Package client calls the servers of a registry over HTTP: with retries and fail-over, with a bound
+// for whatever a server sends, and with an error that says what to do. It is for the packages that
+// implement registry.Registry.
+package client
 
 import (
 	"bytes"
@@ -18,6 +21,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
+
+	"prestop/registry"
 )
 
 const (
@@ -34,15 +39,15 @@ const (
 // errTooLarge is the cause when a body goes past its bound.
 var errTooLarge = errors.New("the answer is larger than any real one")
 
-// HTTP makes calls to the servers of one registry: it retries what may pass with backoff and jitter, each time on the
+// Client makes calls to the servers of one registry: it retries what may pass with backoff and jitter, each time on the
 // next address, until the context ends. Basic auth is taken from an address's userinfo. Redirects are followed on the
-// same host only, by its name or its address. Safe for concurrent use; the zero value is not usable, see NewHTTP.
-type HTTP struct {
+// same host only, by its name or its address. Safe for concurrent use; the zero value is not usable, see New.
+type Client struct {
 	// Lookup resolves names for Servers; nil is the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 
 	client  *retryablehttp.Client
-	traffic *Traffic
+	traffic *registry.Traffic
 	names   names
 }
 
@@ -91,9 +96,9 @@ func Transient(code int) bool {
 	return code >= 500
 }
 
-// NewHTTP returns an HTTP that trusts tlsConfig (nil: the system's roots) and presents itself as userAgent.
-func NewHTTP(tlsConfig *tls.Config, userAgent string) *HTTP {
-	traffic := &Traffic{}
+// New returns a Client that trusts tlsConfig (nil: the system's roots) and presents itself as userAgent.
+func New(tlsConfig *tls.Config, userAgent string) *Client {
+	traffic := &registry.Traffic{}
 	c := retryablehttp.NewClient()
 	c.Logger = nil
 	c.RetryMax = 1 << 20 // the context is the bound
@@ -114,18 +119,18 @@ func NewHTTP(tlsConfig *tls.Config, userAgent string) *HTTP {
 			IdleConnTimeout:        20 * time.Second,
 		}},
 	}
-	return &HTTP{client: c, traffic: traffic}
+	return &Client{client: c, traffic: traffic}
 }
 
 // Traffic counts the requests.
-func (h *HTTP) Traffic() *Traffic { return h.traffic }
+func (h *Client) Traffic() *registry.Traffic { return h.traffic }
 
 // Close drops idle connections.
-func (h *HTTP) Close() { h.client.HTTPClient.CloseIdleConnections() }
+func (h *Client) Close() { h.client.HTTPClient.CloseIdleConnections() }
 
 // Do makes the call on the first of addrs that answers, beginning with the first. It returns every answer that Retry
-// does not call sick, whatever its code; the error is always an *Error.
-func (h *HTTP) Do(ctx context.Context, addrs []*url.URL, c Call) (Answer, error) {
+// does not call sick, whatever its code; the error is always an *registry.Error.
+func (h *Client) Do(ctx context.Context, addrs []*url.URL, c Call) (Answer, error) {
 	if c.Retry == nil {
 		c.Retry = func(a Answer) bool { return Transient(a.Code) }
 	}
@@ -225,11 +230,11 @@ func (s *sequence) read(resp *http.Response) error {
 	return nil
 }
 
-func (s *sequence) where() string { return Redact(s.addrs[s.turn%len(s.addrs)]) }
+func (s *sequence) where() string { return registry.Redact(s.addrs[s.turn%len(s.addrs)]) }
 
-// failed makes the *Error of a call that ended without a usable answer.
-func (s *sequence) failed(err error) *Error {
-	e := &Error{Op: s.call.Op, URL: s.where(), Err: plain(err), Unsent: unsent(err)}
+// failed makes the *registry.Error of a call that ended without a usable answer.
+func (s *sequence) failed(err error) *registry.Error {
+	e := &registry.Error{Op: s.call.Op, URL: s.where(), Err: plain(err), Unsent: unsent(err)}
 	if s.last != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		e.Err = fmt.Errorf("%w, last: %w", plain(err), s.last)
 	}
@@ -321,7 +326,7 @@ func sameHost(r *http.Request, via []*http.Request) error {
 	first := via[0]
 	byName := first.Host != "" && sameAddress(r.URL, first.Host)
 	if !byName && !sameAddress(r.URL, first.URL.Host) || r.URL.Scheme != first.URL.Scheme || len(via) > 3 {
-		return fmt.Errorf("%w (%s)", errElsewhere, Redact(r.URL))
+		return fmt.Errorf("%w (%s)", errElsewhere, registry.Redact(r.URL))
 	}
 	if r.Method != first.Method {
 		return fmt.Errorf("%w (a %s turned into a %s)", errElsewhere, first.Method, r.Method)
@@ -397,7 +402,7 @@ func (s *stream) Read(p []byte) (int, error) {
 // agent sets the User-Agent of every request, counts it, and bounds the wait for its answer.
 type agent struct {
 	name    string
-	traffic *Traffic
+	traffic *registry.Traffic
 	http.RoundTripper
 }
 
@@ -417,7 +422,11 @@ func (a agent) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		resp, err = nil, late{within}
 	}
-	a.traffic.note(r, resp, err, time.Since(began))
+	status := 0
+	if err == nil {
+		status = resp.StatusCode
+	}
+	a.traffic.Note(r.Method, status, err, time.Since(began))
 	if err != nil {
 		cancel()
 		return nil, err

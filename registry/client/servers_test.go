@@ -1,4 +1,4 @@
-package registry
+package client
 
 import (
 	"context"
@@ -20,7 +20,7 @@ func TestANameStandsForTheServersBehindIt(t *testing.T) {
 		"dual":     {"fd00::1", "10.0.0.1"},
 		"six":      {"fd00::1", "fd00::2"},
 	}
-	h := NewHTTP(nil, "prestop/test")
+	h := New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	resolving := true
 	h.Lookup = func(_ context.Context, host string) (list []netip.Addr, err error) {
@@ -79,7 +79,7 @@ func TestAServerBehindANameIsCalledByIt(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { called = append(called, r.Host) }))
 	t.Cleanup(s.Close)
 	port := s.Listener.Addr().(*net.TCPAddr).Port
-	h := NewHTTP(nil, "prestop/test")
+	h := New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	h.Lookup = func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}, nil
@@ -101,7 +101,7 @@ func TestAServerBehindANameIsCalledByIt(t *testing.T) {
 }
 
 func TestANameThatShrinksToOneAddressKeepsItsServer(t *testing.T) {
-	h := NewHTTP(nil, "prestop/test")
+	h := New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	ips := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")}
 	h.Lookup = func(context.Context, string) ([]netip.Addr, error) { return ips, nil }
