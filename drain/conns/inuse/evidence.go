@@ -80,6 +80,8 @@ func (m Memory) waiting(s *Sample) Answer {
 		return No
 	case m.base != noBase && m.asked == 1:
 		return noIf(m.told)
+	case s.alike() && !s.wrapped():
+		return No
 	case s.even():
 		return noIf(m.base == nothingWaits || s.pastOpening())
 	}
@@ -127,7 +129,7 @@ func (s *Sample) even() bool {
 
 // pastOpening reports whether the client has sent more than the opening of a protocol has.
 func (s *Sample) pastOpening() bool {
-	return s.HasBytes && s.SegmentsReceived > openingSegments && s.text()
+	return s.HasBytes && s.SegmentsReceived > openingSegments && (s.text() || s.alike())
 }
 
 // noOpening reports whether the first exchange shows that the protocol has no opening: one segment of the
@@ -136,15 +138,22 @@ func (s *Sample) noOpening() bool {
 	return s.SegmentsReceived == 1 && !s.wrapped() && s.BytesReceived < leastHello && s.BytesSent >= openingBytes
 }
 
-// text reports whether the client's segments are as long as requests in text on average, or all of one
-// length, and the server's too. Large ones may be of a handshake, whose segments differ.
+// text reports whether the client's segments are as long as requests in text, on average. Large ones may
+// be of a handshake.
 func (s *Sample) text() bool {
-	in, out := uint64(s.SegmentsReceived), uint64(s.SegmentsSent)
-	least := leastText * in
+	least := leastText * uint64(s.SegmentsReceived)
 	if s.LargestReceived > smallSegment {
 		least += mostHello
 	}
-	return s.BytesReceived >= least || in > 0 && out > 0 && s.BytesReceived%in == 0 && s.BytesSent%out == 0
+	return s.BytesReceived >= least
+}
+
+// alike reports whether all exchanges were of the same lengths, as of a client that asks for the same again
+// and again: an opening, and a request that waits, would show.
+func (s *Sample) alike() bool {
+	in := uint64(s.SegmentsReceived)
+	return in > openingSegments && s.BytesSent >= leastAnswer*in &&
+		uint64(s.SegmentsSent)%in == 0 && s.BytesReceived%in == 0 && s.BytesSent%in == 0
 }
 
 // wrapped reports whether a counter may have started anew from 0: of bare ACKs those 16 bits that are

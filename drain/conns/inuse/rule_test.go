@@ -43,6 +43,10 @@ func TestJudge(t *testing.T) {
 			half, seen(700, 704, 660, 4123, 7001, 40, 40), Verdict{Class: Idle, Silent: millisOf(700)}},
 		"HTTP/1.1, 40 requests answered, some by two segments": { // or a stream in flight beside others
 			half, seen(700, 704, 660, 4123, 70010, 40, 44), Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
+		"HTTP/1.1, 20 requests alike, each answered by three segments": {
+			half, seen(700, 704, 660, 600, 64_000, 20, 60), Verdict{Class: Idle, Silent: millisOf(700)}},
+		"21 requests alike, 20 of them answered by three segments": {
+			half, seen(700, 704, 660, 630, 64_000, 21, 60), Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
 		"as many segments either way, but the client's are those of HTTP/2": {
 			half, seen(700, 704, 660, 1411, 7001, 40, 40), Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
 		"as many segments either way, but for a client's certificate": {
