@@ -32,6 +32,9 @@ func ask(ctx context.Context, c Config, path string) (int, string, error) {
 	}
 	resp, err := newClient().Do(req)
 	if err != nil {
+		if ctx.Err() != nil { // it is not the sidecar
+			return 0, "", fmt.Errorf("ended by a signal: %w", ctx.Err())
+		}
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -29,7 +30,7 @@ func status(c Config, stdout, stderr io.Writer) int {
 	defer again.Stop()
 	for {
 		s, err := askStatus(ctx, c)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, context.Canceled) { // the signal may have reached ask alone so far
 			return exitOK
 		}
 		if err == nil {
