@@ -45,13 +45,15 @@ type target struct {
 	dead, held []uint16
 	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be seen.
 	since map[uint16]time.Time
+	// newest is when a port began to listen last, though it may be dead by now; with wantIn.
+	newest time.Time
 	// serving is since when the Pod has been serving; with wantIn.
 	serving time.Time
 }
 
 func (t target) equal(o target) bool {
 	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) && maps.Equal(t.since, o.since) &&
-		t.serving.Equal(o.serving)
+		t.newest.Equal(o.newest) && t.serving.Equal(o.serving)
 }
 
 // regState is what was reported of one registry since its target changed last.
@@ -94,9 +96,12 @@ type state struct {
 	// app is what the ports say together, and appSince when it became so.
 	app      appState
 	appSince time.Time
-	// began, deadline and cause belong to the current or the last drain.
+	// drains is how many have begun; began, deadline and cause belong to the newest of them.
+	drains          int
 	began, deadline time.Time
 	cause           cause
+	// result is how that drain ended; "" while it runs and before the first.
+	result Result
 	// told is when the newest report of a registry arrived: what a count from before shows was not known to be enough.
 	told time.Time
 	// hooked: somebody has called the hook. met: a connection was open during the drain.
@@ -281,7 +286,7 @@ func (p policy) take(s state, e event, now time.Time) state {
 	}
 	switch e.kind {
 	case eventHook, eventStopping:
-		if s.phase == serving || s.stale(now) {
+		if s.phase == serving || s.stale(now) && !s.stopping {
 			s = p.begin(s, causeHook, now)
 		}
 		if e.kind == eventStopping {
@@ -389,8 +394,12 @@ func (p policy) settle(s state, now time.Time) state {
 // begin starts a drain. It counts anew: what an earlier count showed, or that there was none, says
 // nothing of now. The registries are searched anew too, for what has registered since.
 func (p policy) begin(s state, c cause, now time.Time) state {
+	s.drains++
 	s.began, s.deadline, s.cause, s.told = now, now.Add(p.budget), c, now
-	s.counted, s.met = tally{}, false
+	if s.stopping && !s.stopBy.IsZero() && s.stopBy.Before(s.deadline) {
+		s.deadline = s.stopBy
+	}
+	s.counted, s.met, s.result = tally{}, false, ""
 	s.ports = s.ports.begin()
 	s.changeTarget()
 	return s.enter(draining, now)
@@ -412,6 +421,16 @@ func (s state) changeTarget() {
 }
 
 func (s state) enter(p phase, now time.Time) state {
+	if s.phase == draining {
+		switch p {
+		case drained:
+			s.result = Drained
+		case expired:
+			s.result = Expired
+		default:
+			s.result = Cancelled
+		}
+	}
 	s.phase, s.since = p, now
 	return s
 }
@@ -431,13 +450,8 @@ func (s state) target() target {
 		if s.unseen {
 			return t
 		}
-		t.since = map[uint16]time.Time{}
 		t.dead, t.held = s.ports.dead(), s.ports.held()
-		for _, p := range s.ports {
-			if p.up() && p.mayServe() {
-				t.since[p.number] = p.since
-			}
-		}
+		t.since, t.newest = s.ports.since(), s.ports.newest()
 		return t
 	}
 	return target{want: wantOut}

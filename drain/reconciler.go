@@ -44,6 +44,8 @@ type order struct {
 	target target
 	// live are the ports that listen: with wantGone their instances are left alone.
 	live []uint16
+	// since tells of each port that may be the app's, and that listens, since when.
+	since map[uint16]time.Time
 	// serves: callers can reach something of the app.
 	serves bool
 	// report tells the machine how far it is; reports of an order that another replaced are dropped there.
@@ -226,8 +228,19 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 	return k.leave(ctx)
 }
 
-// look learns what the registry holds: by a search at first, and where it was empty or another port listens since; else
-// by asking for what is known.
+// mayRegister reports whether a port began to listen so lately that its instance may still come.
+func (k *reconciler) mayRegister(o order) bool {
+	for port, since := range o.since {
+		known := slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port })
+		if !known && time.Since(since) < rejoinWindow {
+			return true
+		}
+	}
+	return false
+}
+
+// look learns what the registry holds: by a search at first, and where it was empty, another port
+// listens since, or an instance may still come; else by asking for what is known.
 func (k *reconciler) look(ctx context.Context, d *departure) error {
 	pod := k.pod()
 	again := emptySearch
@@ -235,7 +248,8 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 		again = rareSearch
 	}
 	switch {
-	case !d.searched, !slices.Equal(pod.Ports, d.ports), len(k.found) == 0 && time.Since(k.searched) > again:
+	case !d.searched, !slices.Equal(pod.Ports, d.ports),
+		(len(k.found) == 0 || k.mayRegister(d.order)) && time.Since(k.searched) > again:
 		err := k.search(ctx)
 		if err == nil {
 			d.searched, d.ports = true, pod.Ports
@@ -436,14 +450,14 @@ func (k *reconciler) lookIn(ctx context.Context, o order) error {
 
 // searchIn reports whether the registry is to be searched: nothing is known yet; a port began to listen a short while ago
 // that no instance is known of; or one has vanished and the last search is long ago. While nothing listens, nothing can
-// have registered.
+// have registered but what did before the port was gone.
 func (k *reconciler) searchIn(o order) bool {
 	since := time.Since(k.searched)
 	switch {
 	case k.searched.IsZero():
 		return true
 	case len(o.target.since) == 0 && o.target.since != nil && !k.pod().AnyPort:
-		return since >= rareSearch && len(k.found) == 0
+		return since >= rareSearch && len(k.found) == 0 || k.searched.Before(o.target.newest)
 	case len(k.found) == 0 && !k.ever:
 		return true
 	}

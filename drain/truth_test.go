@@ -175,7 +175,8 @@ func (w *world) inspectOne(c *container, r *fakeRegistry) {
 	}
 	switch {
 	case !c.up:
-		if c.seen && time.Since(c.changed) > moment && !rec.disabled && w.past.termed.IsZero() {
+		late := rec.since.Sub(c.started) > time.Second // it may not have been found yet
+		if c.seen && !late && time.Since(c.changed) > moment && !rec.disabled && w.past.termed.IsZero() {
 			w.wrong("%s sends callers to %d, where nobody has listened for %v", r.name, c.port, time.Since(c.changed))
 		}
 	case w.mustBeIn(c, rec):
@@ -206,7 +207,7 @@ func (w *world) mustBeIn(c *container, rec *fakeRecord) bool {
 	switch {
 	case w.drain.options.Counter == nil || !c.started.After(last):
 		return false // it was told to stop, and nothing tells that it lives anew
-	case c.atStop && c.missed:
+	case c.atStop && c.missed && c.ended.After(last.Add(lookTimeout)):
 		return time.Since(since) > lasts
 	}
 	return time.Since(later(since, last.Add(budget+afterDeadline))) > lasts
@@ -217,9 +218,13 @@ func (w *world) mustBeOut(c *container, rec *fakeRecord) bool {
 	if len(w.past.stops) == 0 || !w.past.termed.IsZero() {
 		return false
 	}
-	last := w.past.stops[len(w.past.stops)-1]
-	quiet := !slices.ContainsFunc(w.containers, func(o *container) bool { return !o.changed.Before(last.Add(-soon)) })
-	return quiet && c.seen && !rec.since.After(last) && time.Since(last) > moment
+	first, last := w.past.stops[0], w.past.stops[len(w.past.stops)-1]
+	quiet := !slices.ContainsFunc(w.containers, func(o *container) bool { return !o.changed.Before(first.Add(-soon)) })
+	lasts := moment
+	if rec.since.After(last) {
+		lasts = emptySearch + 10*time.Second // it is searched for now and then
+	}
+	return quiet && c.seen && time.Since(later(last, rec.since)) > lasts
 }
 
 // inspectEnd judges whether a process that was told to stop is still there.

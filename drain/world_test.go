@@ -21,12 +21,13 @@ import (
 type container struct {
 	port      uint16
 	registers bool
-	uid       uint32 // whom its process belongs to; 0 of an app
-	loopback  bool   // nobody outside the Pod reaches it
+	uid       uint32        // whom its process belongs to; 0 of an app
+	loopback  bool          // nobody outside the Pod reaches it
 	delay     time.Duration // from when it listens until it registers
 	up        bool
 	started   time.Time // when it listened last
 	changed   time.Time // when up changed last
+	ended     time.Time // when it ended last
 	socket    uint64    // identity of its listening socket
 	active    int       // connections in use
 	connected time.Time // when a connection came that is still in use
@@ -79,7 +80,7 @@ func newPod(n int, containers []*container, change func(*Options)) *world {
 	w := &world{ends: make(chan struct{}, 1), done: make(chan struct{}), containers: containers}
 	o := Options{
 		Counter: w, Budget: 60 * time.Second, Linger: -1, RegistryTimeout: 10 * time.Second, Seed: 1,
-		Pod: registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Pod: registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Log: zzlog,
 	}
 	for i := range n {
 		r := &fakeRegistry{world: w, name: fmt.Sprint("fake", i), records: map[uint16]*fakeRecord{}}
@@ -170,7 +171,8 @@ func (w *world) crash() { w.crashOne(0) }
 
 func (w *world) crashOne(i int) {
 	w.mu.Lock()
-	w.containers[i].up, w.containers[i].changed, w.containers[i].active = false, time.Now(), 0
+	c := w.containers[i]
+	c.up, c.changed, c.ended, c.active = false, time.Now(), time.Now(), 0
 	w.mu.Unlock()
 	w.event()
 }
@@ -566,3 +568,5 @@ func (e ended) must(t *testing.T, r Result) {
 		t.Fatalf("the hook ended with %v, %v; want %v", e.Outcome, e.err, r)
 	}
 }
+
+var zzlog = slog.New(slog.NewTextHandler(io.Discard, nil))
