@@ -105,6 +105,9 @@ func (w *world) judgeDrained(out Outcome) {
 		if !w.isApp(c) || !c.up || !c.seen || !c.changed.Before(out.Began.Add(-moment)) {
 			continue
 		}
+		if !c.registers && !w.past.termed.IsZero() && w.registeredGone() {
+			continue // it is taken for another sidecar, which ends after prestop
+		}
 		if took := time.Since(out.Began); took < endpointLinger {
 			w.wrong("drained after %v while port %d listens", took, c.port)
 		}
@@ -118,6 +121,11 @@ func (w *world) judgeDrained(out Outcome) {
 	if silent := time.Since(w.heard); out.Early > 0 && silent > 0 && silent-out.Count < w.drain.options.QuietPeriod {
 		w.wrong("the linger ended early, with a client heard %v before", silent-out.Count)
 	}
+}
+
+// registeredGone reports whether what registers has ended, all of it. w.mu is held.
+func (w *world) registeredGone() bool {
+	return !slices.ContainsFunc(w.containers, func(c *container) bool { return c.registers && c.up })
 }
 
 // judgeLinger: callers of a registry that answers know of each instance, and had their time since.
