@@ -284,7 +284,7 @@ func (ps ports) dead() []uint16 {
 // held are the ports on which nobody has listened yet: an instance there is what an earlier life of the Pod left, or what
 // another Pod left that had the address before, so it is not put in.
 func (ps ports) held() []uint16 {
-	return ps.numbers(func(p port) bool { return !p.listened && !p.through })
+	return ps.numbers(func(p port) bool { return !p.listened })
 }
 
 // live are the ports that are listened on now, by whomever.

@@ -102,6 +102,8 @@ type state struct {
 	cause           cause
 	// result is how that drain ended; "" while it runs and before the first.
 	result Result
+	// joined: a hook belongs to that drain. unhooked: SIGTERM began it, and no hook came within hookSoon.
+	joined, unhooked bool
 	// told is when the newest report of a registry arrived: what a count from before shows was not known to be enough.
 	told time.Time
 	// hooked: somebody has called the hook. met: a connection was open during the drain.
@@ -213,6 +215,9 @@ const (
 	// rehook is how long after the end of a drain another call gets the same answer. Later, a hook is about a new stop:
 	// clients may have come since, by a Service, so it drains anew.
 	rehook = 10 * time.Second
+	// hookSoon is how long after SIGTERM a hook may come: the kubelet calls the hooks of a Pod's
+	// containers as it sends SIGTERM to those without.
+	hookSoon = 500 * time.Millisecond
 	// forgetFor bounds the deletion of a dead app's leftovers: after SIGTERM the kubelet may give no more than 2 s.
 	forgetFor = 1500 * time.Millisecond
 )
@@ -292,7 +297,7 @@ func (p policy) take(s state, e event, now time.Time) state {
 		if e.kind == eventStopping {
 			s.cause = causePod
 		} else {
-			s.hooked = true
+			s.hooked, s.joined, s.unhooked = true, true, false
 		}
 	case eventSIGTERM:
 		s = p.stop(s, now)
@@ -338,7 +343,8 @@ func (p policy) stop(s state, now time.Time) state {
 		return s
 	}
 	s.stopping = true
-	if !s.dead() && (s.phase == serving || s.stale(now)) {
+	unsure := s.app == appPartly && s.phase == serving // a hook may come yet, which tells
+	if !s.dead() && (s.phase == serving || s.stale(now)) || unsure {
 		s = p.begin(s, causeSIGTERM, now)
 	}
 	s.stopBy = now.Add(p.budget)
@@ -357,21 +363,35 @@ func (s state) returned(now time.Time) bool {
 // gone another container may serve that has not registered yet, or is called by a Service alone: only
 // SIGTERM tells that it is no app, since it comes when the apps have ended.
 func (s state) reachable() bool {
-	switch s.app {
-	case appUp, appPartly, appUnseen:
+	switch {
+	case s.stopping && s.dead():
+		return false
+	case s.app == appUp || s.app == appPartly || s.app == appUnseen:
 		return true
 	}
-	return !s.stopping && slices.ContainsFunc(s.ports, func(p port) bool { return p.up() && p.mayServe() })
+	return slices.ContainsFunc(s.ports, func(p port) bool { return p.up() && p.mayServe() })
 }
 
-// dead reports whether nothing of the app is there any more, for one who was told to stop. Where its ports are known only
-// by who listened, one of them that is gone is enough: what listens still is another container's, which ends after us.
+// countedPorts are the ports whose connections count. Once nothing of the app is there any more they are
+// those that it listened on, where it may still answer: what listens is another container's.
+func (s state) countedPorts() []uint16 {
+	if s.stopping && s.dead() {
+		return s.ports.deciding().numbers(port.gone)
+	}
+	return s.ports.counted()
+}
+
+// dead reports whether nothing of the app is there any more, for one who was told to stop. Where its
+// ports are known only by who listened, one of them that is gone is enough: what listens still is
+// another container's, which ends after us. But not while a hook waits, or may come: that is called
+// for a container that lives.
 func (s state) dead() bool {
 	switch s.app {
 	case appGone, appAbsent:
 		return true
 	case appPartly:
-		return !s.ports.identified()
+		waits := s.phase == draining && (s.joined || s.cause != causeSIGTERM || !s.unhooked)
+		return !s.ports.identified() && !waits
 	}
 	return false
 }
@@ -379,6 +399,7 @@ func (s state) dead() bool {
 // settle moves on to the phase that the state calls for.
 func (p policy) settle(s state, now time.Time) state {
 	if s.phase == draining {
+		s.unhooked = !s.joined && s.cause == causeSIGTERM && !now.Before(s.began.Add(hookSoon))
 		if p.done(s, now) {
 			s = s.enter(drained, now)
 		} else if !now.Before(s.deadline) {
@@ -400,6 +421,7 @@ func (p policy) begin(s state, c cause, now time.Time) state {
 		s.deadline = s.stopBy
 	}
 	s.counted, s.met, s.result = tally{}, false, ""
+	s.joined, s.unhooked = false, false
 	s.ports = s.ports.begin()
 	s.changeTarget()
 	return s.enter(draining, now)
@@ -460,7 +482,7 @@ func (s state) target() target {
 // done reports whether no request can be lost any more: callers have had their time and no connection is in use.
 func (p policy) done(s state, now time.Time) bool {
 	for _, r := range s.regs {
-		if r.left.IsZero() && r.gaveUp.IsZero() {
+		if r.left.IsZero() && r.gaveUp.IsZero() && !(s.stopping && s.dead()) {
 			return false
 		}
 	}
@@ -608,6 +630,9 @@ func (p policy) wake(s state, now time.Time) time.Time {
 	}
 	if s.phase == draining {
 		soonest(s.deadline)
+		if s.stopping && s.app == appPartly {
+			soonest(s.began.Add(hookSoon))
+		}
 		if until, known := p.lingerUntil(s); known {
 			soonest(until)
 		}

@@ -79,7 +79,7 @@ func (o *owner) effects(was state, e event, now time.Time) {
 	if again || !s.target().equal(was.target()) {
 		o.command()
 	}
-	o.watcher.follow(o.paceFor(now), s.ports.counted())
+	o.watcher.follow(o.paceFor(now), s.countedPorts())
 }
 
 // begin makes the drain that hooks join from now on.

@@ -72,6 +72,7 @@ type reconciler struct {
 	err      error           // what was told as wrong last
 	searched time.Time       // when the last search succeeded; zero before
 	wasIn    map[string]bool // the instances that were seen in service since they were last taken out, by ID
+	took     map[string]bool // those that were in service until we took them out, by ID
 	warned   bool            // that nothing is registered
 	// fruitless are the ports whose instance was searched for all through rejoinWindow, in vain.
 	fruitless map[uint16]bool
@@ -81,7 +82,7 @@ func newReconciler(i int, o Options, pod func() registry.Pod, send func(message)
 	r := o.Registries[i]
 	k := &reconciler{
 		index: i, registry: r, pod: pod, timeout: o.RegistryTimeout, elsewhere: o.Elsewhere, send: send,
-		orders: make(chan order, 1), wasIn: map[string]bool{}, fruitless: map[uint16]bool{}, log: o.Log.With("registry", r.Kind()),
+		orders: make(chan order, 1), wasIn: map[string]bool{}, took: map[string]bool{}, fruitless: map[uint16]bool{}, log: o.Log.With("registry", r.Kind()),
 		jitter: rand.New(rand.NewPCG(o.Seed, uint64(i))),
 	}
 	if o.Seed == 0 {
@@ -262,6 +263,11 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 }
 
 func (k *reconciler) leave(ctx context.Context) error {
+	for _, i := range k.found {
+		if i.State == registry.In {
+			k.took[i.ID] = true
+		}
+	}
 	if err := k.registry.Leave(ctx); err != nil {
 		return err
 	}
@@ -388,7 +394,7 @@ func (k *reconciler) keepInOnce(ctx context.Context, o order) (changed bool, err
 		}
 		changed = true
 	}
-	if len(k.portsOf(registry.Out, func(i registry.Instance) bool { return o.wants(i) && k.wasIn[i.ID] && !o.lately(i) })) > 0 {
+	if len(k.portsOf(registry.Out, func(i registry.Instance) bool { return k.wants(o, i) && k.wasIn[i.ID] && !o.lately(i) })) > 0 {
 		return changed, errDisabled
 	}
 	return changed, nil
@@ -399,9 +405,10 @@ var errDisabled = errors.New("the instance is disabled, and not by prestop; enab
 
 func (o order) dead(i registry.Instance) bool { return slices.Contains(o.target.dead, i.Port) }
 
-// wants reports whether the instance shall be in: somebody listens on its port, or is reached through it.
-func (o order) wants(i registry.Instance) bool {
-	return !o.dead(i) && !slices.Contains(o.target.held, i.Port)
+// wants reports whether the instance shall be in: somebody listens on its port, or it was in service
+// until we took it out, so that the app is reached through it.
+func (k *reconciler) wants(o order, i registry.Instance) bool {
+	return !o.dead(i) && (k.took[i.ID] || !slices.Contains(o.target.held, i.Port))
 }
 
 // lately reports whether the instance's port, or the Pod, began to serve within rejoinWindow.
@@ -411,7 +418,7 @@ func (o order) lately(i registry.Instance) bool {
 
 // ours tells which disabled instances are ours to put in: leftovers, and those that we took out ourselves.
 func (o order) ours(k *reconciler) func(registry.Instance) bool {
-	return func(i registry.Instance) bool { return o.wants(i) && (!k.wasIn[i.ID] || o.lately(i)) }
+	return func(i registry.Instance) bool { return k.wants(o, i) && (!k.wasIn[i.ID] || o.lately(i)) }
 }
 
 // portsOf returns the ports of the instances in the state for which ok holds.
@@ -431,6 +438,7 @@ func (k *reconciler) remember(o order) {
 		switch {
 		case i.State == registry.In:
 			k.wasIn[i.ID] = true
+			delete(k.took, i.ID)
 		case o.dead(i):
 			delete(k.wasIn, i.ID)
 		}

@@ -183,7 +183,7 @@ func (w *world) inspectOne(c *container, r *fakeRegistry) {
 	}
 	switch {
 	case !c.up:
-		late := rec.since.Sub(c.started) > time.Second // it may not have been found yet
+		late := rec.since.After(c.started) // it may not have been found yet
 		if c.seen && !late && time.Since(c.changed) > moment && !rec.disabled && w.past.termed.IsZero() {
 			w.wrong("%s sends callers to %d, where nobody has listened for %v", r.name, c.port, time.Since(c.changed))
 		}
@@ -243,20 +243,40 @@ func (w *world) inspectEnd() {
 	since := w.past.termed
 	lasts := budget + forgetFor + time.Second
 	ended := true
-	for _, c := range w.containers {
+	for _, c := range w.appsThatDecide() {
 		ended = ended && !c.up
+		since = later(since, c.ended)
 	}
-	if ended {
-		for _, c := range w.containers {
-			since = later(since, c.changed)
-		}
-		if w.drain.options.Counter != nil && !w.blind && !slices.ContainsFunc(w.regs, func(r *fakeRegistry) bool { return !r.well(budget) }) {
-			lasts = moment
-		}
+	if !ended {
+		since = w.past.termed
+	} else if w.drain.options.Counter != nil && !w.blind && !slices.ContainsFunc(w.regs, func(r *fakeRegistry) bool { return !r.well(budget) }) {
+		lasts = moment
 	}
 	if time.Since(since) > lasts {
-		w.wrong("told to stop %v ago, and still there; the Pod's containers have ended: %t", time.Since(since), ended)
+		w.wrong("told to stop %v ago, and still there; the apps have ended: %t", time.Since(since), ended)
 	}
+}
+
+// appsThatDecide are the containers of which one that lives keeps the process from its end: those that
+// are known to be the app's, by --port or by a registry; else whoever can be reached. w.mu is held.
+func (w *world) appsThatDecide() []*container {
+	var known, others []*container
+	for _, c := range w.containers {
+		given := slices.Contains(w.drain.options.Ports, c.port)
+		if given || c.registers && c.seen && slices.ContainsFunc(w.regs, func(r *fakeRegistry) bool { return r.hasFound(c.port) }) {
+			known = append(known, c)
+		}
+		if c.seen && c.uid == 0 && !c.loopback {
+			others = append(others, c)
+		}
+	}
+	switch {
+	case w.drain.options.Counter == nil:
+		return w.containers // nobody sees who listens
+	case len(known) > 0:
+		return known
+	}
+	return others
 }
 
 // strangers are records of others at the Pod's address, on ports of which nobody in the Pod knows.

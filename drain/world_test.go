@@ -80,7 +80,7 @@ func newPod(n int, containers []*container, change func(*Options)) *world {
 	w := &world{ends: make(chan struct{}, 1), done: make(chan struct{}), containers: containers}
 	o := Options{
 		Counter: w, Budget: 60 * time.Second, Linger: -1, RegistryTimeout: 10 * time.Second, Seed: 1,
-		Pod: registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Log: zzlog,
+		Pod: registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 	for i := range n {
 		r := &fakeRegistry{world: w, name: fmt.Sprint("fake", i), records: map[uint16]*fakeRecord{}}
@@ -318,6 +318,7 @@ type fakeRegistry struct {
 	broken  bool     // every call fails
 	hanging bool     // every call waits for its context
 	held    []uint16 // what Find has remembered
+	ever    []uint16 // what it has ever found, in this life of the process
 	only    []uint16
 	leaves  int
 	deleted int
@@ -359,7 +360,7 @@ func (r *fakeRegistry) expireLease(live func(port uint16) bool) {
 func (r *fakeRegistry) forgetAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.held, r.only = nil, nil
+	r.held, r.ever, r.only = nil, nil, nil
 }
 
 // undo puts the instances back in, as a restarted server does.
@@ -401,6 +402,12 @@ func (r *fakeRegistry) deletions() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.deleted
+}
+
+func (r *fakeRegistry) hasFound(port uint16) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.ever, port)
 }
 
 // call takes a while, and fails as it is told to.
@@ -467,7 +474,7 @@ func (r *fakeRegistry) Find(ctx context.Context, pod registry.Pod) ([]registry.I
 	r.held = nil
 	for _, port := range slices.Sorted(maps.Keys(r.records)) {
 		if r.records[port].registered && pod.Owns("10.0.0.1", port) {
-			r.held = append(r.held, port)
+			r.held, r.ever = append(r.held, port), append(r.ever, port)
 		}
 	}
 	return r.instances(), nil
@@ -568,5 +575,3 @@ func (e ended) must(t *testing.T, r Result) {
 		t.Fatalf("the hook ended with %v, %v; want %v", e.Outcome, e.err, r)
 	}
 }
-
-var zzlog = slog.New(slog.NewTextHandler(io.Discard, nil))
