@@ -369,7 +369,7 @@ func (s state) reachable() bool {
 	case s.app == appUp || s.app == appPartly || s.app == appUnseen:
 		return true
 	}
-	return slices.ContainsFunc(s.ports, func(p port) bool { return p.up() && p.mayServe() })
+	return s.othersListen()
 }
 
 // countedPorts are the ports whose connections count. Once nothing of the app is there any more they are
@@ -383,17 +383,23 @@ func (s state) countedPorts() []uint16 {
 
 // dead reports whether nothing of the app is there any more, for one who was told to stop. Where its
 // ports are known only by who listened, one of them that is gone is enough: what listens still is
-// another container's, which ends after us. But not while a hook waits, or may come: that is called
-// for a container that lives.
+// another container's, which ends after us. But not while a hook waits, or may come: it is called for
+// a container that lives.
 func (s state) dead() bool {
+	waits := s.phase == draining && s.joined && s.othersListen()
 	switch s.app {
 	case appGone, appAbsent:
-		return true
+		return !waits
 	case appPartly:
-		waits := s.phase == draining && (s.joined || s.cause != causeSIGTERM || !s.unhooked)
-		return !s.ports.identified() && !waits
+		awaited := s.phase == draining && !s.unhooked
+		return !s.ports.identified() && !waits && !awaited
 	}
 	return false
+}
+
+// othersListen reports whether somebody listens on a port that may be the app's.
+func (s state) othersListen() bool {
+	return slices.ContainsFunc(s.ports, func(p port) bool { return p.up() && p.mayServe() })
 }
 
 // settle moves on to the phase that the state calls for.

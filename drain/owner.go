@@ -127,8 +127,7 @@ func (o *owner) command() {
 	for i, r := range o.reconcilers {
 		number := o.order
 		r.give(order{
-			ctx: ctx, target: o.state.target(), live: o.state.ports.live(), since: o.state.ports.since(),
-			serves:  o.state.reachable(),
+			ctx: ctx, target: o.state.target(), live: o.state.ports.live(), serves: o.state.reachable(),
 			observe: o.policy.linger < 0 || o.policy.quiet > 0,
 			report:  func(k eventKind) { o.send(message{event: event{kind: k, reg: i}, order: number}) },
 		})

@@ -44,8 +44,6 @@ type order struct {
 	target target
 	// live are the ports that listen: with wantGone their instances are left alone.
 	live []uint16
-	// since tells of each port that may be the app's, and that listens, since when.
-	since map[uint16]time.Time
 	// serves: callers can reach something of the app.
 	serves bool
 	// report tells the machine how far it is; reports of an order that another replaced are dropped there.
@@ -59,6 +57,7 @@ type reconciler struct {
 	index     int
 	registry  registry.Registry
 	pod       func() registry.Pod
+	since     func() map[uint16]time.Time // of each port that may be the app's and listens now
 	timeout   time.Duration
 	elsewhere func(ctx context.Context, i int) ([]registry.Instance, error)
 	log       *slog.Logger
@@ -78,10 +77,11 @@ type reconciler struct {
 	fruitless map[uint16]bool
 }
 
-func newReconciler(i int, o Options, pod func() registry.Pod, send func(message)) *reconciler {
+func newReconciler(i int, d *Drain) *reconciler {
+	o := d.options
 	r := o.Registries[i]
 	k := &reconciler{
-		index: i, registry: r, pod: pod, timeout: o.RegistryTimeout, elsewhere: o.Elsewhere, send: send,
+		index: i, registry: r, pod: d.pod, since: d.since, send: d.send, timeout: o.RegistryTimeout, elsewhere: o.Elsewhere,
 		orders: make(chan order, 1), wasIn: map[string]bool{}, took: map[string]bool{}, fruitless: map[uint16]bool{}, log: o.Log.With("registry", r.Kind()),
 		jitter: rand.New(rand.NewPCG(o.Seed, uint64(i))),
 	}
@@ -229,11 +229,13 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 	return k.leave(ctx)
 }
 
-// mayRegister reports whether a port began to listen so lately that its instance may still come.
-func (k *reconciler) mayRegister(o order) bool {
-	for port, since := range o.since {
+// mayRegister reports whether the registry is worth another search: a port began to listen since the
+// last one, or so lately that its instance may still come.
+func (k *reconciler) mayRegister(again time.Duration) bool {
+	for port, since := range k.since() {
 		known := slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port })
-		if !known && time.Since(since) < rejoinWindow {
+		late := time.Since(since) < rejoinWindow && time.Since(k.searched) > again
+		if !known && (late || k.searched.Before(since)) {
 			return true
 		}
 	}
@@ -249,8 +251,8 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 		again = rareSearch
 	}
 	switch {
-	case !d.searched, !slices.Equal(pod.Ports, d.ports),
-		(len(k.found) == 0 || k.mayRegister(d.order)) && time.Since(k.searched) > again:
+	case !d.searched, !slices.Equal(pod.Ports, d.ports), k.mayRegister(again),
+		len(k.found) == 0 && time.Since(k.searched) > again:
 		err := k.search(ctx)
 		if err == nil {
 			d.searched, d.ports = true, pod.Ports
