@@ -23,6 +23,9 @@ type mode struct {
 
 const outOfService = `curl -sS --fail -X PUT "${EUREKA}apps/ORDERS/$POD_NAME/status?value=OUT_OF_SERVICE"; `
 
+// disabled is what the console's "offline" does; on 2.3.2 it also sets the weight to 1.
+const disabled = `curl -sS --fail -X PUT "$NACOS/v1/ns/instance?serviceName=orders&ip=$POD_IP&port=8080&enabled=false"; `
+
 var modes = []mode{
 	{Name: "none", Title: "no hook", What: "SIGTERM at once",
 		Chinese: "没有 preStop", WhatChinese: "立即 SIGTERM"},
@@ -32,6 +35,8 @@ var modes = []mode{
 		Chinese: "OUT_OF_SERVICE + sleep 35", WhatChinese: "先通知 Eureka，再等 35 秒", Shell: outOfService + "sleep 35"},
 	{Name: "out100", Title: "OUT_OF_SERVICE + sleep 100", What: "Eureka is told, then 100 s",
 		Chinese: "OUT_OF_SERVICE + sleep 100", WhatChinese: "先通知 Eureka，再等 100 秒", Shell: outOfService + "sleep 100"},
+	{Name: "both100", Title: "both registries + sleep 100", What: "a script tells Eureka and Nacos, then 100 s",
+		Chinese: "两个注册中心 + sleep 100", WhatChinese: "脚本先通知 Eureka 和 Nacos，再等 100 秒", Shell: outOfService + disabled + "sleep 100"},
 	{Name: "prestop", Title: "prestop", What: "deregisters everywhere; waits for the callers' caches and the requests in flight",
 		Chinese: "prestop", WhatChinese: "从所有注册中心摘除，等调用方缓存失效、没有在途请求", Prestop: true},
 	{Name: "quiet", Title: "prestop --quiet-period 10s", What: "ends early when no client sends anything; callers by registry alone",
