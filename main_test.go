@@ -130,7 +130,12 @@ func TestTheHookWaitsForTheLastConnection(t *testing.T) {
 	p.says("the app listens")
 	h := p.hook()
 	p.inUse(1)
-	p.must("/ok", 503, "1 connections in use")
+	eventually(t, "it waits for the connection", func() error {
+		if got := p.get(t.Context(), "/ok"); got.code != 503 || !strings.Contains(got.body, "1 connections in use") {
+			return fmt.Errorf("%+v", got)
+		}
+		return nil
+	})
 	p.must("/healthz", 200, "")
 	select {
 	case got := <-h:

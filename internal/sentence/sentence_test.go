@@ -1,4 +1,4 @@
-package main
+package sentence
 
 import "testing"
 
@@ -10,11 +10,11 @@ func TestErrorsAreSaidInPlainWords(t *testing.T) {
 		"dial tcp: lookup eureka on 10.96.0.10:53: no such host":                                             "no host is called eureka",
 		"dial tcp 10.0.0.2:8848: i/o timeout":                                                                "no answer from 10.0.0.2:8848",
 		"context deadline exceeded":                                                                          "no answer in time",
-		"the answer is not JSON: invalid character 'h' looking for beginning of value":                       "the answer is not JSON: it is not JSON",
+		"the answer is not JSON: invalid character 'h' looking for beginning of value":                       "the answer is not JSON",
 		"status 503: starting": "status 503: starting",
 		"":                     "",
 	} {
-		if got := sentence(text); got != want {
+		if got := Text(text); got != want {
 			t.Errorf("%q is said as %q; want %q", text, got, want)
 		}
 	}
