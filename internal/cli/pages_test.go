@@ -121,6 +121,38 @@ func TestTheConfigurationPageIsTheFlags(t *testing.T) {
 	}
 }
 
+// TestTheConfigurationPageHasEveryCommandAndPath asks the program what there is.
+func TestTheConfigurationPageHasEveryCommandAndPath(t *testing.T) {
+	answer := launch(t, nil, nil, "--listen=127.0.0.1:0", "--termination-log=").get(t.Context(), "/")
+	if answer.err != nil || answer.code != 200 {
+		t.Fatalf("%+v", answer)
+	}
+	var words []string
+	for _, name := range commandNames() {
+		if name != "help" {
+			words = append(words, "`prestop "+name)
+		}
+	}
+	paths := regexp.MustCompile(`(?m)^(\S+) +(/\S*)`).FindAllStringSubmatch(answer.body, -1)
+	if len(paths) < 8 {
+		t.Fatalf("these are the paths:\n%s", answer.body)
+	}
+	for _, m := range paths {
+		words = append(words, "`"+strings.ReplaceAll(m[1], "/", "`/`")+" "+m[2]+"`")
+	}
+	for _, page := range []string{"docs/configuration.md", "docs/configuration.zh-CN.md"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range words {
+			if !strings.Contains(string(text), word) {
+				t.Errorf("%s has not %s", page, word)
+			}
+		}
+	}
+}
+
 // TestTheCompatibilityPageIsWhatRan counts the tests of each server in the tables of test/README.md, which say what ran.
 func TestTheCompatibilityPageIsWhatRan(t *testing.T) {
 	b, err := os.ReadFile("test/README.md")

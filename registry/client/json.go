@@ -25,11 +25,6 @@ type Values struct {
 }
 
 // ReadValues returns the Values in r.
-//
-// It is not inlined, so that they lie on the heap: go1.26.8 puts them on the stack otherwise, and loses them there when the
-// stack is moved while method values of a caller's type around them are under way.
-//
-//go:noinline
 func ReadValues(r io.Reader) *Values {
 	m := &metered{r: r}
 	return &Values{json.NewDecoder(m), m}
@@ -48,37 +43,45 @@ func (v *Values) Decode(to any) error {
 	return v.cause(v.dec.Decode(to))
 }
 
-// Fields takes the inside of an object, whose brace has been taken, and its end. f takes the value of each name.
-func (v *Values) Fields(f func(name string) error) error {
-	for {
-		t, err := v.Token()
-		if err != nil {
-			return err
-		}
-		name, ok := t.(string)
-		if !ok {
-			return nil // the closing brace
-		}
-		if err := f(name); err != nil {
-			return err
-		}
+// Begin takes the beginning of the next value, which is an object ('{'), a list ('[') or null (0).
+// Anything else is ErrShape.
+func (v *Values) Begin() (json.Delim, error) {
+	t, err := v.Token()
+	d, _ := t.(json.Delim)
+	if err == nil && t != nil && d == 0 {
+		err = ErrShape
 	}
+	return d, err
 }
 
-// Elements takes the inside of a list, whose bracket has been taken, and its end. f takes each element.
-func (v *Values) Elements(f func() error) error {
-	for v.more() {
-		if err := f(); err != nil {
-			return err
-		}
+// Enter takes the beginning of the next value, which is there unless the value is null. A value that
+// begins otherwise is ErrShape.
+func (v *Values) Enter(begin json.Delim) (there bool, err error) {
+	d, err := v.Begin()
+	if err == nil && d != 0 && d != begin {
+		err = ErrShape
 	}
-	_, err := v.Token()
-	return err
+	return err == nil && d != 0, err
 }
 
-func (v *Values) more() bool {
+// More reports whether the object or list whose beginning was taken has another field or element.
+// Where it has not, or reading has failed, End follows.
+func (v *Values) More() bool {
 	v.from.left = valueLimit
 	return v.dec.More()
+}
+
+// Name takes the name of the next field of an object. Its value comes next.
+func (v *Values) Name() (string, error) {
+	t, err := v.Token()
+	name, _ := t.(string)
+	return name, err
+}
+
+// End takes the end of an object or a list.
+func (v *Values) End() error {
+	_, err := v.Token()
+	return err
 }
 
 // Skip takes the next value, of any size, token by token.

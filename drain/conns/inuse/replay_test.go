@@ -1,4 +1,4 @@
-package conns
+package inuse
 
 import (
 	"bufio"
@@ -22,20 +22,21 @@ type replayed struct {
 // replayedMoment is what was told from one look to another, between which only time passed.
 type replayedMoment struct {
 	at, until time.Duration
-	sample
+	Sample
 }
 
 // at is what was told at a time; false when nobody looked then.
-func (r *replayed) at(t time.Duration) (sample, bool) {
+func (r *replayed) at(t time.Duration) (Sample, bool) {
 	for i, m := range r.moments {
 		if last := i == len(r.moments)-1; t >= m.at && (t <= m.until || last) {
-			m.sinceSent += t - m.at
-			m.sinceReceived += t - m.at
-			m.sinceAcked += t - m.at
-			return m.sample, true
+			m.SinceSent += t - m.at
+			m.SinceReceived += t - m.at
+			m.SinceAcked += t - m.at
+			m.At = t
+			return m.Sample, true
 		}
 	}
-	return sample{}, false
+	return Sample{}, false
 }
 
 func recordedCorpus(t *testing.T) []*replayed {
@@ -61,13 +62,13 @@ func recordedCorpus(t *testing.T) []*replayed {
 		}
 		var at, until, sent, received, acked int
 		var segments uint32
-		m := replayedMoment{sample: sample{hasClocks: true, hasBytes: true, hasSegments: true}}
-		if _, err := fmt.Sscan(line, &at, &until, &m.state, &m.unread, &m.unsent, &sent, &received, &acked, &m.bytesReceived, &m.bytesSent,
-			&m.segmentsReceived, &m.segmentsSent, &segments); err != nil {
+		m := replayedMoment{Sample: Sample{HasClocks: true, HasBytes: true, HasSegments: true}}
+		if _, err := fmt.Sscan(line, &at, &until, &m.State, &m.Unread, &m.Unacked, &sent, &received, &acked, &m.BytesReceived, &m.BytesSent,
+			&m.SegmentsReceived, &m.SegmentsSent, &segments); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		m.at, m.until, m.sinceSent, m.sinceReceived, m.sinceAcked = millisOf(at), millisOf(until), millisOf(sent), millisOf(received), millisOf(acked)
-		m.acknowledgements = uint16(segments - m.segmentsSent)
+		m.at, m.until, m.SinceSent, m.SinceReceived, m.SinceAcked = millisOf(at), millisOf(until), millisOf(sent), millisOf(received), millisOf(acked)
+		m.BareACKs = uint16(segments - m.SegmentsSent)
 		all[len(all)-1].moments = append(all[len(all)-1].moments, m)
 	}
 	return all
@@ -76,12 +77,12 @@ func recordedCorpus(t *testing.T) []*replayed {
 // calledIdle looks as a drain does, every so often before the connection is as the shape wants it and when the rule says so
 // after, and reports whether it is called idle within --idle-after and a second.
 func (r *replayed) calledIdle(rule Rule, every time.Duration) bool {
-	var past mark
-	var v verdict
+	var past Memory
+	var v Verdict
 	if every > 0 {
 		for at := r.moments[0].at; at < r.done; at += every {
 			if s, ok := r.at(at); ok {
-				_, past = rule.judge(s, past)
+				_, past = rule.Judge(&s, past)
 			}
 		}
 	}
@@ -91,10 +92,10 @@ func (r *replayed) calledIdle(rule Rule, every time.Duration) bool {
 			at += 10 * time.Millisecond
 			continue
 		}
-		if v, past = rule.judge(s, past); v.use != active {
+		if v, past = rule.Judge(&s, past); v.Class != InUse {
 			return true
 		}
-		at += min(max(v.next, time.Millisecond), 250*time.Millisecond)
+		at += min(max(v.Next, time.Millisecond), 250*time.Millisecond)
 	}
 	return false
 }
@@ -109,10 +110,10 @@ func TestRecordedCorpus(t *testing.T) {
 		every        time.Duration
 		common, idle float64
 	}{
-		{"afterwards", 0, 0.62, 0.62},
-		{"every second", time.Second, 0.65, 0.64},
-		{"every 100 ms", 100 * time.Millisecond, 0.68, 0.67},
-		{"every 20 ms", 20 * time.Millisecond, 0.67, 0.66},
+		{"afterwards", 0, 0.08, 0.09},
+		{"every second", time.Second, 0.09, 0.1},
+		{"every 100 ms", 100 * time.Millisecond, 0.11, 0.11},
+		{"every 20 ms", 20 * time.Millisecond, 0.11, 0.11},
 	} {
 		t.Run(c.looked, func(t *testing.T) {
 			called, of := map[string]int{}, map[string]int{}
@@ -137,33 +138,31 @@ func TestRecordedCorpus(t *testing.T) {
 	}
 }
 
-// What is at rest and unchanged is not judged again: the rule would say the same of it, and learn nothing.
-func TestWhatRestsIsAsTheRuleWouldSay(t *testing.T) {
+// What is idle and unchanged is not judged again: the rule would say the same of it, and learn nothing.
+func TestWhatIsStillIdleIsAsTheRuleWouldSay(t *testing.T) {
 	rule := Rule{IdleAfter: 200 * time.Millisecond, RequestTimeout: time.Second}
 	const cookie = 7
-	rests := 0
+	still := 0
 	for _, r := range recordedCorpus(t) {
-		var h history
+		var table Table
 		for at := r.moments[0].at; at <= r.done+3*time.Second; at += 50 * time.Millisecond {
 			s, ok := r.at(at)
 			if !ok {
 				continue
 			}
-			h.begin()
-			resting, past := h.resting(cookie, &s), h.find(cookie)
-			v, now := rule.judge(s, past)
-			if resting {
-				rests++
-				if want := (verdict{use: idle, silent: s.silent()}); v != want || now != past {
-					t.Fatalf("%s: at rest and judged %+v: %+v, %+v, want %+v, %+v", r.title, s, v, now, want, past)
+			table.Begin()
+			is, past := table.StillIdle(cookie, &s), table.Find(cookie)
+			v, now := rule.Judge(&s, past)
+			if is {
+				still++
+				if want := (Verdict{Class: Idle, Silent: s.silent()}); v != want || now != past {
+					t.Fatalf("%s: idle and judged %+v: %+v, %+v, want %+v, %+v", r.title, s, v, now, want, past)
 				}
 			}
-			if now.known {
-				h.note(cookie, now)
-			}
+			table.Keep(cookie, now)
 		}
 	}
-	if rests == 0 {
-		t.Error("nothing ever rested: the test is broken")
+	if still == 0 {
+		t.Error("nothing was ever idle still: the test is broken")
 	}
 }

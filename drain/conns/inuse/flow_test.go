@@ -1,4 +1,4 @@
-package conns
+package inuse
 
 import (
 	"testing"
@@ -21,8 +21,8 @@ type flow struct {
 	clientAt        time.Duration
 	looks           []time.Duration // when it is looked at, in order
 	rule            Rule
-	past            mark
-	last            verdict
+	past            Memory
+	last            Verdict
 	calledIdleInUse bool
 	inUse           bool
 }
@@ -65,13 +65,13 @@ func (f *flow) pass(d time.Duration) {
 
 func (f *flow) look() {
 	since := func(at time.Duration) time.Duration { return f.now/jiffy*jiffy - at/jiffy*jiffy }
-	s := sample{
-		state: stateEstablished, hasClocks: true, sinceSent: since(f.sent), sinceReceived: since(f.heard), sinceAcked: since(f.acked),
-		hasBytes: true, bytesReceived: f.bytesIn, bytesSent: f.bytesOut,
-		hasSegments: true, segmentsReceived: f.in, segmentsSent: f.out, acknowledgements: uint16(f.acks),
+	s := Sample{
+		State: Established, HasClocks: true, SinceSent: since(f.sent), SinceReceived: since(f.heard), SinceAcked: since(f.acked),
+		HasBytes: true, BytesReceived: f.bytesIn, BytesSent: f.bytesOut,
+		HasSegments: true, SegmentsReceived: f.in, SegmentsSent: f.out, BareACKs: uint16(f.acks),
 	}
-	f.last, f.past = f.rule.judge(s, f.past)
-	f.calledIdleInUse = f.calledIdleInUse || f.inUse && f.last.use == idle
+	f.last, f.past = f.rule.Judge(&s, f.past)
+	f.calledIdleInUse = f.calledIdleInUse || f.inUse && f.last.Class == Idle
 }
 
 // say is a segment of the client. It carries the acknowledgement of what it has read.
@@ -155,7 +155,7 @@ func TestARequestInFlightIsNeverCalledIdle(t *testing.T) {
 			f.pass(time.Second)
 			f.look()
 		}
-		if f.last.use != idle {
+		if f.last.Class != Idle {
 			t.Fatalf("called in use a minute after the answer: %+v, %+v", f.last, f.past)
 		}
 	})
@@ -165,29 +165,30 @@ func TestARequestInFlightIsNeverCalledIdle(t *testing.T) {
 func TestAByteReceivedUnansweredIsNeverIdle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		duration := rapid.Map(rapid.IntRange(0, 50_000), millisOf)
-		past := mark{
-			known: true, in: rapid.Uint32().Draw(t, "in"), out: rapid.Uint32().Draw(t, "out"), acknowledgements: rapid.Uint16().Draw(t, "acks"),
-			last: rapid.SampledFrom([]side{nobody, theClient, theServer}).Draw(t, "last"), acknowledged: rapid.Bool().Draw(t, "acknowledged"),
-			begun: rapid.Bool().Draw(t, "begun"), settled: rapid.Bool().Draw(t, "settled"), based: rapid.Bool().Draw(t, "based"),
-			waiting: rapid.Bool().Draw(t, "waiting"), baseIn: rapid.Uint32().Draw(t, "base in"), baseOut: rapid.Uint32().Draw(t, "base out"),
+		past := Memory{
+			known: true, in: rapid.Uint32().Draw(t, "in"), out: rapid.Uint32().Draw(t, "out"), bareACKs: rapid.Uint16().Draw(t, "acks"),
+			last: rapid.SampledFrom([]side{nobody, client, server}).Draw(t, "last"), bareACK: rapid.Bool().Draw(t, "bare ACK"),
+			opened: rapid.Bool().Draw(t, "opened"), inPause: rapid.Bool().Draw(t, "in a pause"), pausedBefore: rapid.Bool().Draw(t, "paused before"),
+			base: rapid.SampledFrom([]base{noBase, mayWait, nothingWaits}).Draw(t, "base"), asked: uint8(rapid.IntRange(0, 2).Draw(t, "asked")),
+			told: rapid.Bool().Draw(t, "told"), idle: rapid.Bool().Draw(t, "idle"),
 		}
 		received := duration.Draw(t, "since received")
-		s := sample{
-			state: stateEstablished, hasClocks: true, sinceReceived: received, sinceSent: received + jiffy + duration.Draw(t, "before"),
-			sinceAcked: duration.Draw(t, "since acked"), hasBytes: true, bytesReceived: 1 + rapid.Uint64().Draw(t, "bytes in")/2, bytesSent: rapid.Uint64().Draw(t, "bytes out"),
-			hasSegments: true, segmentsReceived: past.in + 1, segmentsSent: past.out + uint32(rapid.IntRange(0, 3).Draw(t, "sent")),
-			acknowledgements: rapid.Uint16().Draw(t, "acks now"),
+		s := Sample{
+			State: Established, HasClocks: true, SinceReceived: received, SinceSent: received + jiffy + duration.Draw(t, "before"),
+			SinceAcked: duration.Draw(t, "since acked"), HasBytes: true, BytesReceived: 1 + rapid.Uint64().Draw(t, "bytes in")/2, BytesSent: rapid.Uint64().Draw(t, "bytes out"),
+			HasSegments: true, SegmentsReceived: past.in + 1, SegmentsSent: past.out + uint32(rapid.IntRange(0, 3).Draw(t, "sent")),
+			BareACKs: rapid.Uint16().Draw(t, "acks now"),
 		}
 		rule := Rule{IdleAfter: 500 * time.Millisecond, RequestTimeout: time.Minute}
 		for range 3 {
-			var v verdict
-			if v, past = rule.judge(s, past); v.use != active {
+			var v Verdict
+			if v, past = rule.Judge(&s, past); v.Class != InUse {
 				t.Fatalf("%+v is called %+v", s, v)
 			}
-			more := rapid.IntRange(0, int((rule.RequestTimeout-s.sinceReceived)/time.Millisecond)).Draw(t, "later")
-			s.sinceReceived += millisOf(more)
-			s.sinceSent += millisOf(more)
-			s.sinceAcked += millisOf(more)
+			more := rapid.IntRange(0, int((rule.RequestTimeout-s.SinceReceived)/time.Millisecond)).Draw(t, "later")
+			s.SinceReceived += millisOf(more)
+			s.SinceSent += millisOf(more)
+			s.SinceAcked += millisOf(more)
 		}
 	})
 }
