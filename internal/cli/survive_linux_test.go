@@ -331,6 +331,12 @@ func TestAHookThatIsNearlyRightIsToldLoudly(t *testing.T) {
 			return errors.New(p.logs.String())
 		})
 	}
+	if got := p.get(t.Context(), "/readz", "User-Agent", "kube-probe/1.34"); got.code != 404 {
+		t.Errorf("a probe of no path: %+v", got)
+	}
+	if line := p.says("the kubelet probes a path that does not exist, so the probe fails: correct the path of the probe"); line["path"] != "/readz" || line["level"] != "WARN" {
+		t.Errorf("the log says %v", line)
+	}
 	if got := p.get(t.Context(), "/shutdown/", "User-Agent", "kube-lifecycle/1.34"); got.code != 200 || !strings.HasPrefix(got.body, "OK drained") {
 		t.Errorf("with a slash at the end: %+v", got)
 	}
