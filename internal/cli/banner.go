@@ -36,11 +36,11 @@ func introduce(c config.Config, build Build, registries []registry.Registry, cou
 		urls = append(urls, r.Kind()+" "+r.URL())
 	}
 	log.Info("prestop started", "version", build.Version, "listen", addr.String(), "registries", urls, "addresses", c.Addresses, "names", c.Names,
-		"count", source, "grace_period", c.GracePeriod, "deadline_after", c.GracePeriod-c.Reserve)
+		"count", source, "grace_period", c.GracePeriod, "deadline_after", c.Budget())
 	sum := sumUp(c, registries)
 	log.Info("on the hook a drain will leave the registries, let the callers' caches run out, and wait until no connection is in use",
 		"leave", urls, "linger", fmt.Sprintf("up to %gs (%s)", sum.Linger, sum.LingerOf), "connections_to", portNames(c.Ports)+" that the app listens on",
-		"at_most", c.GracePeriod-c.Reserve, "grace_period_set", c.GraceGiven)
+		"at_most", c.Budget(), "grace_period_set", c.GraceGiven)
 	if hints := c.Hints.Attrs(); len(hints) > 0 {
 		log.Info("what the app's variables say of it; this restricts nothing", hints...)
 	}
@@ -75,9 +75,9 @@ func notes(c config.Config, registries []registry.Registry) []string {
 		n = append(n, config.QuietNote(c.QuietPeriod, longest))
 	}
 	for _, r := range registries {
-		if _, longest := r.Linger(); longest >= c.GracePeriod-c.Reserve {
+		if _, longest := r.Linger(); longest >= c.Budget() {
 			n = append(n, fmt.Sprintf("callers of %s may go on for %s after the leave, and the deadline is after %s (grace period %s less reserve %s): drains will expire; raise terminationGracePeriodSeconds and --grace-period, or set --linger to what your callers' caches add up to",
-				r.Kind(), longest, c.GracePeriod-c.Reserve, c.GracePeriod, c.Reserve))
+				r.Kind(), longest, c.Budget(), c.GracePeriod, c.Reserve))
 		}
 	}
 	return n

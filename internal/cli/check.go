@@ -44,7 +44,7 @@ type checked struct {
 func check(c config.Config, build Build, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*c.RegistryTimeout+20*time.Second)
 	defer cancel()
-	now, found := checkSidecar(ctx, c)
+	now, found := checkSidecar(ctx, c.HTTP)
 	switch {
 	case now != nil && now.Settings != nil:
 		judged, f := judge(c, now.Settings)
@@ -60,7 +60,7 @@ func check(c config.Config, build Build, stdout, stderr io.Writer) int {
 	}
 	ports, f := checkPod(ctx, c, now, stderr)
 	found = append(found, f...)
-	p := pod(c)
+	p := pod(c.Pod)
 	p.Ports = ports
 	if now != nil {
 		for _, port := range now.App {
@@ -69,7 +69,7 @@ func check(c config.Config, build Build, stdout, stderr io.Writer) int {
 	}
 	p.AnyPort = len(p.Ports) == 0 // that was said; what is registered by the Pod's address says more
 	found = append(found, checkRegistries(ctx, c, build.agent(), p, ports, now)...)
-	registries, _ := newRegistries(c, build.agent())
+	registries, _ := newRegistries(c.Registry, build.agent())
 	s := sumUp(c, registries)
 	result := checked{Findings: append(found, s.finding(c)), Drain: s}
 	result.OK = !slices.ContainsFunc(result.Findings, func(f finding) bool { return !f.OK })
@@ -120,7 +120,7 @@ func (r checked) page(p paint) string {
 }
 
 // checkSidecar asks the running sidecar. It returns what that says of itself, nil if it is not there.
-func checkSidecar(ctx context.Context, c config.Config) (*sidecarStatus, []finding) {
+func checkSidecar(ctx context.Context, c config.HTTP) (*sidecarStatus, []finding) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	code, body, err := ask(ctx, c, "/healthz")
@@ -219,7 +219,7 @@ func sumUp(c config.Config, registries []registry.Registry) sum {
 	if len(registries) > 0 {
 		leave = c.RegistryTimeout
 	}
-	budget := c.GracePeriod - c.Reserve
+	budget := c.Budget()
 	return sum{longest.Seconds(), of, leave.Seconds(), budget.Seconds(), (budget - longest).Seconds()}
 }
 

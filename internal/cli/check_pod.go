@@ -17,7 +17,7 @@ import (
 // checkPod tells where the app listens, whether the kernel can be asked, and who is connected. It returns the ports
 // that the app listens on; those of the settings where that cannot be seen.
 func checkPod(ctx context.Context, c config.Config, now *sidecarStatus, stderr io.Writer) ([]uint16, []finding) {
-	counter, found := openForCheck(c, slog.New(newHandler(config.Config{LogFormat: "text", LogLevel: slog.LevelError}, stderr)))
+	counter, found := openForCheck(c, slog.New(newHandler(config.Log{LogFormat: "text", LogLevel: slog.LevelError}, stderr)))
 	if counter == nil {
 		return c.Ports, found
 	}

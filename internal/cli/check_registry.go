@@ -36,7 +36,7 @@ func checkRegistries(ctx context.Context, c config.Config, agent string, p regis
 	hidden := map[string]bool{} // the addresses whose login is not known, as the sidecar tells them
 	for _, s := range c.Registries {
 		if s.HiddenLogin {
-			hidden[newRegistry(c, s, agent).URL()] = true
+			hidden[newRegistry(c.Registry, s, agent).URL()] = true
 		} else {
 			servers = append(servers, s.OneByOne()...)
 		}
@@ -97,7 +97,7 @@ type registryCheck struct {
 func (k registryCheck) server(ctx context.Context, one config.Source) finding {
 	ctx, cancel := context.WithTimeout(ctx, k.config.RegistryTimeout)
 	defer cancel()
-	r := newRegistry(k.config, one, k.agent)
+	r := newRegistry(k.config.Registry, one, k.agent)
 	where := r.Kind() + " " + r.URL()
 	found, err := r.Find(ctx, k.pod)
 	switch {
@@ -146,7 +146,7 @@ func (k registryCheck) missing(ctx context.Context, one config.Source, where str
 	}
 	p := k.pod
 	p.Services, p.AnyPort = nil, true
-	others, err := newRegistry(k.config.Wide(), one, k.agent).Find(ctx, p)
+	others, err := newRegistry(k.config.Wide().Registry, one, k.agent).Find(ctx, p)
 	if err != nil || len(others) == 0 {
 		remedy := "has the app registered? with another address set --instance-ip (POD_IP), with another port --port"
 		if one.Kind.Elsewhere != "" {

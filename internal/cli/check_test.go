@@ -243,9 +243,9 @@ func TestCheckTellsAnInstanceThatIsDisabled(t *testing.T) {
 		a := newApp(t)
 		h := holds(t, kind, a)
 		c := load(t, nil, h.flag, "--instance-ip=127.0.0.1", "--port="+a.port, "--registry-timeout=60s")
-		p := pod(c)
+		p := pod(c.Pod)
 		p.Ports = c.Ports
-		registries, _ := newRegistries(c, "")
+		registries, _ := newRegistries(c.Registry, "")
 		if _, err := registries[0].Find(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
@@ -279,7 +279,7 @@ func TestCheckOfAnAppThatIsNotThereAtAll(t *testing.T) {
 
 func TestCheckTellsANameThatIsNotKnown(t *testing.T) {
 	c := load(t, nil, "--eureka-url=http://eureka.invalid:8761/eureka", "--instance-ip=127.0.0.1", "--registry-timeout=2s")
-	f := checkRegistries(t.Context(), c, "", pod(c), nil, nil)
+	f := checkRegistries(t.Context(), c, "", pod(c.Pod), nil, nil)
 	if len(f) != 1 || f[0].OK || !strings.Contains(f[0].Text, "eureka.invalid") || f[0].Remedy == "" {
 		t.Errorf("%+v", f)
 	}
@@ -345,7 +345,7 @@ func TestTheSumOfADrain(t *testing.T) {
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			cfg := load(t, nil, c.args...)
-			registries, _ := newRegistries(cfg, "")
+			registries, _ := newRegistries(cfg.Registry, "")
 			s := sumUp(cfg, registries)
 			f := s.finding(cfg)
 			if s != c.want || f.OK != c.ok || !strings.Contains(f.Text+f.Remedy, c.text) {
@@ -370,7 +370,7 @@ func TestExplainNamesWhatWouldHelp(t *testing.T) {
 
 func TestCheckTellsAQuietPeriodThatIsOfNoUse(t *testing.T) {
 	c := load(t, nil, "--nacos-url=nacos", "--grace-period=82", "--quiet-period=50", "--instance-ip=10.0.0.1")
-	registries, _ := newRegistries(c, "")
+	registries, _ := newRegistries(c.Registry, "")
 	if f := sumUp(c, registries).finding(c); f.OK || !strings.Contains(f.Text, "quiet period of 50s") || !strings.Contains(f.Text, "linger of 47s") {
 		t.Errorf("%+v", f)
 	}
@@ -395,7 +395,7 @@ func TestASecretThatIsRotatedAwayIsToldByTheCommand(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := ask(t.Context(), c, "/healthz"); err == nil || !strings.Contains(err.Error(), file) {
+	if _, _, err := ask(t.Context(), c.HTTP, "/healthz"); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("the error is %v", err)
 	}
 }

@@ -19,7 +19,7 @@ import (
 
 // ask makes a call to the running sidecar and returns its code and body. It waits as long as the sidecar does, until ctx or
 // a signal ends it.
-func ask(ctx context.Context, c config.Config, path string) (int, string, error) {
+func ask(ctx context.Context, c config.HTTP, path string) (int, string, error) {
 	asked := ctx
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -73,6 +73,6 @@ func local(listen string) string {
 }
 
 // notPrestop is what is wrong where another program has the sidecar's port.
-func notPrestop(c config.Config) string {
+func notPrestop(c config.HTTP) string {
 	return fmt.Sprintf("what answers at %s is not prestop: is --listen right?", local(c.Listen))
 }

@@ -25,7 +25,7 @@ import (
 // sidecar runs until it was told to stop and nothing is left to do.
 func sidecar(c config.Config, build Build, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader has gone ends nothing
-	log, flush := openLog(c, stderr)
+	log, flush := openLog(c.Log, stderr)
 	defer flush()
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
@@ -71,11 +71,11 @@ func newDaemon(c config.Config, build Build, listener net.Listener, log *slog.Lo
 	d := &daemon{failed: make(chan error, 1), log: log}
 	d.ctx, d.now = context.WithCancelCause(context.Background())
 	d.counter = openCounter(c, listener.Addr(), log)
-	all, traffic := newRegistries(c, build.agent())
+	all, traffic := newRegistries(c.Registry, build.agent())
 	d.registries = all
 	d.drain = drain.New(drain.Options{
-		Registries: all, Counter: d.counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c),
-		Budget: c.GracePeriod - c.Reserve, Linger: c.Linger, QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout,
+		Registries: all, Counter: d.counter, Pod: pod(c.Pod), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c),
+		Budget: c.Budget(), Linger: c.Linger, QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout,
 		MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Calls: c.DrainCalls,
 		Traffic: traffic, Elsewhere: elsewhere(c, build.agent()), Log: log,
 	})
@@ -197,7 +197,7 @@ func within(most time.Duration, f func()) {
 	}
 }
 
-func pod(c config.Config) registry.Pod {
+func pod(c config.Pod) registry.Pod {
 	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
 }
 

@@ -25,19 +25,21 @@ const watchEvery = time.Second
 
 // status shows what the running sidecar does, once, or with --watch until it is interrupted or the sidecar is gone.
 func status(c config.Config, stdout, stderr io.Writer) int {
-	tellNotes(c, stderr)
+	tellNotes(c.Notes, stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	screen := &screen{out: stdout, paint: newPaint(stdout), over: c.Watch && isTerminal(stdout)}
+	screen := &screen{
+		out: stdout, paint: newPaint(stdout), json: c.Output == "json", again: c.Watch, over: c.Watch && isTerminal(stdout),
+	}
 	again := time.NewTicker(watchEvery)
 	defer again.Stop()
 	for {
-		s, err := askStatus(ctx, c)
+		s, err := askStatus(ctx, c.HTTP)
 		if ctx.Err() != nil || errors.Is(err, context.Canceled) { // the signal may have reached ask alone so far
 			return exitOK
 		}
 		if err == nil {
-			err = screen.show(c, s)
+			err = screen.show(s)
 		}
 		if err != nil {
 			fmt.Fprintln(stderr, "prestop:", err)
@@ -63,7 +65,7 @@ type sidecarStatus struct {
 }
 
 // askStatus asks the running sidecar what it does.
-func askStatus(ctx context.Context, c config.Config) (sidecarStatus, error) {
+func askStatus(ctx context.Context, c config.HTTP) (sidecarStatus, error) {
 	var s sidecarStatus
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -85,15 +87,17 @@ func askStatus(ctx context.Context, c config.Config) (sidecarStatus, error) {
 type screen struct {
 	out   io.Writer
 	paint paint
+	json  bool
+	again bool // there are more pages to come
 	over  bool // each page over the one before
 	shown bool // there was one
 }
 
-func (v *screen) show(c config.Config, s sidecarStatus) error {
-	if c.Output == "json" { // as it came
+func (v *screen) show(s sidecarStatus) error {
+	if v.json { // as it came
 		var b bytes.Buffer
 		err := json.Indent(&b, s.raw, "", "  ")
-		if c.Watch { // one line each is what programs read a stream of
+		if v.again { // one line each is what programs read a stream of
 			b.Reset()
 			err = json.Compact(&b, s.raw)
 		}

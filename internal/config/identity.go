@@ -185,9 +185,10 @@ func addressesAndNames(list []string) (addresses []netip.Addr, names []string, e
 	return addresses, names, nil
 }
 
-// identity sets what the Pod is known by: the addresses and names that are given, and those that are
+// identity reads what the Pod is known by: the addresses and names that are given, and those that are
 // found. With hostNetwork they are those given alone, since the interfaces are the node's.
-func (r *reader) identity(c *Config) {
+func (r *reader) identity() Pod {
+	p := Pod{Services: r.list("service"), Ports: r.ports("port"), Hints: r.hints()}
 	given, names, err := addressesAndNames(r.list("instance-ip"))
 	if err != nil {
 		r.problem("instance-ip", err.Error(), "give the Pod's, by the downward API's status.podIP, or leave it out")
@@ -201,23 +202,24 @@ func (r *reader) identity(c *Config) {
 			"); set POD_IP by the downward API's status.podIP")
 	}
 	node := r.addressHint("HOST_IP", "hostNetwork is not noticed by it")
-	c.HostNetwork = slices.ContainsFunc(node, func(a netip.Addr) bool {
+	p.HostNetwork = slices.ContainsFunc(node, func(a netip.Addr) bool {
 		return slices.Contains(given, a) || slices.Contains(found, a)
 	})
-	c.SharedAddress = c.HostNetwork || len(c.Ports) > 0 && slices.ContainsFunc(given, netip.Addr.IsLoopback)
+	p.SharedAddress = p.HostNetwork || len(p.Ports) > 0 && slices.ContainsFunc(given, netip.Addr.IsLoopback)
 	switch {
-	case !c.HostNetwork:
+	case !p.HostNetwork:
 		given = append(given, found...)
 	case len(given) == 0:
 		given = node
 	}
 	for _, a := range given {
-		if !slices.Contains(c.Addresses, a) {
-			c.Addresses = append(c.Addresses, a)
+		if !slices.Contains(p.Addresses, a) {
+			p.Addresses = append(p.Addresses, a)
 		}
 	}
-	c.givenNames = names
-	c.Names = r.pod.names(names, c.Addresses)
+	p.givenNames = names
+	p.Names = r.pod.names(names, p.Addresses)
+	return p
 }
 
 // addressHint reads a variable of the downward API; what is no address there is a warning.

@@ -203,36 +203,6 @@ func nacosURL(s string, hint bool) (*url.URL, error) {
 	return u, nil
 }
 
-// secret reads a secret that is given, or its file. The command line beats the environment, and a
-// setting the app's own.
-func (r *reader) secret(flag string) Secret {
-	s := Secret{value: r.string(flag), file: r.string(flag + "-file")}
-	if s.value != "" && s.file != "" {
-		switch {
-		case r.byFlag(flag) && !r.byFlag(flag+"-file"):
-			s.file = ""
-		case r.byFlag(flag+"-file") && !r.byFlag(flag), r.hinted[flag]:
-			s.value = ""
-		default:
-			r.problem(flag+"-file", "is given beside "+r.from[flag], "give one of the two")
-		}
-	}
-	if s.file != "" {
-		if _, err := s.Get(); err != nil {
-			r.problem(flag+"-file", "cannot be used: "+plainFileError(err), "mount the Secret there, readable for this user")
-		}
-	}
-	return s
-}
-
-// plainFileError leaves out the operation and the path.
-func plainFileError(err error) string {
-	if p := (*os.PathError)(nil); errors.As(err, &p) {
-		return p.Err.Error()
-	}
-	return "it is empty"
-}
-
 func (r *reader) tls() *tls.Config {
 	ca, cert, key := r.string("registry-ca-file"), r.string("registry-cert-file"), r.string("registry-key-file")
 	if ca == "" && cert == "" && key == "" {
@@ -316,4 +286,12 @@ func (r *reader) prefixes(flag string) []netip.Prefix {
 		all = append(all, p.Masked())
 	}
 	return all
+}
+
+func (r *reader) listen() string {
+	s := r.string("listen")
+	if _, err := portOf(s); err != nil {
+		r.problem("listen", "is not an address to listen on", "give host:port or :port, e.g. :8090")
+	}
+	return s
 }
