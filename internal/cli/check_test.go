@@ -55,7 +55,7 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 			s.args = append(s.args, "--listen="+other.Listener.Addr().String(), "--port="+s.app.port, "--linger=0", s.held.flag)
 		}, []string{"answers 404", "is that prestop?"}},
 		"no sidecar": {nil, func(t *testing.T, s *scene) {
-			s.args = append(s.args, "--listen="+freeAddress(t), "--port="+s.app.port, "--linger=0", s.held.flag)
+			s.args = append(s.args, "--listen="+deadAddress(t), "--port="+s.app.port, "--linger=0", s.held.flag)
 		}, []string{"not reached", "start the sidecar"}},
 		"a hook that the kubelet cannot reach": {[]string{"--instance-ip=127.0.0.2,127.0.0.1"}, nil,
 			[]string{"the hook's port is not reached at 127.0.0.2:", "--listen="}},
@@ -63,9 +63,8 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 			[]string{"/proc is read instead", "operation not permitted", "--count proc"}},
 		"the kernel's socket diagnosis is denied, and asked for": {[]string{"--count=netlink"},
 			func(t *testing.T, s *scene) { s.change = withoutDiagnosis(t) }, []string{"connections cannot be counted", "seccomp"}},
-		"a registry that is down": {[]string{"--registry-timeout=3s"}, func(_ *testing.T, s *scene) {
-			s.held.front.CloseClientConnections()
-			s.held.front.Close()
+		"a registry that is down": {[]string{"--registry-timeout=3s"}, func(t *testing.T, s *scene) {
+			s.held.goesDown(t)
 		}, []string{"connection refused", "nobody listens there"}},
 		"a registry that hangs": {[]string{"--registry-timeout=1s"}, func(_ *testing.T, s *scene) {
 			s.answers(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
@@ -215,7 +214,7 @@ func TestCheckWithoutAnySourceOfACount(t *testing.T) {
 	r := commandIn(t, func(c *exec.Cmd) {
 		c.Path, c.Dir = "/prestop", "/"
 		c.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
-	}, nil, "check", "--listen="+freeAddress(t), "--instance-ip=127.0.0.1", "--count=proc", "--port=1")
+	}, nil, "check", "--listen="+deadAddress(t), "--instance-ip=127.0.0.1", "--count=proc", "--port=1")
 	if r.code != exitFailed || !strings.Contains(r.out, "connections cannot be counted") || !strings.Contains(r.out, "a drain ends with its linger here") {
 		t.Errorf("%+v", r)
 	}
@@ -227,7 +226,7 @@ func TestCheckTellsAServerThatIsDownBesideOneThatWorks(t *testing.T) {
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
-		down := freeAddress(t)
+		down := deadAddress(t)
 		flag := h.flag + ",http://" + down + "/" + kind
 		p := sidecarOf(t, a, nil, flag, "--registry-timeout=3s")
 		r := command(t, nil, "check", "--listen="+p.listen, flag)
@@ -391,7 +390,7 @@ func TestASecretThatIsRotatedAwayIsToldByTheCommand(t *testing.T) {
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := load(t, nil, "--token-file="+file, "--listen="+freeAddress(t))
+	c := load(t, nil, "--token-file="+file, "--listen="+deadAddress(t))
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,9 @@ func shutdown(c config.Config, stdout, stderr io.Writer) int {
 	tellNotes(c.Notes, stderr)
 	code, body, err := ask(context.Background(), c.HTTP, "/shutdown")
 	if errors.Is(err, errInterrupted) {
-		fmt.Fprintf(stderr, "prestop: interrupted, but the drain goes on%s; prestop resume cancels it\n", stillWaits(c.HTTP))
+		fmt.Fprintf(stderr,
+			"prestop: interrupted, but the drain goes on%s; prestop resume cancels it\n",
+			stillWaits(c.HTTP))
 		return exitFailed
 	}
 	if err != nil {

@@ -28,9 +28,11 @@ func newRegistry(c config.Registry, s config.Source, agent string) registry.Regi
 	return makers[s.Kind.Name](c, s, client.New(c.RegistryTLS, agent))
 }
 
-// newRegistries connects the configured registries; nothing is called yet. Their requests are counted
-// by kind.
-func newRegistries(c config.Registry, agent string) ([]registry.Registry, map[string]*registry.Traffic) {
+// newRegistries connects the configured registries; nothing is called yet. Their requests are
+// counted by kind.
+func newRegistries(
+	c config.Registry, agent string,
+) ([]registry.Registry, map[string]*registry.Traffic) {
 	var all []registry.Registry
 	clients := map[string]*client.Client{}
 	traffic := map[string]*registry.Traffic{}
@@ -45,9 +47,12 @@ func newRegistries(c config.Registry, agent string) ([]registry.Registry, map[st
 	return all, traffic
 }
 
-// elsewhere returns what looks for whatever a registry holds at the Pod's addresses, by the registry's
-// number: on any port, in any group and under any name. It is asked where nothing is found.
-func elsewhere(c config.Config, agent string) func(context.Context, int) ([]registry.Instance, error) {
+// elsewhere returns what looks for whatever a registry holds at the Pod's addresses, by the
+// registry's number: on any port, in any group and under any name. It is asked where nothing is
+// found.
+func elsewhere(
+	c config.Config, agent string,
+) func(context.Context, int) ([]registry.Instance, error) {
 	wide := c.Wide()
 	p := pod(wide.Pod)
 	p.AnyPort = true

@@ -34,23 +34,25 @@ func sidecar(c config.Config, build Build, stdout, stderr io.Writer) int {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
-		log.Error("cannot listen; is another one running in this Pod? set --listen", "address", c.Listen, "error", err)
+		log.Error("cannot listen; is another one running in this Pod? set --listen", "address",
+			c.Listen, "error", err)
 		return exitFailed
 	}
 	d := newDaemon(c, build, listener, log)
 	defer d.close()
 	go func() { d.failed <- d.server.Serve(listener) }()
 	if c.Bare {
-		within(time.Second, func() { fmt.Fprintf(stdout, firstTry, listener.Addr().(*net.TCPAddr).Port) })
+		within(time.Second,
+			func() { fmt.Fprintf(stdout, firstTry, listener.Addr().(*net.TCPAddr).Port) })
 	}
 	introduce(c, build, d.registries, d.counter, listener.Addr(), log)
 	go d.obey(signals, flush)
 	return d.run()
 }
 
-// memoryLimit is where garbage is collected eagerly. The container has 16 to 32 MiB, and a registry that
-// sends megabytes of nonsense, or thousands of callers at the hook, would else leave twice as much
-// behind as they hold.
+// memoryLimit is where garbage is collected eagerly. The container has 16 to 32 MiB, and a registry
+// that sends megabytes of nonsense, or thousands of callers at the hook, would else leave twice as
+// much behind as they hold.
 const memoryLimit = 16 << 20
 
 // daemon is the sidecar and what it is made of.
@@ -74,16 +76,18 @@ func newDaemon(c config.Config, build Build, listener net.Listener, log *slog.Lo
 	all, traffic := newRegistries(c.Registry, build.agent())
 	d.registries = all
 	d.drain = drain.New(drain.Options{
-		Registries: all, Counter: d.counter, Pod: pod(c.Pod), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c),
-		Budget: c.Budget(), Linger: c.Linger, QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout,
-		MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Calls: c.DrainCalls,
+		Registries: all, RegistryTimeout: c.RegistryTimeout, Counter: d.counter,
+		Pod: pod(c.Pod), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c),
+		Budget: c.Budget(), Linger: c.Linger, QuietPeriod: c.QuietPeriod, MinOpen: c.MinOpen,
+		ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Calls: c.DrainCalls,
 		Traffic: traffic, Elsewhere: elsewhere(c, build.agent()), Log: log,
 	})
 	tokens := config.NewTokens(c.Token)
 	go tokens.Follow(d.ctx, config.TokenEvery)
 	d.server = drain.NewServer(d.drain, drain.HandlerOptions{
-		Tokens: tokens.All, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining,
-		Version: build.Version, Settings: c.InForce, Log: log,
+		Tokens: tokens.All, ReadyWhenRegistered: c.ReadyRegistered,
+		UnreadyWhenDraining: c.UnreadyDraining,
+		Version:             build.Version, Settings: c.InForce, Log: log,
 	})
 	return d
 }
@@ -127,8 +131,8 @@ func (d *daemon) farewell() int {
 const (
 	// forcedWait is what a second signal leaves to those who wait for an answer.
 	forcedWait = 500 * time.Millisecond
-	// waitingFirst is when the log first tells what prestop still waits for, once it was told to stop:
-	// most often the app is gone, and it waits for nothing.
+	// waitingFirst is when the log first tells what prestop still waits for, once it was told to
+	// stop: most often the app is gone, and it waits for nothing.
 	waitingFirst = 300 * time.Millisecond
 	// waitingTold is how often it tells again.
 	waitingTold = 10 * time.Second
@@ -137,8 +141,8 @@ const (
 // errForced is why a process that got a second signal ends.
 var errForced = errors.New("a second signal")
 
-// obey hears the signals. The first one has the drain end by itself. The second one ends the process
-// at once, whatever hangs: callers of the hook have forcedWait to get their answers.
+// obey hears the signals. The first one has the drain end by itself. The second one ends the
+// process at once, whatever hangs: callers of the hook have forcedWait to get their answers.
 func (d *daemon) obey(signals chan os.Signal, flush func()) {
 	s := <-signals
 	d.log.Info("told to stop", "signal", s.String())
@@ -201,8 +205,9 @@ func pod(c config.Pod) registry.Pod {
 	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
 }
 
-// callersHere reports whether callers are on this machine: somebody tries it out, or the app's address is
-// a loopback one.
+// callersHere reports whether callers are on this machine: somebody tries it out, or the app's
+// address is a loopback one.
 func callersHere(c config.Config) bool {
-	return c.Bare || slices.ContainsFunc(c.Addresses, netip.Addr.IsLoopback) || len(c.Addresses) == 0
+	return c.Bare || slices.ContainsFunc(c.Addresses, netip.Addr.IsLoopback) ||
+		len(c.Addresses) == 0
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -351,7 +352,7 @@ func TestAHookThatIsNearlyRightIsToldLoudly(t *testing.T) {
 // serveHere serves on a free port and returns the URL.
 func serveHere(t *testing.T, f http.HandlerFunc) string {
 	t.Helper()
-	address := freeAddress(t)
-	serve(t, address, f)
-	return "http://" + address
+	s := httptest.NewServer(f)
+	t.Cleanup(s.Close)
+	return s.URL
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// parse reads the command line. Where that is wrong, the error joins everything that is wrong with it,
-// and the flags hold what could be read, so that the rest can be judged too. It is pflag.ErrHelp for
-// --help.
+// parse reads the command line. Where that is wrong, the error joins everything that is wrong with
+// it, and the flags hold what could be read, so that the rest can be judged too. It is
+// pflag.ErrHelp for --help.
 func parse(args []string) (*pflag.FlagSet, error) {
 	f := Flags(All)
 	err := f.Parse(args)
@@ -63,7 +63,8 @@ func wrongFlag(err error, args []string, f *pflag.FlagSet) Problem {
 		p.Remedy = "flags begin with two dashes; " + p.Remedy
 		for _, arg := range args {
 			name, _, _ := strings.Cut(arg, "=")
-			if slices.Contains(known, strings.TrimPrefix(name, "-")) && !strings.HasPrefix(name, "--") {
+			if slices.Contains(known, strings.TrimPrefix(name, "-")) &&
+				!strings.HasPrefix(name, "--") {
 				p.Remedy = "flags begin with two dashes: -" + name
 			}
 		}
@@ -91,8 +92,8 @@ func notHere(command, flag string) string {
 	return "is no flag of prestop " + command + "; it belongs to the sidecar"
 }
 
-// AboutCommandLine reports whether a part of err, of Load, is about the command line, and not about the
-// environment.
+// AboutCommandLine reports whether a part of err, of Load, is about the command line, and not about
+// the environment.
 func AboutCommandLine(err error) bool {
 	if all, joined := err.(interface{ Unwrap() []error }); joined {
 		return slices.ContainsFunc(all.Unwrap(), AboutCommandLine)

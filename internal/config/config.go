@@ -1,8 +1,8 @@
-// Package config is what prestop can be told, by flags and the environment, and what of it is refused.
-// settings.go has the table of settings and kinds.go that of the kinds of registries; commandline.go and
-// reader.go take the text of a setting from where it is given, values.go makes a value of it, together.go
-// checks what depends on several. The app's own variables are in hints.go, and identity.go finds by what
-// the Pod is known.
+// Package config is what prestop can be told, by flags and the environment, and what of it is
+// refused. settings.go has the table of settings and kinds.go that of the kinds of registries;
+// commandline.go and reader.go take the text of a setting from where it is given, values.go makes a
+// value of it, together.go checks what depends on several. The app's own variables are in hints.go,
+// and identity.go finds by what the Pod is known.
 package config
 
 import (
@@ -29,7 +29,8 @@ type Config struct {
 	// Output is "text" or "json", and Watch shows a page again and again; both are of a command.
 	Output string
 	Watch  bool
-	// Bare: nothing was set, neither by a flag nor by a variable, and this is no Pod: somebody tries it out.
+	// Bare: nothing was set, neither by a flag nor by a variable, and this is no Pod: somebody
+	// tries it out.
 	Bare bool
 	// InForce are the settings as they are used, by flag, without secrets.
 	InForce map[string]string
@@ -153,8 +154,8 @@ func load(command string, args []string, env Environment, pod podSources) (Confi
 	return c, errors.Join(r.problems...)
 }
 
-// call reads what a call to the running sidecar needs. It runs in the app's container too, in whatever
-// environment that has: a token of the environment that cannot be read is a note.
+// call reads what a call to the running sidecar needs. It runs in the app's container too, in
+// whatever environment that has: a token of the environment that cannot be read is a note.
 func (r *reader) call(c *Config) {
 	c.Listen = r.listen()
 	before := len(r.problems)
@@ -174,7 +175,8 @@ func (r *reader) config(c *Config) {
 	r.registryHints()
 	c.HTTP = HTTP{
 		Listen: r.listen(), Token: r.secret("token"),
-		ReadyRegistered: r.bool("ready-when-registered"), UnreadyDraining: r.bool("unready-when-draining"),
+		ReadyRegistered: r.bool("ready-when-registered"),
+		UnreadyDraining: r.bool("unready-when-draining"),
 	}
 	c.Registry = Registry{
 		Registries: r.sources(), EurekaInstanceID: r.string("eureka-instance-id"),
@@ -184,19 +186,23 @@ func (r *reader) config(c *Config) {
 	}
 	c.Drain = r.drain()
 	c.Counting = Counting{
-		Count: r.choice("count", conns.Auto, conns.Netlink, conns.Proc, conns.Prometheus), Metrics: r.metrics(),
+		Count:        r.choice("count", conns.Auto, conns.Netlink, conns.Proc, conns.Prometheus),
+		Metrics:      r.metrics(),
 		ExcludePorts: r.ports("exclude-port"), ExcludePeers: r.prefixes("exclude-peer"),
-		IdleAfter: r.duration("idle-after", false), RequestTimeout: r.duration("request-timeout", false),
+		IdleAfter:      r.duration("idle-after", false),
+		RequestTimeout: r.duration("request-timeout", false),
 	}
 	c.LogFormat = r.choice("log-format", "json", "text")
-	if err := c.LogLevel.UnmarshalText([]byte(r.choice("log-level", "debug", "info", "warn", "error"))); err != nil {
+	level := r.choice("log-level", "debug", "info", "warn", "error")
+	if err := c.LogLevel.UnmarshalText([]byte(level)); err != nil {
 		c.LogLevel = slog.LevelInfo // noted by choice
 	}
 	c.Pod = r.identity()
 	r.together(c)
 	r.notes = append(r.notes, unknownVariables(r.env)...)
 	c.InForce = r.inForce(*c)
-	c.Bare = r.env.get("KUBERNETES_SERVICE_HOST") == "" && r.env.get("POD_IP") == "" && r.env.get("POD_IPS") == ""
+	c.Bare = r.env.get("KUBERNETES_SERVICE_HOST") == "" && r.env.get("POD_IP") == "" &&
+		r.env.get("POD_IPS") == ""
 	r.flags.Visit(func(g *pflag.Flag) { c.Bare = c.Bare && Lookup(g.Name).CommandsOnly })
 }
 
@@ -205,7 +211,8 @@ func (r *reader) drain() Drain {
 	d := Drain{
 		GracePeriod: r.duration("grace-period", true), GraceGiven: r.given("grace-period"),
 		Reserve: r.duration("reserve", false), Linger: -1, MinOpen: r.number("min-open-connections"),
-		DrainCalls: r.calls(), ReadyFile: r.string("ready-file"), TerminationLog: r.string("termination-log"),
+		DrainCalls: r.calls(), ReadyFile: r.string("ready-file"),
+		TerminationLog: r.string("termination-log"),
 	}
 	if !r.given("reserve") && d.Reserve > d.GracePeriod/2 {
 		d.Reserve = d.GracePeriod / 2 // a short grace period is no reason not to start

@@ -11,12 +11,13 @@ import (
 	"time"
 )
 
-// Secret is a value that is never shown: given, or read from a file each time, so that a rotated one is
-// taken up.
+// Secret is a value that is never shown: given, or read from a file each time, so that a rotated
+// one is taken up.
 type Secret struct{ value, file string }
 
-// Get returns the secret, "" if none is set. The error names the file. An empty file is an error: where a
-// secret was asked for, the moment in which its file is written anew must not do without one.
+// Get returns the secret, "" if none is set. The error names the file. An empty file is an error:
+// where a secret was asked for, the moment in which its file is written anew must not do without
+// one.
 func (s Secret) Get() (string, error) {
 	if s.file == "" {
 		return s.value, nil
@@ -48,7 +49,8 @@ func (r *reader) secret(flag string) Secret {
 	}
 	if s.file != "" {
 		if _, err := s.Get(); err != nil {
-			r.problem(flag+"-file", "cannot be used: "+plainFileError(err), "mount the Secret there, readable for this user")
+			r.problem(flag+"-file", "cannot be used: "+plainFileError(err),
+				"mount the Secret there, readable for this user")
 		}
 	}
 	return s
@@ -63,15 +65,15 @@ func plainFileError(err error) string {
 }
 
 const (
-	// TokenEvery is how often the token's file is read besides at each call, so that no token of it is
-	// missed. Kubernetes writes a changed Secret once a minute at most.
+	// TokenEvery is how often the token's file is read besides at each call, so that no token of it
+	// is missed. Kubernetes writes a changed Secret once a minute at most.
 	TokenEvery = 10 * time.Second
 	// tokensKept bounds the tokens that are remembered; the oldest go.
 	tokensKept = 100
 )
 
-// Tokens are those that are good: every one that the file has had since the start. Running Pods carry
-// the token of their day in their spec, so that a rotated one must not lock their hooks out.
+// Tokens are those that are good: every one that the file has had since the start. Running Pods
+// carry the token of their day in their spec, so that a rotated one must not lock their hooks out.
 type Tokens struct {
 	secret Secret
 
@@ -85,8 +87,8 @@ func NewTokens(s Secret) *Tokens {
 	return t
 }
 
-// all reads the file anew and returns the tokens that are good, none where none is set. With an error,
-// which names the file, they are those of before.
+// all reads the file anew and returns the tokens that are good, none where none is set. With an
+// error, which names the file, they are those of before.
 func (t *Tokens) All() ([]string, error) {
 	if !t.secret.Set() {
 		return nil, nil
