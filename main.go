@@ -22,6 +22,7 @@ import (
 
 	"prestop/drain"
 	"prestop/drain/conns"
+	"prestop/internal/httpapi"
 	"prestop/registry"
 	"prestop/registry/eureka"
 	"prestop/registry/nacos"
@@ -155,14 +156,14 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 	d := drain.New(drain.Options{
 		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: len(c.Ports) > 0, Loopback: callersHere(c), Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
 		QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
-		Calls: c.DrainCalls, Traffic: traffic, Elsewhere: elsewhere(c), Log: log,
+		Calls: c.DrainCalls, Elsewhere: elsewhere(c), Log: log,
 	})
 	ctx, now := context.WithCancelCause(context.Background())
 	defer now(nil)
 	tokens := newTokens(c.Token)
 	go tokens.follow(ctx, tokenEvery)
-	server := drain.NewServer(d, drain.HandlerOptions{
-		Tokens: tokens.all, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Settings: c.InForce, Log: log,
+	server := httpapi.NewServer(d, httpapi.Options{
+		Tokens: tokens.all, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining, Version: version, Traffic: traffic, Settings: c.InForce, Log: log,
 	})
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
@@ -239,7 +240,7 @@ const memoryLimit = 16 << 20
 var errForced = errors.New("a second signal")
 
 // farewell lets the answers that are being written out, and tells how it ended.
-func farewell(ctx context.Context, server *drain.Server, log *slog.Logger) int {
+func farewell(ctx context.Context, server *httpapi.Server, log *slog.Logger) int {
 	last, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := server.Shutdown(last); err != nil {

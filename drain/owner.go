@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"time"
 )
 
@@ -12,6 +13,8 @@ type owner struct {
 	ctx    context.Context
 	state  state
 	runs   *drainRun          // the current or the last drain; nil before the first
+	ended  map[Result]int     // drains that ended
+	last   Outcome            // of the last of them
 	order  uint64             // number of the current orders
 	cancel context.CancelFunc // of the current orders
 }
@@ -94,7 +97,9 @@ func (o *owner) begin() {
 }
 
 // publish lets others read the state.
-func (o *owner) publish() { o.status.Store(&snapshot{state: o.state, run: o.runs}) }
+func (o *owner) publish() {
+	o.status.Store(&snapshot{state: o.state, run: o.runs, ended: maps.Clone(o.ended), last: o.last})
+}
 
 // paceFor is how closely the sockets must be looked at.
 func (o *owner) paceFor(now time.Time) pace {
@@ -177,7 +182,9 @@ func (o *owner) release() {
 // answer closes the current drain with its outcome, and tells of it.
 func (o *owner) answer(out Outcome) {
 	o.runs.outcome = out
-	o.history.add(out)
+	o.ended[out.Result]++
+	o.last = out
+	o.publish()
 	close(o.runs.done)
 	level := slog.LevelInfo
 	if out.Result == Expired {

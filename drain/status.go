@@ -287,6 +287,9 @@ func (d *Drain) trouble(s state) []string {
 type snapshot struct {
 	state state
 	run   *drainRun // the current or the last drain; nil before the first
+	// ended is how many drains ended with each result, and last what came of the last of them.
+	ended map[Result]int
+	last  Outcome
 }
 
 // over reports whether the outcome may be read; a nil run is none.
@@ -402,22 +405,6 @@ const errorLimit = 1 << 10
 // shownInstances bounds what a Status lists of one registry, so that the answer stays small with hundreds of services.
 const shownInstances = 30
 
-// shorten halves the longest list of instances; false if there is nothing left to halve.
-func (s *Status) shorten() bool {
-	longest := 0
-	for i, r := range s.Registries {
-		if len(r.Instances) > len(s.Registries[longest].Instances) {
-			longest = i
-		}
-	}
-	if len(s.Registries) == 0 || len(s.Registries[longest].Instances) == 0 {
-		return false
-	}
-	r := &s.Registries[longest]
-	r.Instances = r.Instances[:len(r.Instances)/2]
-	return true
-}
-
 // Status returns what is true now, with a fresh count.
 func (d *Drain) Status(ctx context.Context) Status {
 	d.watcher.refresh(ctx)
@@ -442,7 +429,7 @@ func (d *Drain) Status(ctx context.Context) Status {
 	if now.run.over() {
 		st.Result = now.run.outcome.String()
 	}
-	if ended, last := d.history.ended(); len(ended) > 0 {
+	if last := now.last; len(now.ended) > 0 {
 		st.LastDrain = &DrainStatus{string(last.Result), last.Cause, last.Began.UTC(), last.Ended.UTC(),
 			last.Leave.Seconds(), last.Linger.Seconds(), last.Count.Seconds(), last.Connections.Active}
 	}
@@ -545,4 +532,67 @@ func (d *Drain) Ready(whenRegistered, unreadyWhenDraining bool) (bool, string) {
 		}
 	}
 	return true, s.phase.String()
+}
+
+// Figures are what is true now of a Drain, in numbers.
+type Figures struct {
+	// State is one of States, and Since when it began.
+	State string
+	Since time.Time
+	// Listening: every port of the app is listened on.
+	Listening bool
+	// Active and Idle are the connections at the last count, and Source is where that came from.
+	Active, Idle int
+	Source       string
+	// Drains is how many ended with each result.
+	Drains map[Result]int
+	// Leave, Linger and Count are the times of the drain that goes on, or of the last one.
+	Leave, Linger, Count time.Duration
+	// Budget is the longest that a drain may take.
+	Budget     time.Duration
+	Registries []RegistryFigures
+}
+
+// RegistryFigures are one registry in Figures.
+type RegistryFigures struct {
+	Kind string
+	// In is how many instances callers are sent to, and Undone how often it put the Pod back in during
+	// a drain.
+	In, Undone int
+	// Trouble: something is wrong at it.
+	Trouble bool
+}
+
+// States are the names of a Drain's states.
+func States() []string {
+	var all []string
+	for p := serving; p <= forgotten; p++ {
+		all = append(all, p.String())
+	}
+	return all
+}
+
+// Figures returns what is true now. A drain that goes on is among them: a Pod is seldom asked again
+// after its drain.
+func (d *Drain) Figures() Figures {
+	now := d.status.Load()
+	s, last := now.state, now.last
+	if s.phase == draining {
+		last = d.policy.spent(s, time.Now())
+	}
+	f := Figures{
+		State: s.phase.String(), Since: s.since, Listening: s.app == appUp,
+		Active: s.last.Active, Idle: s.last.Idle, Source: d.source(), Drains: now.ended,
+		Leave: last.Leave, Linger: last.Linger, Count: last.Count, Budget: d.policy.budget,
+	}
+	for i, v := range s.views {
+		r := RegistryFigures{Kind: d.options.Registries[i].Kind(), Undone: v.undone, Trouble: v.err != nil}
+		for _, i := range v.instances {
+			if i.State == registry.In {
+				r.In++
+			}
+		}
+		f.Registries = append(f.Registries, r)
+	}
+	return f
 }
