@@ -83,6 +83,9 @@ func (o *owner) effects(was state, e event, now time.Time) {
 		o.command()
 	}
 	o.watcher.follow(o.paceFor(now), s.countedPorts())
+	if s.told.After(was.told) && o.policy.urgent(s, now) {
+		o.watcher.poke() // what was counted before a registry's report proves nothing
+	}
 }
 
 // begin makes the drain that hooks join from now on.
