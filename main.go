@@ -156,7 +156,7 @@ func sidecar(c Config, stdout, stderr io.Writer) int {
 	d := drain.New(drain.Options{
 		Registries: registries, Counter: counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: len(c.Ports) > 0, Loopback: callersHere(c), Budget: c.GracePeriod - c.Reserve, Linger: c.Linger,
 		QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout, MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog,
-		Calls: c.DrainCalls, Elsewhere: elsewhere(c), Log: log,
+		Calls: drainCalls(c), Elsewhere: elsewhere(c), Log: log,
 	})
 	ctx, now := context.WithCancelCause(context.Background())
 	defer now(nil)
@@ -279,6 +279,15 @@ func newRegistries(c Config) ([]registry.Registry, map[string]*registry.Traffic)
 
 func pod(c Config) registry.Pod {
 	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+}
+
+// drainCalls are what is called when a drain begins.
+func drainCalls(c Config) []drain.Call {
+	var all []drain.Call
+	for _, to := range c.DrainCalls {
+		all = append(all, drain.Call{Name: to.String(), Make: to.Do})
+	}
+	return all
 }
 
 // callersHere reports whether callers are on this machine: somebody tries it out, or the app's address is
