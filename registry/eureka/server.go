@@ -83,7 +83,7 @@ func (s *server) leave(ctx context.Context, h held) error {
 			return nil // nothing of ours keeps it out, and there is nothing to repeat
 		}
 		if tries > 1 {
-			if err := wait(ctx, pace(tries)); err != nil {
+			if err := client.Wait(ctx, pace(tries)); err != nil {
 				return s.unshown(describe("set OUT_OF_SERVICE on", h), rec, err)
 			}
 		}
@@ -148,7 +148,7 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 		m, stores := s.marks[h.key()], s.stores
 		s.mu.Unlock()
 		todo := remedy(rec, all, removed, m, stores)
-		if early := time.Until(m.put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
+		if early := time.Until(m.put.Add(replicated)); todo == (step{}) && early > 0 && client.Wait(ctx, early) == nil {
 			continue // a peer may still bring back what was removed here
 		}
 		if todo == (step{}) {
@@ -160,7 +160,7 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 			return nil
 		}
 		if tries > 1 {
-			if err := wait(ctx, pace(tries)); err != nil {
+			if err := client.Wait(ctx, pace(tries)); err != nil {
 				return s.unshown(describe("put back", h), rec, err)
 			}
 		}
@@ -468,16 +468,4 @@ func advice(method string, code int) (remedy string, final bool) {
 		return "the user may read the registry but not write to it: give it a role that may, or exempt /eureka/** from CSRF protection on the server", true
 	}
 	return "", code >= 300 && code < 500
-}
-
-// wait waits for d or until ctx ends.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -28,7 +28,7 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 		if held || err != nil || time.Now().After(until) {
 			return held, err
 		}
-		if err := wait(ctx, poll); err != nil {
+		if err := client.Wait(ctx, poll); err != nil {
 			return false, &registry.Error{Op: op + r.id(rec.key), URL: r.url, Err: err}
 		}
 	}
@@ -51,7 +51,7 @@ func (r *Registry) write(ctx context.Context, op string, build func(dialect) cli
 			}
 			r.pass(server)
 		}
-		if wait(ctx, pause/2+rand.N(pause/2)) != nil {
+		if client.Wait(ctx, pause/2+rand.N(pause/2)) != nil {
 			return held, err
 		}
 		pause = min(2*pause, 10*poll)

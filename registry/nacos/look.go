@@ -39,7 +39,7 @@ func (r *Registry) discover(ctx context.Context) (map[key]record, error) {
 			return found, err
 		}
 		r.skip(err)
-		if wait(ctx, pause) != nil {
+		if client.Wait(ctx, pause) != nil {
 			return nil, &registry.Error{Op: "find instances", URL: r.url, Err: fmt.Errorf("%w, last: %w", ctx.Err(), err)}
 		}
 	}
@@ -165,17 +165,17 @@ func (r *Registry) at(ctx context.Context, servers []*url.URL, look func(context
 		return []view{{err: err}}
 	}
 	views := make([]view, len(servers))
-	var wg sync.WaitGroup
-	for i, s := range servers {
-		wg.Go(func() {
-			held, err := look(looking, s)
-			views[i] = view{held, err}
-			if err == nil {
-				time.AfterFunc(patience, cancel)
-			}
-		})
+	at := make([]int, len(servers))
+	for i := range at {
+		at[i] = i
 	}
-	wg.Wait()
+	errs := client.Everywhere(looking, at, patience, func(int) bool { return true }, func(ctx context.Context, i int) (err error) {
+		views[i].held, err = look(ctx, servers[i])
+		return err
+	})
+	for i, err := range errs {
+		views[i].err = err
+	}
 	return views
 }
 
@@ -201,7 +201,7 @@ func (r *Registry) lookUntil(ctx context.Context) ([]view, error) {
 		if err == nil || registry.IsFinal(err) || ctx.Err() != nil {
 			return views, err
 		}
-		if wait(ctx, poll) != nil {
+		if client.Wait(ctx, poll) != nil {
 			return views, err
 		}
 	}

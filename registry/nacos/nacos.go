@@ -424,7 +424,7 @@ func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (p
 	}
 	next := poll
 	for end := time.Now().Add(pause + repeat); time.Now().Before(end); pause, next = next, 2*next {
-		if wait(ctx, pause) != nil {
+		if client.Wait(ctx, pause) != nil {
 			return b.pending(views), failed(views)
 		}
 		var asked []*url.URL
@@ -587,58 +587,9 @@ func (r *Registry) id(k key) string {
 	return r.namespace + "@@" + k.String()
 }
 
-// wait returns after d, or ctx's error if that ends first.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // each calls f for every record, parallel at a time, and returns the errors joined. After a Final one it starts no more.
 func each(ctx context.Context, records []record, f func(context.Context, record) error) error {
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		errs []error
-		stop bool
-	)
-	turn := make(chan struct{}, parallel)
-	for _, rec := range records {
-		turn <- struct{}{}
-		mu.Lock()
-		over := stop
-		mu.Unlock()
-		if over {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-turn }()
-			if err := f(ctx, rec); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-				stop = stop || registry.IsFinal(err) || ctx.Err() != nil
-			}
-		})
-	}
-	wg.Wait()
-	// Hundreds of the same failure are told by a few; those that may pass come first, for they decide what the caller does.
-	slices.SortStableFunc(errs, func(a, b error) int {
-		return cmp.Compare(btoi(registry.IsFinal(a)), btoi(registry.IsFinal(b)))
-	})
-	return join(errs[:min(len(errs), 3)])
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+	return client.Each(ctx, parallel, records, f)
 }
 
 func sorted(m map[key]record) []record {

@@ -1,12 +1,12 @@
 package nacos
 
 import (
-	"errors"
 	"net"
 	"strconv"
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // service is what callers look instances up by.
@@ -158,13 +158,5 @@ func failed(views []view) error {
 		}
 		errs = append(errs, v.err)
 	}
-	return join(errs)
-}
-
-// join is errors.Join, but a single error stays what it is.
-func join(errs []error) error {
-	if len(errs) == 1 {
-		return errs[0]
-	}
-	return errors.Join(errs...)
+	return client.Join(errs)
 }
