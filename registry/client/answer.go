@@ -29,7 +29,8 @@ func Transient(code int) bool {
 	return code >= 500
 }
 
-// Excerpt is the beginning of a body as one line for an error, with ": " in front; "" for an empty or an HTML one.
+// Excerpt is the beginning of a body as one line for an error, with ": " in front; "" for an empty
+// or an HTML one.
 func Excerpt(body []byte) string {
 	line := bytes.Join(bytes.Fields(body[:min(len(body), 400)]), []byte(" "))
 	if len(line) == 0 || line[0] == '<' {

@@ -58,12 +58,13 @@ func (s *sequence) next(r *http.Request) {
 	s.address(r)
 }
 
-// read is the response handler: it reads the bounded body and says whether the answer is one to retry.
+// read is the response handler: it reads the bounded body and says whether the answer is one to
+// retry.
 func (s *sequence) read(resp *http.Response) error {
 	defer resp.Body.Close()
 	s.answer = Answer{URL: s.where(), Code: resp.StatusCode, Header: resp.Header}
-	// A body that trickles in must not hold the whole budget: a small one is cut past attemptTimeout, a stream when it
-	// stands still for so long.
+	// A body that trickles in must not hold the whole budget: a small one is cut past
+	// attemptTimeout, a stream when it stands still for so long.
 	timer := time.AfterFunc(attemptTimeout, func() { resp.Body.Close() })
 	defer timer.Stop()
 	if s.call.Read != nil && resp.StatusCode == http.StatusOK {
@@ -152,7 +153,8 @@ func checkRetry(ctx context.Context, _ *http.Response, err error) (bool, error) 
 	return true, nil
 }
 
-// backoff doubles from min to max and takes a random part of it: full jitter, so that a fleet that leaves at once spreads.
+// backoff doubles from min to max and takes a random part of it: full jitter, so that a fleet that
+// leaves at once spreads.
 func backoff(min, max time.Duration, attempt int, _ *http.Response) time.Duration {
 	d := max
 	if attempt < 16 {
@@ -166,8 +168,8 @@ func backoff(min, max time.Duration, attempt int, _ *http.Response) time.Duratio
 
 var errElsewhere = errors.New("the server redirects to another host")
 
-// unsent reports whether a call that failed by err was certainly not carried out: no connection came to be, or the answer
-// says that nobody took it.
+// unsent reports whether a call that failed by err was certainly not carried out: no connection
+// came to be, or the answer says that nobody took it.
 func unsent(err error) bool {
 	if a := (sick{}); errors.As(err, &a) {
 		switch a.Code {
@@ -180,8 +182,8 @@ func unsent(err error) bool {
 	return errors.As(err, &dial) && dial.Op == "dial"
 }
 
-// sameHost lets a redirect lead to the same server: to its address, or to the name by which it was called. Behind a name of
-// several addresses it stays at the one that was asked.
+// sameHost lets a redirect lead to the same server: to its address, or to the name by which it was
+// called. Behind a name of several addresses it stays at the one that was asked.
 func sameHost(r *http.Request, via []*http.Request) error {
 	first := via[0]
 	byName := first.Host != "" && sameAddress(r.URL, first.Host)

@@ -1,6 +1,6 @@
-// Package client calls the servers of a registry over HTTP: with retries and fail-over, with a bound
-// for whatever a server sends, and with an error that says what to do. It is for the packages that
-// implement registry.Registry.
+// Package client calls the servers of a registry over HTTP: with retries and fail-over, with a
+// bound for whatever a server sends, and with an error that says what to do. It is for the packages
+// that implement registry.Registry.
 package client
 
 import (
@@ -19,19 +19,24 @@ import (
 )
 
 const (
-	// answerLimit bounds a small answer; the largest that we read whole is one application's instances.
+	// answerLimit bounds a small answer; the largest that we read whole is one application's
+	// instances.
 	answerLimit = 2 << 20
-	// attemptTimeout bounds one try of a small call, so that a server that hangs costs seconds and not the whole budget.
+	// attemptTimeout bounds one try of a small call, so that a server that hangs costs seconds and
+	// not the whole budget.
 	attemptTimeout = 3 * time.Second
-	// listTimeout bounds the wait for the beginning of a large list, which a server may have to make first.
+	// listTimeout bounds the wait for the beginning of a large list, which a server may have to
+	// make first.
 	listTimeout = 10 * time.Second
-	// streamLimit bounds a registry's whole list: 100,000 instances of Eureka are some 95 MB of JSON.
+	// streamLimit bounds a registry's whole list: 100,000 instances of Eureka are some 95 MB of
+	// JSON.
 	streamLimit = 256 << 20
 )
 
-// Client makes calls to the servers of one registry: it retries what may pass with backoff and jitter, each time on the
-// next address, until the context ends. Basic auth is taken from an address's userinfo. Redirects are followed on the
-// same host only, by its name or its address. Safe for concurrent use; the zero value is not usable, see New.
+// Client makes calls to the servers of one registry: it retries what may pass with backoff and
+// jitter, each time on the next address, until the context ends. Basic auth is taken from an
+// address's userinfo. Redirects are followed on the same host only, by its name or its address.
+// Safe for concurrent use; the zero value is not usable, see New.
 type Client struct {
 	// Lookup resolves names for Servers; nil is the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -51,24 +56,29 @@ type Call struct {
 	Query  url.Values
 	Form   url.Values // sent as the body, urlencoded, when not nil
 	Header http.Header
-	// Retry says that an answer is one of a sick server which may pass. nil means those that are Transient.
+	// Retry says that an answer is one of a sick server which may pass. nil means those that are
+	// Transient.
 	Retry func(Answer) bool
-	// Read takes the body of a 200 as a stream, for answers too large to hold; Answer.Body is empty then. It is called
-	// again from the beginning when the connection broke in the midst of a body; another error from it fails the call.
+	// Read takes the body of a 200 as a stream, for answers too large to hold; Answer.Body is empty
+	// then. It is called again from the beginning when the connection broke in the midst of a body;
+	// another error from it fails the call.
 	Read func(io.Reader) error
 	// Once makes one attempt on each address and no more.
 	Once bool
-	// Large: the answer is a list that may take listTimeout to begin. With several addresses the first round waits no
-	// longer than for a small answer, since a server that hangs must not hold up the others.
+	// Large: the answer is a list that may take listTimeout to begin. With several addresses the
+	// first round waits no longer than for a small answer, since a server that hangs must not hold
+	// up the others.
 	Large bool
-	// Slow is how long the answer to a write may take, because the server waits for its own cluster; 0 is as for any call.
+	// Slow is how long the answer to a write may take, because the server waits for its own
+	// cluster; 0 is as for any call.
 	Slow time.Duration
-	// Unrepeated: the call is not sent again when it may have been carried out: it was sent and had no answer, or one
-	// that does not tell. The caller reads back first.
+	// Unrepeated: the call is not sent again when it may have been carried out: it was sent and had
+	// no answer, or one that does not tell. The caller reads back first.
 	Unrepeated bool
 }
 
-// New returns a Client that trusts tlsConfig (nil: the system's roots) and presents itself as userAgent.
+// New returns a Client that trusts tlsConfig (nil: the system's roots) and presents itself as
+// userAgent.
 func New(tlsConfig *tls.Config, userAgent string) *Client {
 	traffic := &registry.Traffic{}
 	c := retryablehttp.NewClient()
@@ -100,8 +110,8 @@ func (h *Client) Traffic() *registry.Traffic { return h.traffic }
 // Close drops idle connections.
 func (h *Client) Close() { h.client.HTTPClient.CloseIdleConnections() }
 
-// Do makes the call on the first of addrs that answers, beginning with the first. It returns every answer that Retry
-// does not call sick, whatever its code; the error is always an *registry.Error.
+// Do makes the call on the first of addrs that answers, beginning with the first. It returns every
+// answer that Retry does not call sick, whatever its code; the error is always an *registry.Error.
 func (h *Client) Do(ctx context.Context, addrs []*url.URL, c Call) (Answer, error) {
 	if c.Retry == nil {
 		c.Retry = func(a Answer) bool { return Transient(a.Code) }

@@ -12,8 +12,9 @@ import (
 )
 
 // Everywhere runs f with every server at the same time and returns what each failed by; nil is
-// success. Once one has succeeded, those that can be spared have straggle more: a server that is dead
-// or hangs does not hold up what another one can do. f must return soon after its context ends.
+// success. Once one has succeeded, those that can be spared have straggle more: a server that is
+// dead or hangs does not hold up what another one can do. f must return soon after its context
+// ends.
 func Everywhere[S any](ctx context.Context, servers []S, straggle time.Duration, spared func(S) bool,
 	f func(context.Context, S) error) []error {
 	errs := make([]error, len(servers))
@@ -57,9 +58,9 @@ func Everywhere[S any](ctx context.Context, servers []S, straggle time.Duration,
 	return errs
 }
 
-// Each runs f for every item, at most parallel at a time, and returns the errors joined. After a final
-// one, or the end of ctx, it starts no more. Of many failures three are told, those that may pass
-// first: they decide what the caller does.
+// Each runs f for every item, at most parallel at a time, and returns the errors joined. After a
+// final one, or the end of ctx, it starts no more. Of many failures three are told, those that may
+// pass first: they decide what the caller does.
 func Each[T any](ctx context.Context, parallel int, items []T, f func(context.Context, T) error) error {
 	var (
 		wg   sync.WaitGroup

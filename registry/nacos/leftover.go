@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// note remembers that this process disables rec on the servers, and reports whether it was known to be
-// disabled before. Safe for concurrent use.
+// note remembers that this process disables rec on the servers, and reports whether it was known to
+// be disabled before. Safe for concurrent use.
 func (r *Registry) note(rec record) (known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,7 +78,8 @@ const stale = 35 * time.Second
 type finding struct {
 	// at is when it was found.
 	at time.Time
-	// registeredSince: an earlier look did not show it, so it was registered while this process ran.
+	// registeredSince: an earlier look did not show it, so it was registered while this process
+	// ran.
 	registeredSince bool
 	// persistent records stay for ever.
 	persistent bool

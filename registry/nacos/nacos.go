@@ -1,14 +1,16 @@
-// Package nacos takes the instances of one Pod out of Nacos 1.4, 2.x and 3.x over its HTTP API and puts them back.
+// Package nacos takes the instances of one Pod out of Nacos 1.4, 2.x and 3.x over its HTTP API and
+// puts them back.
 //
-// An instance is disabled (enabled=false), never deregistered while it lives: a DELETE answers ok and does nothing for an
-// app that registered over gRPC, and is undone by the next heartbeat of one that registered over HTTP (nacos#6274,
-// nacos#12788). From 2.0 on the flag is a record beside the instance, kept in Raft under ip:port:cluster and laid over
-// whoever publishes that address. The record outlives the instance by a minute, or for ever, so that the next owner of the
-// address would come up disabled (nacos#14606): whoever disables must also clean up, see Rejoin and Forget.
+// An instance is disabled (enabled=false), never deregistered while it lives: a DELETE answers ok
+// and does nothing for an app that registered over gRPC, and is undone by the next heartbeat of one
+// that registered over HTTP (nacos#6274, nacos#12788). From 2.0 on the flag is a record beside the
+// instance, kept in Raft under ip:port:cluster and laid over whoever publishes that address. The
+// record outlives the instance by a minute, or for ever, so that the next owner of the address
+// would come up disabled (nacos#14606): whoever disables must also clean up, see Rejoin and Forget.
 //
-// Everything that a server tells about an instance, to its console and to its callers, comes out of one list for each
-// service that is rebuilt half a second after a change, together with the push to the subscribers. So a change is believed
-// only once it has been read back.
+// Everything that a server tells about an instance, to its console and to its callers, comes out of
+// one list for each service that is rebuilt half a second after a change, together with the push to
+// the subscribers. So a change is believed only once it has been read back.
 package nacos
 
 import (
@@ -26,13 +28,16 @@ import (
 )
 
 const (
-	// linger is how long callers may go on after the list has changed. A client 2.x is pushed the change within 0.6 s. A
-	// client 1.x whose UDP push is lost polls every 10 s. Then comes Spring Cloud LoadBalancer's cache, which does not
-	// listen to either (35 s; Ribbon's is 30 s). Callers were seen to go on for 42.1 s.
+	// linger is how long callers may go on after the list has changed. A client 2.x is pushed the
+	// change within 0.6 s. A client 1.x whose UDP push is lost polls every 10 s. Then comes Spring
+	// Cloud LoadBalancer's cache, which does not listen to either (35 s; Ribbon's is 30 s). Callers
+	// were seen to go on for 42.1 s.
 	linger = 47 * time.Second
-	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and each write is one of Raft.
+	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and
+	// each write is one of Raft.
 	parallel = 8
-	// rebuilt is when a server's lists show a change, after the answer to it (nacos.naming.push.pushTaskDelay, 500 ms).
+	// rebuilt is when a server's lists show a change, after the answer to it
+	// (nacos.naming.push.pushTaskDelay, 500 ms).
 	rebuilt = 600 * time.Millisecond
 	// poll is the pause between two looks after that.
 	poll = 200 * time.Millisecond
@@ -42,7 +47,8 @@ const (
 	raft = 10 * time.Second
 	// slow is when a write that has no answer yet makes us look whether its server is alive.
 	slow = 2 * time.Second
-	// notYet is how long after its registration an instance can be listed nowhere: then an absence becomes final.
+	// notYet is how long after its registration an instance can be listed nowhere: then an absence
+	// becomes final.
 	notYet = 1200 * time.Millisecond
 	// oldWeight is when a weight that was read is too old to be written back.
 	oldWeight = 5 * time.Second
@@ -50,8 +56,10 @@ const (
 
 // Options say where Nacos is and who we are.
 type Options struct {
-	// Servers are the addresses of one cluster's servers with their context path, e.g. http://nacos-0:8848/nacos. At least
-	// one; a name that leads to several servers stands for all of them, see client.Client.Servers. Userinfo is Username and Password where those are not given.
+	// Servers are the addresses of one cluster's servers with their context path, e.g.
+	// http://nacos-0:8848/nacos. At least one; a name that leads to several servers stands for all
+	// of them, see client.Client.Servers. Userinfo is Username and Password where those are not
+	// given.
 	Servers []*url.URL
 	// Namespace is a namespace's ID; "" is "public".
 	Namespace string
@@ -59,7 +67,8 @@ type Options struct {
 	Group string
 	// Username logs in where the server asks for it. "" never does.
 	Username string
-	// Password is called at each login, so that a file that holds it can change; nil is no password.
+	// Password is called at each login, so that a file that holds it can change; nil is no
+	// password.
 	Password func() (string, error)
 	// HeldBack says that the app registers itself with enabled=false and is let in by somebody else
 	// later (spring.cloud.nacos.discovery.instance-enabled). What is found disabled is then the
@@ -69,7 +78,8 @@ type Options struct {
 	HTTP *client.Client
 }
 
-// Registry is one Nacos cluster as the instances of one Pod see it; it implements registry.Registry.
+// Registry is one Nacos cluster as the instances of one Pod see it; it implements
+// registry.Registry.
 type Registry struct {
 	configured []*url.URL
 	servers    []*url.URL // the ones behind them
@@ -87,8 +97,9 @@ type Registry struct {
 
 	pod     registry.Pod
 	records map[key]record
-	// disabled are the records that this process has disabled or found disabled, and has not yet enabled again. An
-	// instance that has vanished stays here: its record on the servers does not vanish with it.
+	// disabled are the records that this process has disabled or found disabled, and has not yet
+	// enabled again. An instance that has vanished stays here: its record on the servers does not
+	// vanish with it.
 	disabled map[key]record
 	// leftover are those of the disabled that this process has only found so.
 	leftover map[key]bool
@@ -141,10 +152,12 @@ func (r *Registry) Kind() string { return "nacos" }
 // URL implements registry.Registry.
 func (r *Registry) URL() string { return r.url }
 
-// Linger implements registry.Registry. Both are the same: what Leave reads back changes together with what callers read.
+// Linger implements registry.Registry. Both are the same: what Leave reads back changes together
+// with what callers read.
 func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) { return linger, linger }
 
-// Find implements registry.Registry. An instance that registered less than a second ago may not be found yet.
+// Find implements registry.Registry. An instance that registered less than a second ago may not be
+// found yet.
 func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
 	r.resolve(ctx)
 	r.grown()
@@ -155,7 +168,8 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	views := []view{{held: found}}
 	if r.misses(found) {
-		// The server that was asked may be the one that does not know: an instance is forgotten only if no server holds it.
+		// The server that was asked may be the one that does not know: an instance is forgotten
+		// only if no server holds it.
 		more := r.everywhere(ctx, r.look)
 		if err := failed(more); err != nil {
 			return r.instances(nil), err
@@ -185,8 +199,8 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 // Only implements registry.Registry.
 func (r *Registry) Only(ports []uint16) { r.only = ports }
 
-// Leave implements registry.Registry. It returns half a second after the servers have taken the change at the earliest:
-// only then do they show it, and have begun to push it to the callers.
+// Leave implements registry.Registry. It returns half a second after the servers have taken the
+// change at the earliest: only then do they show it, and have begun to push it to the callers.
 func (r *Registry) Leave(ctx context.Context) error {
 	if len(r.records) == 0 {
 		return nil
@@ -200,7 +214,8 @@ func (r *Registry) Leave(ctx context.Context) error {
 	return r.settle(ctx, "left", leaving, func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
 		return each(ctx, leaving, func(ctx context.Context, rec record) error {
-			// Noted before it is sent: a disable whose answer is lost has to be undone all the same.
+			// Noted before it is sent: a disable whose answer is lost has to be undone all the
+			// same.
 			known := r.note(rec)
 			held, err := r.enable(ctx, rec, false, until)
 			if err == nil && !held && !known {
@@ -229,7 +244,8 @@ func (r *Registry) Published(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// Check implements registry.Registry. Nacos lets nobody look past the lists of its servers, so a change shows after 0.6 s.
+// Check implements registry.Registry. Nacos lets nobody look past the lists of its servers, so a
+// change shows after 0.6 s.
 func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 	if len(r.records) == 0 {
 		return nil, nil
@@ -243,10 +259,11 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 	return r.instances(views), nil
 }
 
-// Rejoin implements registry.Registry. It writes enabled=true wherever a server shows the opposite or this process has
-// written it, and never waits for the servers' record to expire: when it does, the list is not rebuilt and the instance
-// stays out of it until something else changes in its service. Of an instance that is gone it wipes the record, so that
-// the next one at its address comes up enabled.
+// Rejoin implements registry.Registry. It writes enabled=true wherever a server shows the opposite
+// or this process has written it, and never waits for the servers' record to expire: when it does,
+// the list is not rebuilt and the instance stays out of it until something else changes in its
+// service. Of an instance that is gone it wipes the record, so that the next one at its address
+// comes up enabled.
 func (r *Registry) Rejoin(ctx context.Context) error {
 	if len(r.records) == 0 && len(r.disabled) == 0 {
 		return nil
@@ -287,8 +304,8 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	return err
 }
 
-// Forget implements registry.Registry. What registered over HTTP is deleted; what registered over gRPC goes with its
-// connection, and is waited for. Then the record of the disabled is wiped.
+// Forget implements registry.Registry. What registered over HTTP is deleted; what registered over
+// gRPC goes with its connection, and is waited for. Then the record of the disabled is wiped.
 func (r *Registry) Forget(ctx context.Context) error {
 	if len(r.records) == 0 && len(r.disabled) == 0 {
 		return nil
@@ -368,7 +385,8 @@ func (r *Registry) instances(views []view) []registry.Instance {
 	return list
 }
 
-// id is the name of a record for people: group@@service@cluster@ip:port, with namespace@@ in front where it is not public.
+// id is the name of a record for people: group@@service@cluster@ip:port, with namespace@@ in front
+// where it is not public.
 func (r *Registry) id(k key) string {
 	if r.namespace == "public" {
 		return k.String()
@@ -376,7 +394,8 @@ func (r *Registry) id(k key) string {
 	return r.namespace + "@@" + k.String()
 }
 
-// each calls f for every record, parallel at a time, and returns the errors joined. After a Final one it starts no more.
+// each calls f for every record, parallel at a time, and returns the errors joined. After a Final
+// one it starts no more.
 func each(ctx context.Context, records []record, f func(context.Context, record) error) error {
 	return client.Each(ctx, parallel, records, f)
 }

@@ -99,8 +99,8 @@ func TestADeadStrangersRecordIsNotEnabled(t *testing.T) {
 	}
 }
 
-// A record that is alone at an address which the Pod has just got may be the former Pod's, unless it
-// was registered while we looked.
+// A record that is alone at an address which the Pod has just got may be the former Pod's, unless
+// it was registered while we looked.
 func TestARecordAtANewAddressIsOursIfItWasRegisteredSince(t *testing.T) {
 	t.Parallel()
 	n := registrytest.NewNacos(registrytest.NacosConfig{Rebuild: -1})

@@ -71,8 +71,8 @@ type view struct {
 	err  error
 }
 
-// merged is k as all servers that answered show it together: the one that callers are most likely sent to wins, since an
-// instance is out only if it is so everywhere. nil if no server holds it.
+// merged is k as all servers that answered show it together: the one that callers are most likely
+// sent to wins, since an instance is out only if it is so everywhere. nil if no server holds it.
 func merged(views []view, k key) *record {
 	var best *record
 	for _, v := range views {

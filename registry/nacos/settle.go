@@ -109,8 +109,8 @@ func (b *readBack) pending(views []view) []record {
 }
 
 // until looks after pause for the first time and then again, for repeat or, once, until a server
-// has answered. A server that has shown what is good is not asked again. It returns the records that
-// are still pending, and an error if no server has answered.
+// has answered. A server that has shown what is good is not asked again. It returns the records
+// that are still pending, and an error if no server has answered.
 func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (pending []record, err error) {
 	views := make([]view, len(b.r.servers))
 	for i := range views {
