@@ -9,13 +9,17 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"prestop/registry/registrytest"
 )
 
 // podAddress is where the Pod's containers are reached.
-const podAddress = "10.0.0.1"
+const (
+	podAddress    = "10.0.0.1"
+	secondAddress = "10.0.7.1"
+)
 
 // plan is what a container is like.
 type plan struct {
@@ -47,6 +51,8 @@ type ending struct {
 type container struct {
 	plan
 	w *world
+	// frozen is until when it answers nobody, in Unix nanoseconds.
+	frozen atomic.Int64
 
 	mu       sync.Mutex
 	running  bool
@@ -59,7 +65,9 @@ type container struct {
 	holds    map[string]bool
 }
 
-func (c *container) identity() identity { return identity{"orders-" + c.name, podAddress, c.port} }
+func (c *container) identity() identity {
+	return identity{"orders-" + c.name, c.w.registeredBy(), c.port, c.w.lease}
+}
 
 // start starts the container's process, unless it runs.
 func (c *container) start() {
@@ -104,15 +112,15 @@ func (c *container) open() bool {
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	h := &http.Server{Handler: http.HandlerFunc(work), Protocols: protocols}
+	h := &http.Server{Handler: http.HandlerFunc(c.work), Protocols: protocols}
 	go h.Serve(l)
 	return true
 }
 
 // work answers after as many milliseconds as the request asks for.
-func work(w http.ResponseWriter, r *http.Request) {
+func (c *container) work(w http.ResponseWriter, r *http.Request) {
 	ms, _ := strconv.Atoi(r.URL.Query().Get("ms"))
-	if wait(r.Context(), time.Duration(ms)*time.Millisecond) == nil {
+	if wait(r.Context(), time.Duration(ms)*time.Millisecond) == nil && wait(r.Context(), time.Until(time.Unix(0, c.frozen.Load()))) == nil {
 		fmt.Fprint(w, "OK")
 	}
 }
@@ -129,7 +137,7 @@ func (c *container) live(ctx context.Context, s *server) {
 			}
 		}
 		c.registered(s)
-		connection := s.nacos.Register(registrytest.NacosInstance{Service: c.identity().service, IP: podAddress, Port: c.port, Weight: 1})
+		connection := s.nacos.Register(registrytest.NacosInstance{Service: c.identity().service, IP: c.w.registeredBy(), Port: c.port, Weight: 1})
 		<-ctx.Done()
 		connection.Close()
 		return

@@ -30,6 +30,20 @@ type setup struct {
 	silent bool
 	// settles: all is well for a while before the Pod is deleted.
 	settles bool
+	// completes: the apps end by themselves, as a Job's do, and nobody calls a hook for them.
+	completes bool
+	// late is how long after the apps the sidecar starts, where it does not start first.
+	late time.Duration
+	// nacos is the version of Nacos; slow is how long each request to a registry takes; lease is how
+	// long a registry believes in an app that has said nothing.
+	nacos       string
+	slow, lease time.Duration
+	// quiet: the sidecar ends the linger early once nobody has called for a while.
+	quiet bool
+	// unread: nobody reads the sidecar's log.
+	unread bool
+	// second: the apps register by an address of the Pod that the sidecar was not given.
+	second bool
 	// drop is when the kubelet is restarted as the Pod's hooks run; zero: it is not.
 	drop time.Duration
 }
@@ -62,6 +76,14 @@ func (s setup) String() string {
 	word(s.ports, "ports given", "")
 	word(s.uid == 0, "", "as a user")
 	word(s.silent, "nobody calls", "")
+	word(s.completes, "completes", "")
+	word(!s.sidecarFirst, fmt.Sprintf("sidecar %v later", s.late), "")
+	word(slices.Contains(s.kinds, nacosKind), "Nacos "+s.nacos, "")
+	word(s.slow > 0, fmt.Sprintf("registries take %v", s.slow), "")
+	word(len(s.kinds) > 0, fmt.Sprintf("leases of %v", s.lease), "")
+	word(s.quiet, "quiet period", "")
+	word(s.unread, "log unread", "")
+	word(s.second, "second address", "")
 	word(s.settles, "settles", "deleted amid it")
 	word(s.drop > 0, fmt.Sprintf("kubelet restarted %v after the hook", s.drop), "")
 	return strings.Join(words, ", ")
@@ -77,6 +99,20 @@ type event struct {
 	// span is how long something stays so.
 	span    time.Duration
 	trouble trouble
+	// completes: the apps end by themselves, as a Job's do, and nobody calls a hook for them.
+	completes bool
+	// late is how long after the apps the sidecar starts, where it does not start first.
+	late time.Duration
+	// nacos is the version of Nacos; slow is how long each request to a registry takes; lease is how
+	// long a registry believes in an app that has said nothing.
+	nacos       string
+	slow, lease time.Duration
+	// quiet: the sidecar ends the linger early once nobody has called for a while.
+	quiet bool
+	// unread: nobody reads the sidecar's log.
+	unread bool
+	// second: the apps register by an address of the Pod that the sidecar was not given.
+	second bool
 	// drop is when the kubelet is restarted in the hook; zero: it is not.
 	drop time.Duration
 }
@@ -97,10 +133,11 @@ const (
 	registryEmpty  = "the registry is restarted empty"
 	allRestart     = "all containers are restarted"
 	leftover       = "a dead stranger's record"
+	freezes        = "hangs"
 	nothing        = "nothing"
 )
 
-var eventNames = []string{crash, crash, liveness, liveness, liveness, closes, resumed, sidecarKilled, sidecarRestart, registrySick, registrySick, registryEmpty, allRestart, leftover, nothing}
+var eventNames = []string{crash, crash, liveness, liveness, liveness, closes, resumed, sidecarKilled, sidecarRestart, registrySick, registrySick, registryEmpty, allRestart, leftover, freezes, nothing}
 
 // history is a setup and what happens, drawn by a seed.
 type history struct {
@@ -146,6 +183,12 @@ func draw(seed uint64) history {
 	if chance(15) {
 		s.drop = of(200*ms, 1500*ms)
 	}
+	s.completes = chance(10)
+	s.late = of(300*ms, 300*ms, 3000*ms)
+	s.nacos = []string{"1.4.1", "2.3.2", "2.3.2", "3.1.0"}[r.IntN(4)]
+	s.slow = of(0, 0, 0, 50*ms, 300*ms)
+	s.lease = of(20*time.Second, 20*time.Second, 3*time.Second)
+	s.quiet, s.unread, s.second = chance(20), chance(8), chance(20)
 	h := history{setup: s}
 	for i := range r.IntN(7) {
 		e := event{name: eventNames[r.IntN(len(eventNames))], which: r.IntN(4)}
@@ -214,6 +257,8 @@ func (w *world) do(ctx context.Context, e event, acts *sync.WaitGroup) {
 		}
 		s.set(e.trouble)
 		acts.Go(func() { _ = wait(ctx, e.span); s.set(well); w.say("the registry is well again") })
+	case freezes:
+		c.frozen.Store(time.Now().Add(e.span).UnixNano())
 	case allRestart:
 		acts.Go(k.restartAll)
 	case leftover:

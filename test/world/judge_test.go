@@ -49,7 +49,7 @@ func (w *world) leftover(c *container) {
 		if s.kind != eurekaKind || s.sick() {
 			continue
 		}
-		id := identity{strangerService, podAddress, c.port}
+		id := identity{strangerService, podAddress, c.port, 20 * time.Second}
 		cl := newClient(s, w.dialOut)
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		err := cl.register(ctx, id, "OUT_OF_SERVICE", time.Now())
@@ -58,6 +58,9 @@ func (w *world) leftover(c *container) {
 		w.say("a dead stranger's record at %s: %v", c.name, err)
 	}
 }
+
+// reassert is how often the sidecar looks at a registry while it drains, and a while for what follows.
+const reassert = 5 * time.Second
 
 const strangerService = "payments"
 
@@ -105,7 +108,7 @@ func (w *world) watch(ctx context.Context) {
 		for _, s := range w.servers {
 			if s.kind == eurekaKind && !up {
 				for _, c := range w.containers {
-					if s.in(identity{strangerService, podAddress, c.port}) {
+					if s.in(identity{strangerService, podAddress, c.port, 20 * time.Second}) {
 						up = true
 						w.problem("a dead stranger's record was put in service")
 					}
@@ -113,7 +116,7 @@ func (w *world) watch(ctx context.Context) {
 			}
 			for _, c := range w.containers {
 				p := pair{c, s}
-				if _, listens := c.isUp(); listens || !runs || s.sick() || !s.in(c.identity()) {
+				if _, listens := c.isUp(); listens || !runs || s.sick() || !s.in(c.identity()) || c.brief() {
 					dead[p] = 0
 					continue
 				}
@@ -139,6 +142,7 @@ func (w *world) settle() {
 		}
 		return ""
 	})
+	w.sidecar.started()
 	w.say("everything is started")
 	w.until(inWithin, "a live app is out of service", func() string {
 		for _, s := range w.servers {
@@ -180,7 +184,7 @@ func (w *world) hooked(h *hook) {
 		for _, c := range w.containers {
 			_, up := c.isUp()
 			_, _, said := c.facts()
-			anew := slices.ContainsFunc(said, func(at time.Time) bool { return h.ended.Sub(at) < 6*time.Second })
+			anew := slices.ContainsFunc(said, func(at time.Time) bool { return h.ended.Sub(at) < reassert })
 			if up && !anew && s.in(c.identity()) && w.disturbed(h, time.Now()) == "" {
 				w.problem("the hook is back, and callers of %s are sent to %s: %s", s.kind, c.name, s.shows(c.identity()))
 			}
@@ -204,6 +208,11 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 	if w.mesh != nil && w.mesh.wasDown(h.began.Add(-time.Second), to) {
 		return "the mesh's proxy was down"
 	}
+	for _, s := range w.servers {
+		if slices.ContainsFunc(s.restarted(), func(at time.Time) bool { return at.After(h.ended.Add(-reassert)) && at.Before(to) }) {
+			return s.kind + " was restarted empty"
+		}
+	}
 	// What cancels a drain: one that was drained as its hook came back can only be cancelled later.
 	from := h.began.Add(-slack)
 	if h.code == 200 {
@@ -224,18 +233,29 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 	return ""
 }
 
+// brief reports whether a container's last life was too short for the sidecar to learn that it had
+// registered: the lists that it searches come from a cache, or are made anew after a while.
+func (c *container) brief() bool {
+	up, _, said := c.facts()
+	if len(up) == 0 || up.is() {
+		return false
+	}
+	last := up[len(up)-1].to
+	return last.Sub(up[len(up)-1].from) < time.Second || slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < 3*time.Second })
+}
+
 // gone judges what is left of a deleted Pod.
 func (w *world) gone() {
 	told := w.sidecar.toldAt()
-	if told.Before(*w.deletedAt.Load()) {
-		return // it was not there any more
+	if told.Before(*w.deletedAt.Load()) || w.sidecar.endedDeaf() {
+		return // it was not there
 	}
 	for _, s := range w.servers {
 		if s.trouble().touches(*w.deletedAt.Load(), time.Now()) || w.mesh != nil && w.mesh.wasDown(*w.deletedAt.Load(), told) {
 			continue
 		}
 		for _, c := range w.containers {
-			if c.app && s.in(c.identity()) {
+			if c.app && s.in(c.identity()) && !c.brief() {
 				w.problem("the Pod is gone, and callers of %s are sent to %s: %s", s.kind, c.name, s.shows(c.identity()))
 			}
 		}
@@ -332,6 +352,10 @@ func (w *world) forgives(r call, e ending) string {
 	}
 	if why := w.disturbed(last, e.at); why != "" {
 		return why
+	}
+	_, _, said := r.to.facts()
+	if slices.ContainsFunc(said, func(at time.Time) bool { return at.After(last.ended.Add(-reassert)) && at.Before(e.at) }) {
+		return "it registered anew in the drain's last seconds"
 	}
 	if w.longDrain(last) {
 		return "the deadline came first"

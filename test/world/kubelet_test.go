@@ -218,11 +218,16 @@ func (k *kubelet) restartAll() {
 func (k *kubelet) delete() {
 	k.worker.Lock()
 	defer k.worker.Unlock()
-	k.w.say("the Pod is deleted")
+	k.w.say("the Pod ends")
 	k.w.deleted.Store(true)
 	began := time.Now()
 	var all, hooks sync.WaitGroup
 	w := k.w
+	if w.completes { // the sidecar's turn comes when they have ended
+		for _, c := range w.containers {
+			c.end("completes", nil)
+		}
+	}
 	if w.ownHook || w.oldStyle {
 		hooks.Go(func() {
 			if w.ownHook {

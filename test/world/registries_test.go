@@ -56,6 +56,7 @@ func (r request) write() bool {
 // server is one registry behind real HTTP.
 type server struct {
 	kind   string
+	slow   time.Duration
 	eureka *registrytest.Eureka
 	nacos  *registrytest.Nacos
 
@@ -65,18 +66,21 @@ type server struct {
 	seen     []request     // of the sidecar
 	onWrite  func(request) // called for each of the sidecar's, before it is served
 	troubles spans
+	restarts []time.Time
 }
 
 // newServer starts a registry outside the Pod.
-func newServer(kind string, out *netns, onWrite func(*server, request)) (*server, func(), error) {
-	s := &server{kind: kind, cured: make(chan struct{})}
+func newServer(kind string, p setup, out *netns, onWrite func(*server, request)) (*server, func(), error) {
+	s := &server{kind: kind, slow: p.slow, cured: make(chan struct{})}
 	s.onWrite = func(r request) { onWrite(s, r) }
 	var handler http.Handler
 	if kind == eurekaKind {
 		s.eureka = registrytest.NewEureka(registrytest.EurekaConfig{Cache: rebuild, Evict: time.Second})
 		handler = s.eureka
 	} else {
-		s.nacos = registrytest.NewNacos(registrytest.NacosConfig{Rebuild: rebuild, Expire: 10 * time.Second, Unhealthy: 20 * time.Second, Delete: 40 * time.Second})
+		s.nacos = registrytest.NewNacos(registrytest.NacosConfig{
+			Version: p.nacos, NoAdminAuth: true, Rebuild: rebuild, Expire: 10 * time.Second, Unhealthy: p.lease, Delete: 2 * p.lease,
+		})
 		handler = s.nacos
 	}
 	var close []func()
@@ -143,6 +147,7 @@ func (s *server) serve(h http.Handler, own bool, w http.ResponseWriter, r *http.
 	case resets:
 		panic(http.ErrAbortHandler)
 	}
+	_ = wait(r.Context(), s.slow)
 	if own && q.write() {
 		s.onWrite(q)
 	}
@@ -200,6 +205,7 @@ func (s *server) shows(i identity) string {
 type identity struct {
 	service, address string
 	port             int
+	lease            time.Duration
 }
 
 func (i identity) eurekaID() string { return fmt.Sprintf("%s:%s:%d", i.address, i.service, i.port) }
@@ -267,7 +273,7 @@ func (c *client) register(ctx context.Context, i identity, status string, dirty 
 		"instanceId": i.eurekaID(), "app": strings.ToUpper(i.service), "hostName": i.address, "ipAddr": i.address, "vipAddress": i.service,
 		"status": status, "overriddenStatus": "UNKNOWN", "port": object{"$": i.port, "@enabled": "true"}, "lastDirtyTimestamp": now, "lastUpdatedTimestamp": now,
 		"dataCenterInfo": object{"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
-		"leaseInfo":      object{"renewalIntervalInSecs": 1, "durationInSecs": 20},
+		"leaseInfo":      object{"renewalIntervalInSecs": 1, "durationInSecs": int(i.lease.Seconds())},
 	}})
 	if err != nil {
 		return err
@@ -352,8 +358,18 @@ func (s *server) sick() bool {
 	return s.wrong != well
 }
 
+// restarted tells when the server was restarted empty.
+func (s *server) restarted() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.restarts)
+}
+
 // restart makes the server forget everything.
 func (s *server) restart() {
+	s.mu.Lock()
+	s.restarts = append(s.restarts, time.Now())
+	s.mu.Unlock()
 	if s.kind == eurekaKind {
 		s.eureka.Restart()
 	} else {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ type sidecar struct {
 	starts  int
 	waited  int
 	ordered bool // to stop
+	deaf    bool // it was ended by a signal that it could not hear yet
 }
 
 // logBuffer is what a process writes; safe for concurrent use.
@@ -59,6 +61,16 @@ func (s *sidecar) start() {
 	cmd := exec.Command(binary, s.args...)
 	cmd.Env = s.env
 	cmd.Stderr, cmd.Stdout = &s.log, &s.log
+	if s.w.unread {
+		r, w, err := os.Pipe()
+		if err != nil {
+			s.w.problem("harness: %v", err)
+			return
+		}
+		defer w.Close()
+		s.w.closers = append(s.w.closers, func() { r.Close() })
+		cmd.Stderr = w
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
 	if err := s.w.pod.do(0, cmd.Start); err != nil {
 		s.w.problem("harness: the sidecar cannot be started: %v", err)
@@ -73,7 +85,8 @@ func (s *sidecar) start() {
 		s.mu.Lock()
 		killed := strings.Contains(fmt.Sprint(err), "killed")
 		if strings.Contains(fmt.Sprint(err), "terminated") && s.told.Sub(born) < time.Second {
-			killed = true // before it could hear; in a Pod the kernel lets nothing end the first process
+			// Before it could hear. In a Pod the kernel lets nothing end the first process.
+			killed, s.deaf = true, true
 		}
 		if err != nil && !killed || err == nil && !s.ordered {
 			s.w.problem("the sidecar ended by itself, or not in order: %v", err)
@@ -156,6 +169,13 @@ func (s *sidecar) stopping() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ordered
+}
+
+// endedDeaf reports whether a process was ended by a signal before it could hear it.
+func (s *sidecar) endedDeaf() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deaf
 }
 
 // toldAt is when a process was told to stop last.

@@ -67,7 +67,7 @@ func newWorld(s setup) (*world, error) {
 		return w, err
 	}
 	for _, kind := range s.kinds {
-		srv, close, err := newServer(kind, w.out, w.wrote)
+		srv, close, err := newServer(kind, s, w.out, w.wrote)
 		if err != nil {
 			return w, err
 		}
@@ -93,6 +93,7 @@ func (w *world) link() error {
 	for _, args := range []string{
 		"link add eth0 mtu " + fmt.Sprint(w.mtu) + " type veth peer name pod0 mtu " + fmt.Sprint(w.mtu) + " netns " + outer,
 		"address add " + podAddress + "/24 dev eth0",
+		"address add " + secondAddress + "/24 dev eth0",
 		"link set eth0 up",
 		"route add default via " + outside,
 	} {
@@ -100,7 +101,7 @@ func (w *world) link() error {
 			return err
 		}
 	}
-	for _, args := range []string{"address add " + outside + "/24 dev pod0", "link set pod0 up"} {
+	for _, args := range []string{"address add " + outside + "/24 dev pod0", "link set pod0 up", "route add " + secondAddress + " dev pod0"} {
 		if err := w.out.run("ip", args); err != nil {
 			return err
 		}
@@ -117,6 +118,12 @@ func (w *world) args() []string {
 	for _, s := range w.servers {
 		args = append(args, "--"+s.kind+"-url="+s.own())
 	}
+	if w.quiet {
+		args = append(args, "--quiet-period=1500ms")
+	}
+	if w.unread {
+		args = append(args, "--log-level=debug")
+	}
 	if w.ports {
 		var ports []string
 		for _, c := range w.containers {
@@ -127,6 +134,14 @@ func (w *world) args() []string {
 		args = append(args, "--port="+strings.Join(ports, ","))
 	}
 	return args
+}
+
+// registeredBy is the address by which the apps register.
+func (w *world) registeredBy() string {
+	if w.second {
+		return secondAddress
+	}
+	return podAddress
 }
 
 // close ends what is left.
@@ -190,7 +205,7 @@ func (w *world) endpoint(c *container) string {
 	if _, up := c.isUp(); !up {
 		return ""
 	}
-	return fmt.Sprintf("%s:%d", podAddress, c.port)
+	return fmt.Sprintf("%s:%d", w.registeredBy(), c.port)
 }
 
 // resume calls /resume, as a postStart hook does.
@@ -219,7 +234,7 @@ func (w *world) live(h history) {
 		c.start()
 	}
 	if !w.sidecarFirst {
-		_ = wait(ctx, 300*time.Millisecond)
+		_ = wait(ctx, w.late)
 		w.sidecar.start()
 	}
 	n := uint64(0)
