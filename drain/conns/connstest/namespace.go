@@ -59,7 +59,7 @@ type Outside struct {
 	// Namespace is the file of its network namespace, for nsenter.
 	Namespace string
 	number    int
-	calls   chan func()
+	calls     chan func()
 }
 
 // outsides is how many places a Pod may have.
