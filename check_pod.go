@@ -26,19 +26,8 @@ func checkPod(ctx context.Context, c Config, now *sidecarStatus, stderr io.Write
 		return c.Ports, append(found, problem("connections", "the listening sockets cannot be read: "+err.Error(), "set --count to another source"))
 	}
 	ports, every := appPorts(listeners, c.Ports), appPorts(listeners, nil)
-	if dead := deadPorts(now); len(dead) > 0 && len(dead) == len(now.App) {
-		text := "the app does not listen: not on"
-		for _, p := range dead {
-			text += fmt.Sprintf(" %d for %s", p.Port, ago(time.Since(p.Since)))
-		}
-		return nil, append(found, problem("app", text, deadRemedy))
-	}
-	if len(ports) == 0 {
-		there := "nothing else does either"
-		if len(every) > 0 {
-			there = "somebody listens on " + list(every[:min(len(every), 10)])
-		}
-		return nil, append(found, problem("app", fmt.Sprintf("the app does not listen (looked for %s); %s", portNames(c.Ports), there), "start it, or set --port to the ports that it listens on"))
+	if dead := deadPorts(now); len(ports) == 0 || len(dead) > 0 && len(dead) == len(now.App) {
+		return nil, append(found, noApp(c, dead, every))
 	}
 	found = append(found, fine("app", "the app listens on %v%s", ports, silent(c.Ports, ports)))
 	counter.Watch(ports)
@@ -57,8 +46,27 @@ func checkPod(ctx context.Context, c Config, now *sidecarStatus, stderr io.Write
 	return ports, append(found, fine("connections", "%d connections in use, %d idle (%s)%s", t.Active, t.Idle, t.Source, clients(t)))
 }
 
+// noApp says that the app listens nowhere: not on its dead ports, as the sidecar tells, nor on those of
+// the settings. every are the ports on which somebody listens.
+func noApp(c Config, dead []drain.PortStatus, every []uint16) finding {
+	text := "the app does not listen: looked for " + portNames(c.Ports)
+	for i, p := range dead {
+		if i == 0 {
+			text = "the app does not listen: not on"
+		}
+		text += fmt.Sprintf(" %d for %s", p.Port, ago(time.Since(p.Since)))
+	}
+	if others := slices.DeleteFunc(every, func(p uint16) bool { return slices.Contains(c.Ports, p) }); len(others) == 0 {
+		text += "; nothing else does either"
+	} else {
+		text += "; somebody listens on " + list(others[:min(len(others), 10)]) + ": if that is the app, set --port"
+	}
+	return problem("app", text, deadRemedy)
+}
+
 // deadRemedy is what to do about an app that is not there any more.
-const deadRemedy = "see why it ended (kubectl describe pod, kubectl logs --previous), and start it; its instances are put back in when it listens again"
+const deadRemedy = "see why it has ended, or has not started yet (kubectl describe pod, kubectl logs --previous); " +
+	"its instances are put back in when it listens again"
 
 // deadPorts are the app's ports on which it does not listen, as the sidecar tells.
 func deadPorts(now *sidecarStatus) []drain.PortStatus {

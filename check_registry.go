@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"prestop/drain"
+	"prestop/internal/sentence"
 	"prestop/registry"
 )
 
@@ -63,7 +64,7 @@ func seenBySidecar(c Config, now *sidecarStatus) []finding {
 		}
 		switch {
 		case r.Error != "" || !r.Reached:
-			text := sentence(r.Error)
+			text := sentence.Text(r.Error)
 			if text == "" {
 				text = "the sidecar has not reached it yet"
 			}
@@ -211,16 +212,16 @@ func join(addresses []netip.Addr) string {
 func explain(err error) (text, remedy string) {
 	text = err.Error()
 	if e := (*registry.Error)(nil); errors.As(err, &e) {
-		plain := *e
-		plain.Remedy = ""
-		text, remedy = plain.Error(), e.Remedy
+		bare := *e
+		bare.Remedy = ""
+		text, remedy = bare.Error(), e.Remedy
 		refused := e.Code == http.StatusUnauthorized || e.Code == http.StatusForbidden
 		if refused && !strings.Contains(remedy, "user") {
 			remedy = strings.TrimPrefix(remedy+"; is the user right, and may it read? Eureka: user:password@ in "+
 				"--eureka-url; Nacos: --nacos-username and --nacos-password", "; ")
 		}
 	}
-	text = sentence(text)
+	text = sentence.Text(text)
 	if remedy != "" {
 		return text, remedy
 	}

@@ -76,8 +76,9 @@ type Config struct {
 	// HiddenEureka and HiddenNacos: a login of the sidecar is not known to `prestop check`.
 	HiddenEureka, HiddenNacos bool
 
-	env   environment
-	given []string // the flags of the command line
+	env        environment
+	given      []string // the flags of the command line
+	givenNames []string // of --instance-ip
 }
 
 // secret is a value that is never shown: given, or read from a file each time, so that a rotated one is taken up.
@@ -100,33 +101,30 @@ func (s secret) Get() (string, error) {
 func (s secret) set() bool { return s != secret{} }
 
 // LoadConfig reads args and the environment for a command, "" being the sidecar. The error joins every
-// Problem; the flag set's own comes alone, as it says nothing of the rest. It is pflag.ErrHelp for
-// --help. With an error the Config has what could be read.
+// Problem. It is pflag.ErrHelp for --help. With an error the Config has what could be read.
 func LoadConfig(command string, args []string, env environment) (Config, error) {
 	return loadConfig(command, args, env, realPod())
 }
 
 func loadConfig(command string, args []string, env environment, pod podSources) (Config, error) {
-	f := flags()
-	f.AddFlagSet(commandFlags())
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return Config{}, err
-		}
-		return Config{}, wrongFlag(err, args, f)
-	}
-	if f.NArg() > 0 {
-		return Config{}, misplaced(f.Arg(0))
+	f, wrong := parse(args)
+	if errors.Is(wrong, pflag.ErrHelp) {
+		return Config{}, wrong
 	}
 	r := &reader{flags: f, env: env, pod: pod, from: map[string]string{}, hinted: map[string]bool{}}
+	if wrong != nil {
+		r.problems = append(r.problems, wrong)
+	}
 	reads := readBy(command)
 	f.VisitAll(func(g *pflag.Flag) {
 		r.from[g.Name] = "--" + g.Name
 		switch {
 		case slices.Contains(reads, g.Name):
 			r.fromEnvironment(g)
-		case g.Changed:
+		case g.Changed && ofCommands[g.Name] != nil:
 			r.problem(g.Name, notHere(command, g.Name), "drop it")
+		case g.Changed: // a hook that works is worth more than a command line without a mistake
+			r.notes = append(r.notes, r.fault(g.Name, notHere(command, g.Name), "drop it").Error())
 		}
 	})
 	c := Config{Output: r.choice("output", "text", "json"), Watch: r.bool("watch"), env: env}
@@ -144,12 +142,54 @@ func loadConfig(command string, args []string, env environment, pod podSources) 
 	return c, errors.Join(r.problems...)
 }
 
+// parse reads the command line. Where that is wrong, the error joins everything that is wrong with it,
+// and the flags hold what could be read, so that the rest can be judged too. It is pflag.ErrHelp for
+// --help.
+func parse(args []string) (*pflag.FlagSet, error) {
+	f := allFlags()
+	err := f.Parse(args)
+	switch {
+	case err == nil && f.NArg() > 0:
+		return f, misplaced(f.Arg(0))
+	case err == nil || errors.Is(err, pflag.ErrHelp):
+		return f, err
+	}
+	lenient := allFlags()
+	lenient.ParseErrorsAllowlist.UnknownFlags = true
+	if lenient.Parse(args) != nil {
+		return allFlags(), wrongFlag(err, args, f)
+	}
+	problems := []error{wrongFlag(err, args, f)}
+	for _, arg := range args {
+		name, long := strings.CutPrefix(arg, "--")
+		name, _, _ = strings.Cut(name, "=")
+		if !long || name == "" || f.Lookup(name) != nil {
+			continue
+		}
+		p := wrongFlag(errors.New("unknown flag: --"+name), args, f)
+		if !slices.Contains(problems, error(p)) {
+			problems = append(problems, p)
+		}
+	}
+	return lenient, errors.Join(problems...)
+}
+
+// allFlags are the flags of the sidecar and of the commands.
+func allFlags() *pflag.FlagSet {
+	f := flags()
+	f.AddFlagSet(commandFlags())
+	return f
+}
+
+// commandLine is the setting of a Problem that is about no flag.
+const commandLine = "command line"
+
 // wrongFlag says what is wrong with a command line, and which flag was probably meant. What follows
 // a flag's name may be a secret: -token=… with one dash is a group of letters to pflag.
 func wrongFlag(err error, args []string, f *pflag.FlagSet) Problem {
 	wrong, _, _ := strings.Cut(err.Error(), " in -")
 	wrong, _, _ = strings.Cut(wrong, "=")
-	p := Problem{Setting: "command line", Wrong: wrong, Remedy: "see prestop --help"}
+	p := Problem{Setting: commandLine, Wrong: wrong, Remedy: "see prestop --help"}
 	var known []string
 	f.VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
 	if _, name, found := strings.Cut(wrong, "unknown flag: --"); found {
@@ -172,7 +212,7 @@ func wrongFlag(err error, args []string, f *pflag.FlagSet) Problem {
 // misplaced says what is wrong with a word behind the flags.
 func misplaced(word string) Problem {
 	p := Problem{
-		Setting: "command line", Value: word, Wrong: "is not expected here",
+		Setting: commandLine, Value: word, Wrong: "is not expected here",
 		Remedy: "a command comes before the flags; see prestop --help",
 	}
 	if near := nearest(word, commandNames()); near != "" && near != word {
@@ -283,6 +323,9 @@ func (r *reader) inForce(c Config) map[string]string {
 	all := map[string]string{}
 	flags().VisitAll(func(f *pflag.Flag) {
 		text := r.string(f.Name)
+		if f.Name == "instance-ip" {
+			text = c.known()
+		}
 		switch {
 		case text == "":
 			return
@@ -302,6 +345,15 @@ func (r *reader) inForce(c Config) map[string]string {
 		all[f.Name] = text
 	})
 	return all
+}
+
+// known are the addresses by which the Pod is known, and the names that were given, as a list.
+func (c Config) known() string {
+	all := slices.Clone(c.givenNames)
+	for _, a := range c.Addresses {
+		all = append(all, a.String())
+	}
+	return strings.Join(all, ",")
 }
 
 // isSet stands for a secret in the settings that are told.

@@ -542,10 +542,12 @@ func TestACallReadsItsOwnFlagsAndTheTokenAlone(t *testing.T) {
 	if c, err := loadConfig("shutdown", []string{"--token=x"}, odd, statefulPod()); err != nil || c.Token.value != "x" {
 		t.Errorf("%v, %+v", err, c.Token)
 	}
-	for _, args := range [][]string{{"--grace-period=5"}, {"--watch"}, {"--port=1"}} {
-		if _, err := loadConfig("shutdown", args, nil, statefulPod()); err == nil || !strings.Contains(err.Error(), "belongs to") {
-			t.Errorf("%q: %v", args, err)
-		}
+	if _, err := loadConfig("shutdown", []string{"--watch"}, nil, statefulPod()); err == nil || !strings.Contains(err.Error(), "belongs to") {
+		t.Errorf("another command's flag: %v", err)
+	}
+	c, err := loadConfig("shutdown", []string{"--grace-period=5", "--token=x"}, nil, statefulPod())
+	if err != nil || len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "belongs to the sidecar") || c.Token.value != "x" {
+		t.Errorf("the sidecar's flag: %v, %+v", err, c)
 	}
 }
 

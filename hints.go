@@ -168,14 +168,16 @@ func (h Hints) attrs() []any {
 	return all
 }
 
-// hint returns the value of the app's variable for a flag, resolved, and the variable's name; "" if
-// there is none, or none that can be read, which is a warning that says what follows.
+// hint returns the value of the app's variable for a flag, resolved, and the variable's name: of the
+// first one that can be read. One that cannot is a warning that says what follows. "" if there is none.
 func (r *reader) hint(flag, follows string) (name, value string) {
+	var seen []string // two variables may be two spellings of one
 	for _, variable := range variables[flag] {
 		name, value := r.env.relaxed(variable)
-		if value == "" {
+		if value == "" || slices.Contains(seen, name) {
 			continue
 		}
+		seen = append(seen, name)
 		var all []string
 		for _, part := range parts(flag, value) {
 			resolved, missing := r.env.resolve(part)
@@ -185,7 +187,9 @@ func (r *reader) hint(flag, follows string) (name, value string) {
 			}
 			all = append(all, strings.TrimSpace(resolved))
 		}
-		return name, strings.Join(all, ",")
+		if len(all) > 0 {
+			return name, strings.Join(all, ",")
+		}
 	}
 	return "", ""
 }

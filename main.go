@@ -23,6 +23,7 @@ import (
 	"prestop/drain"
 	"prestop/drain/conns"
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/eureka"
 	"prestop/registry/nacos"
 )
@@ -117,7 +118,7 @@ func fromFlags(err error) bool {
 	}
 	return slices.ContainsFunc(all.Unwrap(), func(err error) bool {
 		p := Problem{}
-		return !errors.As(err, &p) || strings.HasPrefix(p.Setting, "--")
+		return !errors.As(err, &p) || strings.HasPrefix(p.Setting, "--") || p.Setting == commandLine
 	})
 }
 
@@ -195,23 +196,21 @@ func within(most time.Duration, f func()) {
 	}
 }
 
-// waitingTold is how often the log tells what prestop still waits for, once it was told to stop.
-const waitingTold = 10 * time.Second
+const (
+	// waitingFirst is when the log first tells what prestop still waits for, once it was told to stop:
+	// most often the app is gone, and it waits for nothing.
+	waitingFirst = 300 * time.Millisecond
+	// waitingTold is how often it tells again.
+	waitingTold = 10 * time.Second
+)
 
 // obey hears the signals. The first one has the drain end by itself. The second one ends the process
 // at once, whatever hangs: callers of the hook have forcedWait to get their answers.
 func obey(signals chan os.Signal, d *drain.Drain, now context.CancelCauseFunc, end func(), log *slog.Logger) {
 	s := <-signals
 	log.Info("told to stop", "signal", s.String())
-	go func() {
-		d.Terminate()
-		for again := time.NewTicker(waitingTold); ; <-again.C {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			st := d.Status(ctx)
-			cancel()
-			log.Info("not stopped yet; a second signal ends it now", "state", st.State, "waits_for", stopsWhen(st, time.Now()), "deadline", st.Deadline)
-		}
-	}()
+	go d.Terminate()
+	go tellWaiting(d, log)
 	<-signals
 	now(errForced)
 	time.AfterFunc(forcedWait, func() {
@@ -220,15 +219,40 @@ func obey(signals chan os.Signal, d *drain.Drain, now context.CancelCauseFunc, e
 	})
 }
 
+// tellWaiting tells again and again what a process that was told to stop still waits for.
+func tellWaiting(d *drain.Drain, log *slog.Logger) {
+	for next := time.NewTimer(waitingFirst); ; next.Reset(waitingTold) {
+		<-next.C
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		st := d.Status(ctx)
+		cancel()
+		log.Info("not stopped yet; a second signal ends it now",
+			"state", st.State, "waits_for", stopsWhen(st, time.Now()), "deadline", st.Deadline)
+	}
+}
+
 // forcedWait is what a second signal leaves to those who wait for an answer.
-const forcedWait = 300 * time.Millisecond
+const forcedWait = 500 * time.Millisecond
 
 // stopsWhen says what a process that was told to stop still waits for.
 func stopsWhen(s drain.Status, now time.Time) string {
-	if s.State == "draining" {
-		return waitsFor(s, now)
+	var on []string
+	for _, p := range s.App {
+		if p.Listening {
+			on = append(on, fmt.Sprint(p.Port))
+		}
 	}
-	return "the app, which still listens"
+	switch {
+	case s.State == "draining":
+		return waitsFor(s, now)
+	case s.State == "forgotten":
+		return "the registries: what they still hold of the Pod is deleted"
+	case s.State == "serving":
+		return "the registries, until they have the app back"
+	case len(on) > 0:
+		return "the app, which still listens on " + strings.Join(on, ", ")
+	}
+	return "the last answers"
 }
 
 // memoryLimit is where garbage is collected eagerly. The container has 16 to 32 MiB, and a registry that sends megabytes of
@@ -257,16 +281,16 @@ func farewell(ctx context.Context, server *drain.Server, log *slog.Logger) int {
 func newRegistries(c Config) ([]registry.Registry, map[string]*registry.Traffic) {
 	var all []registry.Registry
 	traffic := map[string]*registry.Traffic{}
-	client := func() *registry.HTTP { return registry.NewHTTP(c.RegistryTLS, "prestop/"+version) }
-	add := func(r registry.Registry, h *registry.HTTP) {
+	calls := func() *client.Client { return client.New(c.RegistryTLS, "prestop/"+version) }
+	add := func(r registry.Registry, h *client.Client) {
 		all = append(all, r)
 		traffic[r.Kind()] = h.Traffic()
 	}
-	h := client()
+	h := calls()
 	for _, urls := range c.Eurekas {
 		add(eureka.New(eureka.Options{URLs: urls, InstanceID: c.EurekaInstanceID, HTTP: h}), h)
 	}
-	h = client()
+	h = calls()
 	for _, servers := range c.Nacoses {
 		add(nacos.New(nacos.Options{
 			Servers: servers, Namespace: c.NacosNamespace, Group: c.NacosGroup,

@@ -54,7 +54,7 @@ func TestExitCodes(t *testing.T) {
 		"a bad configuration":                   {bad, nil, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
 		"a bad configuration of no sidecar":     {bad, []string{"check", "--listen", freeAddress(t)}, 64, "", `PRESTOP_GRACE_PERIOD="soon"`},
 		"a command without a sidecar's setting": {bad, []string{"shutdown", "--listen", freeAddress(t)}, 1, "", "not reached"},
-		"a sidecar's flag on a command":         {nil, []string{"shutdown", "--port=1"}, 64, "", "belongs to the sidecar"},
+		"a sidecar's flag on a command":         {nil, []string{"shutdown", "--port=1", "--listen", freeAddress(t)}, 1, "", "belongs to the sidecar"},
 		"a short grace period":                  {nil, []string{"--grace-period=1", "--listen", taken.Addr().String()}, 1, "", "--listen"},
 		"two problems":                          {bad, []string{"--count=guess"}, 64, "", `--count="guess"`},
 		"hostNetwork without --port":            {[]string{"HOST_IP=10.0.0.1", "POD_IP=10.0.0.1"}, nil, 64, "", "hostNetwork"},
@@ -130,7 +130,12 @@ func TestTheHookWaitsForTheLastConnection(t *testing.T) {
 	p.says("the app listens")
 	h := p.hook()
 	p.inUse(1)
-	p.must("/ok", 503, "1 connections in use")
+	eventually(t, "it waits for the connection", func() error {
+		if got := p.get(t.Context(), "/ok"); got.code != 503 || !strings.Contains(got.body, "1 connections in use") {
+			return fmt.Errorf("%+v", got)
+		}
+		return nil
+	})
 	p.must("/healthz", 200, "")
 	select {
 	case got := <-h:
@@ -540,12 +545,12 @@ func TestAStartTellsWhatWasFoundAndWhatWillBeDone(t *testing.T) {
 				c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET} // where nobody else has the port of the contract
 			}, c.env)
 			p.says(plan)
+			p.says("the app does not listen yet; until it does, a drain has no connections to wait for") // the last of a start
 			for _, want := range c.say {
 				if !strings.Contains(p.logs.String(), want) {
 					t.Errorf("%q is not said:\n%s", want, p.logs)
 				}
 			}
-			p.says("the app does not listen yet; until it does, a drain has no connections to wait for") // the last of a start
 			p.signal(syscall.SIGKILL)
 			<-p.ended
 			if got := strings.Contains(out.String(), hint); got != c.hint {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -15,12 +14,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// What is written about the settings comes from the flags: the tables in both READMEs, the manual page and the shell
-// completions. `make docs` writes the tables; `make release` writes the rest.
-var (
-	updateDocs = flag.Bool("update-docs", false, "write the settings into the READMEs")
-	manualTo   = flag.String("manual", "", "folder to write the manual page and the shell completions to")
-)
+// What is written about the settings comes from the flags: the manual page and the shell completions, which `make release`
+// writes, and the tables of docs/configuration.md (pages_test.go).
+var manualTo = flag.String("manual", "", "folder to write the manual page and the shell completions to")
 
 // translations is testdata/settings.zh-CN.tsv: by flag, the English text that was translated, and the Chinese one. So a
 // text that changes is noticed in its translation too.
@@ -41,65 +37,9 @@ func translations(t *testing.T) map[string][2]string {
 	return all
 }
 
-// settingsTable is the Markdown of the settings.
-func settingsTable(head string, meaning func(f *pflag.Flag) string) string {
-	var b strings.Builder
-	cell := strings.NewReplacer("|", `\|`, "<", "&lt;")
-	fmt.Fprintf(&b, "%s\n|---|---|---|---|\n", head)
-	flags().VisitAll(func(f *pflag.Flag) {
-		initial, also := "", []string{}
-		if f.DefValue != "" {
-			initial = "`" + f.DefValue + "`"
-		}
-		for _, v := range variables[f.Name] {
-			also = append(also, "`"+v+"`")
-		}
-		fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", f.Name, initial, strings.Join(also, ", "), cell.Replace(meaning(f)))
-	})
-	return b.String()
-}
-
 func english(f *pflag.Flag) string {
 	_, usage := pflag.UnquoteUsage(f)
 	return usage
-}
-
-func TestTheSettingsInTheREADMEsAreTheFlags(t *testing.T) {
-	chinese := translations(t)
-	for name, table := range map[string]string{
-		"README.md": settingsTable("| flag | default | also read from | meaning |", english),
-		"README.zh-CN.md": settingsTable("| 参数 | 默认值 | 同时读取的变量 | 含义 |", func(f *pflag.Flag) string {
-			text := chinese[f.Name]
-			if text[0] != english(f) {
-				t.Errorf("--%s says %q; testdata/settings.zh-CN.tsv has a translation of %q: bring it up to date, then make docs", f.Name, english(f), text[0])
-			}
-			return text[1]
-		}),
-	} {
-		const begin, end = "<!-- settings: written by make docs -->\n", "<!-- end of settings -->"
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		before, rest, found := strings.Cut(string(b), begin)
-		old, after, ended := strings.Cut(rest, end)
-		switch {
-		case !found || !ended:
-			t.Errorf("%s has no place for the settings, between %q and %q", name, begin, end)
-		case old == table:
-		case *updateDocs:
-			if err := os.WriteFile(name, []byte(before+begin+table+end+after), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		default:
-			t.Errorf("the settings in %s are not those of the flags: make docs", name)
-		}
-	}
-	for name := range chinese {
-		if flags().Lookup(name) == nil {
-			t.Errorf("testdata/settings.zh-CN.tsv has a text for --%s, which is no flag", name)
-		}
-	}
 }
 
 // everyFlag calls f for the flags of the sidecar and then of the commands.
@@ -230,118 +170,4 @@ words st; words --ready-w; words --count net; words check --out; words --log-for
 			t.Error(err)
 		}
 	}
-}
-
-// TestTheChinesePagesSayTheSame compares what can be compared: headings, tables, code and links.
-func TestTheChinesePagesSayTheSame(t *testing.T) {
-	type shape struct {
-		headings []string // their levels
-		tables   []int    // rows of each
-		code     []string // blocks, without comments
-		links    []string // to files and sites; anchors are the language's own
-	}
-	read := func(name string) shape {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var s shape
-		inCode, rows := false, 0
-		comment := regexp.MustCompile(`(^|\s+)#.*`)
-		for line := range strings.Lines(string(b)) {
-			line = strings.TrimRight(line, "\n")
-			fence := strings.HasPrefix(strings.TrimSpace(line), "```")
-			if !strings.HasPrefix(line, "|") && rows > 0 {
-				s.tables, rows = append(s.tables, rows), 0
-			}
-			switch {
-			case fence:
-				if inCode = !inCode; inCode {
-					s.code = append(s.code, strings.TrimSpace(line)+"\n")
-				}
-			case inCode && strings.HasPrefix(s.code[len(s.code)-1], "```\n"): // a drawing, which has words of its own
-			case inCode:
-				if line = strings.TrimSpace(comment.ReplaceAllString(line, "")); line != "" {
-					s.code[len(s.code)-1] += line + "\n"
-				}
-			case strings.HasPrefix(line, "#"):
-				s.headings = append(s.headings, line[:strings.Index(line, " ")])
-			case strings.HasPrefix(line, "|"):
-				rows++
-			}
-			if !inCode {
-				for _, m := range regexp.MustCompile(`\]\(([^)#]+)`).FindAllStringSubmatch(line, -1) {
-					s.links = append(s.links, strings.Replace(m[1], ".zh-CN", "", 1))
-				}
-			}
-		}
-		slices.Sort(s.links)
-		return s
-	}
-	for english, chinese := range map[string]string{"README.md": "README.zh-CN.md", "docs/operations.md": "docs/operations.zh-CN.md"} {
-		en, zh := read(english), read(chinese)
-		if !slices.Equal(en.headings, zh.headings) {
-			t.Errorf("%s: the headings are %q and %q", english, en.headings, zh.headings)
-		}
-		if !slices.Equal(en.tables, zh.tables) {
-			t.Errorf("%s: the tables have %v and %v rows", english, en.tables, zh.tables)
-		}
-		if !slices.Equal(en.code, zh.code) {
-			t.Errorf("%s: the code is\n%s\nand\n%s", english, strings.Join(en.code, "\n"), strings.Join(zh.code, "\n"))
-		}
-		if en, zh := slices.Compact(en.links), slices.Compact(zh.links); !slices.Equal(en, zh) {
-			t.Errorf("%s: the links are %q and %q", english, en, zh)
-		}
-	}
-}
-
-// TestEveryLinkToAFileIsRight looks at all Markdown of the repository.
-func TestEveryLinkToAFileIsRight(t *testing.T) {
-	for _, page := range markdown(t) {
-		b, err := os.ReadFile(page)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllSubmatch(b, -1) {
-			link, anchor, _ := strings.Cut(string(m[1]), "#")
-			if strings.Contains(link, "://") || strings.HasPrefix(link, "mailto:") {
-				continue
-			}
-			target := page
-			if link != "" {
-				target = filepath.Join(filepath.Dir(page), link)
-			}
-			text, err := os.ReadFile(target)
-			if info, serr := os.Stat(target); serr != nil || err != nil && !info.IsDir() {
-				t.Errorf("%s links to %s, which is not there", page, link)
-			} else if anchor != "" && !slices.Contains(anchors(text), anchor) {
-				t.Errorf("%s links to #%s, which is no heading of %s: %q", page, anchor, target, anchors(text))
-			}
-		}
-	}
-}
-
-// anchors are the names of a page's headings, as GitHub makes them.
-func anchors(page []byte) []string {
-	var all []string
-	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllSubmatch(page, -1) {
-		name := strings.ToLower(string(m[1]))
-		name = regexp.MustCompile(`[^\p{L}\p{N}\s_-]`).ReplaceAllString(name, "")
-		all = append(all, strings.ReplaceAll(name, " ", "-"))
-	}
-	return all
-}
-
-// markdown are the pages of the repository.
-func markdown(t *testing.T) []string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []string
-	for name := range strings.Lines(string(bytes.TrimSpace(out))) {
-		all = append(all, strings.TrimSpace(name))
-	}
-	return all
 }

@@ -216,6 +216,7 @@ func (r *reader) identity(c *Config) {
 			c.Addresses = append(c.Addresses, a)
 		}
 	}
+	c.givenNames = names
 	c.Names = r.pod.names(names, c.Addresses)
 }
 

@@ -51,6 +51,9 @@ func TestMain(m *testing.M) {
 }
 
 func built(m *testing.M) int {
+	if binary = os.Getenv(inside); binary != "" {
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "prestop")
 	if err != nil {
 		panic(err)

@@ -126,7 +126,12 @@ func distance(a, b string) int {
 
 // problem notes what is wrong with a flag's value.
 func (r *reader) problem(flag, wrong, remedy string) {
-	r.problems = append(r.problems, Problem{r.from[flag], shown(flag, r.string(flag)), wrong, remedy})
+	r.problems = append(r.problems, r.fault(flag, wrong, remedy))
+}
+
+// fault is what is wrong with a flag's value.
+func (r *reader) fault(flag, wrong, remedy string) Problem {
+	return Problem{r.from[flag], shown(flag, r.string(flag)), wrong, remedy}
 }
 
 // shown is what may be shown of a flag's value.

@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"prestop/drain"
+	"prestop/internal/sentence"
 )
 
 // watchEvery is how often --watch shows the page again.
@@ -21,6 +24,7 @@ const watchEvery = time.Second
 
 // status shows what the running sidecar does, once, or with --watch until it is interrupted or the sidecar is gone.
 func status(c Config, stdout, stderr io.Writer) int {
+	tellNotes(c, stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	screen := &screen{out: stdout, paint: newPaint(stdout), over: c.Watch && isTerminal(stdout)}
@@ -28,7 +32,7 @@ func status(c Config, stdout, stderr io.Writer) int {
 	defer again.Stop()
 	for {
 		s, err := askStatus(ctx, c)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, context.Canceled) { // the signal may have reached ask alone so far
 			return exitOK
 		}
 		if err == nil {
@@ -60,6 +64,8 @@ type sidecarStatus struct {
 // askStatus asks the running sidecar what it does.
 func askStatus(ctx context.Context, c Config) (sidecarStatus, error) {
 	var s sidecarStatus
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	code, body, err := ask(ctx, c, "/status")
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("the sidecar answered %d: %s", code, body)
@@ -69,7 +75,7 @@ func askStatus(ctx context.Context, c Config) (sidecarStatus, error) {
 	}
 	s.raw = []byte(body)
 	if err := json.Unmarshal(s.raw, &s); err != nil || s.State == "" {
-		return s, fmt.Errorf("what answers at %s is not prestop: its /status is not what prestop tells; is --listen right?", local(c.Listen))
+		return s, errors.New(notPrestop(c))
 	}
 	return s, nil
 }
@@ -153,11 +159,11 @@ func page(s drain.Status, w io.Writer, p paint, now time.Time) {
 		for _, i := range r.Instances {
 			line("", "%s %s: %s", i.Service, i.ID, i.Status)
 		}
-		switch trouble := sentence(r.Error); {
+		switch trouble := sentence.Text(r.Error); {
 		case !r.Reached && trouble == "":
 			line("", "not reached yet")
 		case !r.Reached:
-			line("", "%s %s", p.bad("not reached yet:"), trouble)
+			line("", "%s %s", p.bad("not reached yet:"), unreached.ReplaceAllString(trouble, ""))
 		case len(r.Instances) == 0 && trouble == "":
 			line("", "no instance of this Pod")
 		case trouble != "":
@@ -171,6 +177,10 @@ func page(s drain.Status, w io.Writer, p paint, now time.Time) {
 		line("", "%s, %s ago", causeOf(l.Cause), ago(now.Sub(l.Ended)))
 	}
 }
+
+// unreached is what the error of a registry begins with that has never answered: what was asked of it,
+// and the address, which is on the page already.
+var unreached = regexp.MustCompile(`(?m)^.*? at https?://\S+: (?:tried until the time was over: )?`)
 
 // appLines tell on which ports the app listens, and on which it does not any more.
 func appLines(ports []drain.PortStatus, p paint, now time.Time) []string {

@@ -83,7 +83,7 @@ func TestThePageOfEachState(t *testing.T) {
 				{Kind: "eureka", URL: "http://e"}, {Kind: "nacos", URL: "http://n", Error: "list at http://n: context deadline exceeded, last: dial tcp 10.0.0.9:8848: connect: connection refused"},
 				{Kind: "nacos", URL: "http://m", Reached: true}}},
 			"state        serving for 0s\nconnections  0 in use, 0 idle (netlink)\neureka       http://e\n             not reached yet\n" +
-				"nacos        http://n\n             not reached yet: list at http://n: tried until the time was over: connection refused by 10.0.0.9:8848\n" +
+				"nacos        http://n\n             not reached yet: connection refused by 10.0.0.9:8848\n" +
 				"nacos        http://m\n             no instance of this Pod\n",
 		},
 		"a drain that the Pod's own hook began": {

@@ -41,6 +41,8 @@ type port struct {
 	listened bool
 	// since is when it began to listen, or stopped; of one that never listened, when it became known.
 	since time.Time
+	// began is when it last began to listen; zero if it never has.
+	began time.Time
 	// before is when it was last seen not to listen before it began to; zero if it listened at the first look.
 	before time.Time
 	// given by --port; registered: an instance was found on it, now or earlier. That outlives the instance's record.
@@ -152,7 +154,7 @@ func (ps ports) see(sockets []socket, looked, now time.Time) ports {
 			}
 			p.stopped = true
 		case !p.up() || other:
-			p.since, p.before = now, looked
+			p.since, p.began, p.before = now, now, looked
 			p.listened, p.unmissed = true, false
 		}
 		p.sockets = ids
@@ -282,7 +284,7 @@ func (ps ports) dead() []uint16 {
 // held are the ports on which nobody has listened yet: an instance there is what an earlier life of the Pod left, or what
 // another Pod left that had the address before, so it is not put in.
 func (ps ports) held() []uint16 {
-	return ps.numbers(func(p port) bool { return !p.listened && !p.through })
+	return ps.numbers(func(p port) bool { return !p.listened })
 }
 
 // live are the ports that are listened on now, by whomever.
@@ -291,6 +293,33 @@ func (ps ports) live() []uint16 { return ps.numbers(port.up) }
 // listening are the app's ports that are listened on now.
 func (ps ports) listening() []uint16 {
 	return ps.numbers(func(p port) bool { return p.up() && (p.given || p.registered || !p.foreign) })
+}
+
+// since tells of each port that may be one of the app's, and that listens, since when.
+func (ps ports) since() map[uint16]time.Time {
+	all := map[uint16]time.Time{}
+	for _, p := range ps {
+		if p.up() && p.mayServe() {
+			all[p.number] = p.since
+		}
+	}
+	for _, p := range ps.deciding() { // an app with a random port has none but ephemeral ones
+		if p.up() {
+			all[p.number] = p.since
+		}
+	}
+	return all
+}
+
+// newest is when a port that may be one of the app's began to listen last.
+func (ps ports) newest() time.Time {
+	var at time.Time
+	for _, p := range ps {
+		if p.mayServe() {
+			at = later(at, p.began)
+		}
+	}
+	return at
 }
 
 // known are the ports by which an instance is the Pod's: those given, and those on which somebody listens or has listened.

@@ -98,7 +98,7 @@ func New(o Options) *Drain {
 		afterPublished, afterLeave := r.Linger()
 		d.policy.afterPublished = append(d.policy.afterPublished, afterPublished)
 		d.policy.afterLeave = append(d.policy.afterLeave, afterLeave)
-		d.reconcilers = append(d.reconcilers, newReconciler(i, o, d.pod, d.send))
+		d.reconcilers = append(d.reconcilers, newReconciler(i, d))
 	}
 	first := start(o.Ports, o.Counter == nil, len(o.Registries), time.Now())
 	d.status.Store(&snapshot{state: first})
@@ -114,13 +114,8 @@ func (d *Drain) pod() registry.Pod {
 	return p
 }
 
-// young are the ports that listen now and began to a short while ago, so that an instance may still register on them.
-func (d *Drain) young() []uint16 {
-	now := time.Now()
-	return d.status.Load().state.ports.numbers(func(p port) bool {
-		return p.up() && (p.given || !p.ephemeral()) && now.Sub(p.since) < rejoinWindow
-	})
-}
+// since tells of each port that may be one of the app's, and that listens, since when.
+func (d *Drain) since() map[uint16]time.Time { return d.status.Load().state.ports.since() }
 
 // send hands a message to the owner, unless that has ended.
 func (d *Drain) send(m message) { _ = d.sendWithin(context.Background(), m) }

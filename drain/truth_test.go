@@ -105,6 +105,9 @@ func (w *world) judgeDrained(out Outcome) {
 		if !w.isApp(c) || !c.up || !c.seen || !c.changed.Before(out.Began.Add(-moment)) {
 			continue
 		}
+		if !c.registers && !w.past.termed.IsZero() && w.registeredGone() {
+			continue // it is taken for another sidecar, which ends after prestop
+		}
 		if took := time.Since(out.Began); took < endpointLinger {
 			w.wrong("drained after %v while port %d listens", took, c.port)
 		}
@@ -118,6 +121,11 @@ func (w *world) judgeDrained(out Outcome) {
 	if silent := time.Since(w.heard); out.Early > 0 && silent > 0 && silent-out.Count < w.drain.options.QuietPeriod {
 		w.wrong("the linger ended early, with a client heard %v before", silent-out.Count)
 	}
+}
+
+// registeredGone reports whether what registers has ended, all of it. w.mu is held.
+func (w *world) registeredGone() bool {
+	return !slices.ContainsFunc(w.containers, func(c *container) bool { return c.registers && c.up })
 }
 
 // judgeLinger: callers of a registry that answers know of each instance, and had their time since.
@@ -175,7 +183,8 @@ func (w *world) inspectOne(c *container, r *fakeRegistry) {
 	}
 	switch {
 	case !c.up:
-		if c.seen && time.Since(c.changed) > moment && !rec.disabled && w.past.termed.IsZero() {
+		late := rec.since.After(c.started) // it may not have been found yet
+		if c.seen && !late && time.Since(c.changed) > moment && !rec.disabled && w.past.termed.IsZero() {
 			w.wrong("%s sends callers to %d, where nobody has listened for %v", r.name, c.port, time.Since(c.changed))
 		}
 	case w.mustBeIn(c, rec):
@@ -206,7 +215,7 @@ func (w *world) mustBeIn(c *container, rec *fakeRecord) bool {
 	switch {
 	case w.drain.options.Counter == nil || !c.started.After(last):
 		return false // it was told to stop, and nothing tells that it lives anew
-	case c.atStop && c.missed:
+	case c.atStop && c.missed && c.ended.After(last.Add(lookTimeout)):
 		return time.Since(since) > lasts
 	}
 	return time.Since(later(since, last.Add(budget+afterDeadline))) > lasts
@@ -217,9 +226,13 @@ func (w *world) mustBeOut(c *container, rec *fakeRecord) bool {
 	if len(w.past.stops) == 0 || !w.past.termed.IsZero() {
 		return false
 	}
-	last := w.past.stops[len(w.past.stops)-1]
-	quiet := !slices.ContainsFunc(w.containers, func(o *container) bool { return !o.changed.Before(last.Add(-soon)) })
-	return quiet && c.seen && !rec.since.After(last) && time.Since(last) > moment
+	first, last := w.past.stops[0], w.past.stops[len(w.past.stops)-1]
+	quiet := !slices.ContainsFunc(w.containers, func(o *container) bool { return !o.changed.Before(first.Add(-soon)) })
+	lasts := moment
+	if rec.since.After(last) {
+		lasts = emptySearch + 10*time.Second // it is searched for now and then
+	}
+	return quiet && c.seen && time.Since(later(last, rec.since)) > lasts
 }
 
 // inspectEnd judges whether a process that was told to stop is still there.
@@ -230,20 +243,40 @@ func (w *world) inspectEnd() {
 	since := w.past.termed
 	lasts := budget + forgetFor + time.Second
 	ended := true
-	for _, c := range w.containers {
+	for _, c := range w.appsThatDecide() {
 		ended = ended && !c.up
+		since = later(since, c.ended)
 	}
-	if ended {
-		for _, c := range w.containers {
-			since = later(since, c.changed)
-		}
-		if w.drain.options.Counter != nil && !w.blind && !slices.ContainsFunc(w.regs, func(r *fakeRegistry) bool { return !r.well(budget) }) {
-			lasts = moment
-		}
+	if !ended {
+		since = w.past.termed
+	} else if w.drain.options.Counter != nil && !w.blind && !slices.ContainsFunc(w.regs, func(r *fakeRegistry) bool { return !r.well(budget) }) {
+		lasts = moment
 	}
 	if time.Since(since) > lasts {
-		w.wrong("told to stop %v ago, and still there; the Pod's containers have ended: %t", time.Since(since), ended)
+		w.wrong("told to stop %v ago, and still there; the apps have ended: %t", time.Since(since), ended)
 	}
+}
+
+// appsThatDecide are the containers of which one that lives keeps the process from its end: those that
+// are known to be the app's, by --port or by a registry; else whoever can be reached. w.mu is held.
+func (w *world) appsThatDecide() []*container {
+	var known, others []*container
+	for _, c := range w.containers {
+		given := slices.Contains(w.drain.options.Ports, c.port)
+		if given || c.registers && c.seen && slices.ContainsFunc(w.regs, func(r *fakeRegistry) bool { return r.hasFound(c.port) }) {
+			known = append(known, c)
+		}
+		if c.seen && c.uid == 0 && !c.loopback {
+			others = append(others, c)
+		}
+	}
+	switch {
+	case w.drain.options.Counter == nil:
+		return w.containers // nobody sees who listens
+	case len(known) > 0:
+		return known
+	}
+	return others
 }
 
 // strangers are records of others at the Pod's address, on ports of which nobody in the Pod knows.

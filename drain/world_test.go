@@ -27,6 +27,7 @@ type container struct {
 	up        bool
 	started   time.Time // when it listened last
 	changed   time.Time // when up changed last
+	ended     time.Time // when it ended last
 	socket    uint64    // identity of its listening socket
 	active    int       // connections in use
 	connected time.Time // when a connection came that is still in use
@@ -170,7 +171,8 @@ func (w *world) crash() { w.crashOne(0) }
 
 func (w *world) crashOne(i int) {
 	w.mu.Lock()
-	w.containers[i].up, w.containers[i].changed, w.containers[i].active = false, time.Now(), 0
+	c := w.containers[i]
+	c.up, c.changed, c.ended, c.active = false, time.Now(), time.Now(), 0
 	w.mu.Unlock()
 	w.event()
 }
@@ -316,6 +318,7 @@ type fakeRegistry struct {
 	broken  bool     // every call fails
 	hanging bool     // every call waits for its context
 	held    []uint16 // what Find has remembered
+	ever    []uint16 // what it has ever found, in this life of the process
 	only    []uint16
 	leaves  int
 	deleted int
@@ -357,7 +360,7 @@ func (r *fakeRegistry) expireLease(live func(port uint16) bool) {
 func (r *fakeRegistry) forgetAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.held, r.only = nil, nil
+	r.held, r.ever, r.only = nil, nil, nil
 }
 
 // undo puts the instances back in, as a restarted server does.
@@ -399,6 +402,12 @@ func (r *fakeRegistry) deletions() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.deleted
+}
+
+func (r *fakeRegistry) hasFound(port uint16) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.ever, port)
 }
 
 // call takes a while, and fails as it is told to.
@@ -465,7 +474,7 @@ func (r *fakeRegistry) Find(ctx context.Context, pod registry.Pod) ([]registry.I
 	r.held = nil
 	for _, port := range slices.Sorted(maps.Keys(r.records)) {
 		if r.records[port].registered && pod.Owns("10.0.0.1", port) {
-			r.held = append(r.held, port)
+			r.held, r.ever = append(r.held, port), append(r.ever, port)
 		}
 	}
 	return r.instances(), nil

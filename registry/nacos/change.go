@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // enable sets the flag of an instance at any server, which tells the others; held is false if there is no such instance.
@@ -21,7 +22,7 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 		op = "enable "
 	}
 	for {
-		held, err = r.write(ctx, op+r.id(rec.key), func(d dialect) registry.Call {
+		held, err = r.write(ctx, op+r.id(rec.key), func(d dialect) client.Call {
 			return d.enable(r.namespace, rec, enabled)
 		})
 		if held || err != nil || time.Now().After(until) {
@@ -36,11 +37,11 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 // write makes a call that changes something at the server that took the last change, and at the
 // next one where that certainly did not take it. Any other failure leaves open whether the change
 // was made: it is returned, and the caller reads back before it writes again.
-func (r *Registry) write(ctx context.Context, op string, build func(dialect) registry.Call) (held bool, err error) {
+func (r *Registry) write(ctx context.Context, op string, build func(dialect) client.Call) (held bool, err error) {
 	for pause := poll; ; {
 		for range r.servers {
 			server := r.writer()
-			held, err = r.ask(ctx, []*url.URL{server}, op, func(d dialect) registry.Call {
+			held, err = r.ask(ctx, []*url.URL{server}, op, func(d dialect) client.Call {
 				call := build(d)
 				call.Once, call.Unrepeated, call.Slow = true, true, raft+time.Second
 				return call
@@ -94,7 +95,7 @@ func (r *Registry) wipe(ctx context.Context, gone []record) error {
 		return err
 	}
 	return each(ctx, gone, func(ctx context.Context, rec record) error {
-		_, err := r.ask(ctx, []*url.URL{server}, "wipe the record of "+r.id(rec.key), func(d dialect) registry.Call {
+		_, err := r.ask(ctx, []*url.URL{server}, "wipe the record of "+r.id(rec.key), func(d dialect) client.Call {
 			call := d.wipe(r.namespace, rec)
 			call.Slow = raft + time.Second
 			return call
@@ -114,7 +115,7 @@ func (r *Registry) recorder(ctx context.Context) (*url.URL, error) {
 	if !mixesWith1x(version) {
 		return server, nil
 	}
-	call := registry.Call{Op: "ask whether the upgrade to 2.x is over", Method: http.MethodGet, Path: "v1/ns/upgrade/ops/metrics",
+	call := client.Call{Op: "ask whether the upgrade to 2.x is over", Method: http.MethodGet, Path: "v1/ns/upgrade/ops/metrics",
 		Query: url.Values{"json": {"true"}}}
 	a, err := r.http.Do(ctx, []*url.URL{server}, call)
 	if err != nil || !upgraded(a) {
@@ -124,7 +125,7 @@ func (r *Registry) recorder(ctx context.Context) (*url.URL, error) {
 }
 
 // upgraded is what a 2.0 or 2.1 says of its cluster.
-func upgraded(a registry.Answer) bool {
+func upgraded(a client.Answer) bool {
 	var state struct{ Upgraded bool }
 	return a.Code == http.StatusOK && json.Unmarshal(a.Body, &state) == nil && state.Upgraded
 }
@@ -136,7 +137,7 @@ func (r *Registry) remove(ctx context.Context, rec record) error {
 		kinds = []bool{rec.persistent, !rec.persistent}
 	}
 	for _, rec.persistent = range kinds {
-		_, err := r.write(ctx, "delete "+r.id(rec.key), func(d dialect) registry.Call {
+		_, err := r.write(ctx, "delete "+r.id(rec.key), func(d dialect) client.Call {
 			return d.remove(r.namespace, rec)
 		})
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 const (
@@ -113,7 +114,7 @@ func (r *Registry) catalog(ctx context.Context, addrs []*url.URL, name string, f
 	seen := map[service]bool{}
 	for n := 0; ; n++ {
 		var size, news int
-		_, err := r.ask(ctx, addrs, "list the services", func(d dialect) registry.Call {
+		_, err := r.ask(ctx, addrs, "list the services", func(d dialect) client.Call {
 			call := d.catalog(r.namespace, r.group, name, d.firstPage()+n)
 			call.Large = true
 			call.Read = func(body io.Reader) error {
@@ -231,13 +232,13 @@ func (r *Registry) listed(ctx context.Context, server *url.URL) (map[key]record,
 
 // hosts reads those of the Pod's instances that one server has in places.
 func (r *Registry) hosts(ctx context.Context, server *url.URL, places []record, op string,
-	call func(dialect, string, place) (registry.Call, string)) (map[key]record, error) {
+	call func(dialect, string, place) (client.Call, string)) (map[key]record, error) {
 	var mu sync.Mutex
 	found := map[key]record{}
 	err := each(ctx, places, func(ctx context.Context, rec record) error {
 		p := rec.place
 		var here []record
-		_, err := r.ask(ctx, []*url.URL{server}, op+" "+p.group+"@@"+p.name, func(d dialect) registry.Call {
+		_, err := r.ask(ctx, []*url.URL{server}, op+" "+p.group+"@@"+p.name, func(d dialect) client.Call {
 			c, field := call(d, r.namespace, p)
 			c.Read = func(body io.Reader) error {
 				here = nil

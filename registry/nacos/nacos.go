@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -24,6 +25,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 const (
@@ -45,14 +47,14 @@ const (
 	slow = 2 * time.Second
 	// notYet is how long after its registration an instance can be listed nowhere: then an absence becomes final.
 	notYet = 1200 * time.Millisecond
-	// stale is when a weight that was read is too old to be written back.
-	stale = 5 * time.Second
+	// oldWeight is when a weight that was read is too old to be written back.
+	oldWeight = 5 * time.Second
 )
 
 // Options say where Nacos is and who we are.
 type Options struct {
 	// Servers are the addresses of one cluster's servers with their context path, e.g. http://nacos-0:8848/nacos. At least
-	// one; a name that leads to several servers stands for all of them, see registry.HTTP.Servers. Userinfo is Username and Password where those are not given.
+	// one; a name that leads to several servers stands for all of them, see client.Client.Servers. Userinfo is Username and Password where those are not given.
 	Servers []*url.URL
 	// Namespace is a namespace's ID; "" is "public".
 	Namespace string
@@ -67,7 +69,7 @@ type Options struct {
 	// app's own word. Nacos tells it from nothing else: without HeldBack it is a leftover.
 	HeldBack bool
 	// HTTP makes the calls.
-	HTTP *registry.HTTP
+	HTTP *client.Client
 }
 
 // Registry is one Nacos cluster as the instances of one Pod see it; it implements registry.Registry.
@@ -77,7 +79,7 @@ type Registry struct {
 	url        string
 	namespace  string
 	group      string
-	http       *registry.HTTP
+	http       *client.Client
 	login      login
 
 	mu      sync.Mutex // guards what follows, since calls are made in parallel
@@ -91,6 +93,13 @@ type Registry struct {
 	// disabled are the records that this process has disabled or found disabled, and has not yet enabled again. An
 	// instance that has vanished stays here: its record on the servers does not vanish with it.
 	disabled map[key]record
+	// leftover are those of the disabled that this process has only found so.
+	leftover map[key]bool
+	// first is when a record was found for the first time.
+	first  map[key]finding
+	looked map[uint16]bool // the ports that Find has looked for before; 0 is any
+	// heldBack: what is found disabled is the app's own word.
+	heldBack bool
 	swept    time.Time // when the whole catalog was last read for a name that was not found
 	read     time.Time // when records were last read from a server
 	only     []uint16  // the ports whose records are changed; none: all
@@ -104,6 +113,10 @@ func New(o Options) *Registry {
 		http:      o.HTTP,
 		records:   map[key]record{},
 		disabled:  map[key]record{},
+		leftover:  map[key]bool{},
+		first:     map[key]finding{},
+		looked:    map[uint16]bool{},
+		heldBack:  o.HeldBack,
 		login:     login{username: o.Username, password: o.Password},
 	}
 	var shown []string
@@ -159,7 +172,15 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	for k, rec := range found {
 		r.records[k] = rec
+		if _, known := r.first[k]; !known {
+			r.first[k] = finding{at: time.Now(), registeredSince: r.looked[k.port] || r.looked[0]}
+		}
 	}
+	maps.DeleteFunc(r.first, func(k key, _ finding) bool { _, known := r.records[k]; return !known })
+	for _, port := range pod.Ports {
+		r.looked[port] = true
+	}
+	r.looked[0] = r.looked[0] || pod.AnyPort
 	r.learn(views)
 	return r.instances(views), nil
 }
@@ -174,17 +195,16 @@ func (r *Registry) Leave(ctx context.Context) error {
 		return nil
 	}
 	r.resolve(ctx)
-	if time.Since(r.read) > stale {
+	if time.Since(r.read) > oldWeight {
 		// For the weights that they have now: a change of the flag writes the weight too.
 		r.learn([]view{r.anywhere(ctx)})
 	}
-	leaving := r.chosen(r.records)
+	leaving := slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !rec.enabled && !r.noted(rec.key) })
 	return r.settle(ctx, "left", leaving, func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
 		return each(ctx, leaving, func(ctx context.Context, rec record) error {
 			// Noted before it is sent: a disable whose answer is lost has to be undone all the same.
-			known := r.noted(rec.key)
-			r.note(rec)
+			known := r.note(rec)
 			held, err := r.enable(ctx, rec, false, until)
 			if err == nil && !held && !known {
 				r.unnote(rec.key)
@@ -463,17 +483,22 @@ func (r *Registry) back() []record {
 func (r *Registry) enabledAgain() {
 	for _, rec := range r.chosen(r.disabled) {
 		delete(r.disabled, rec.key)
+		delete(r.leftover, rec.key)
 	}
 }
 
-// note remembers that rec is disabled on the servers. Safe for concurrent use.
-func (r *Registry) note(rec record) {
+// note remembers that this process disables rec on the servers, and reports whether it was known to be
+// disabled before. Safe for concurrent use.
+func (r *Registry) note(rec record) (known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	_, known = r.disabled[rec.key]
 	r.disabled[rec.key] = rec
+	delete(r.leftover, rec.key)
+	return known
 }
 
-// noted reports whether k may be disabled on the servers. Safe for concurrent use.
+// noted reports whether k is disabled on the servers and ours to enable. Safe for concurrent use.
 func (r *Registry) noted(k key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -491,18 +516,40 @@ func (r *Registry) unnote(k key) {
 // learn takes over what the servers say of the remembered records.
 func (r *Registry) learn(views []view) {
 	for k := range r.records {
-		h := merged(views, k)
-		if h == nil {
-			continue
-		}
-		r.records[k] = *h
-		r.read = time.Now()
-		if !h.enabled || anyDisabled(views, k) {
-			r.disabled[k] = *h
-		} else if _, ours := r.disabled[k]; ours {
-			r.disabled[k] = *h // the weight may have changed; whether it stays enabled is not known before it is written
+		if h := merged(views, k); h != nil {
+			r.records[k] = *h
+			r.read = time.Now()
 		}
 	}
+	for k, h := range r.records {
+		if merged(views, k) == nil {
+			continue
+		}
+		disabled := !h.enabled || anyDisabled(views, k)
+		_, ours := r.disabled[k]
+		switch {
+		case ours && r.leftover[k] && disabled && r.strange(k):
+			delete(r.disabled, k)
+			delete(r.leftover, k)
+		case ours:
+			r.disabled[k] = h // the weight may have changed; whether it stays enabled is not known before it is written
+		case disabled && !r.heldBack && !r.strange(k):
+			r.disabled[k], r.leftover[k] = h, true
+		}
+	}
+}
+
+// strange reports whether the record of k, which was found disabled, may be a dead Pod's.
+func (r *Registry) strange(k key) bool {
+	f := r.first[k]
+	f.persistent = r.records[k].persistent
+	for other, rec := range r.records {
+		_, ours := r.disabled[other]
+		if !strings.EqualFold(other.name, k.name) && other.ip == k.ip && other.port == k.port && (rec.enabled && rec.healthy || ours && !r.leftover[other]) {
+			f.beside = true
+		}
+	}
+	return f.strange(r.pod.Since, time.Now())
 }
 
 // misses reports whether a remembered record is not among found.
@@ -523,9 +570,11 @@ func (r *Registry) instances(views []view) []registry.Instance {
 		if views != nil {
 			h = merged(views, rec.key)
 		}
-		list = append(list, registry.Instance{
-			ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h),
-		})
+		i := registry.Instance{ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h)}
+		if i.State == registry.Out && !r.noted(rec.key) {
+			i.State = registry.Down // by its own app, or it is another Pod's: it is not ours to enable
+		}
+		list = append(list, i)
 	}
 	return list
 }

@@ -25,7 +25,7 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	names := flag.String("modes", "none,sleep35,out35,out100,prestop,quiet", "the ways to stop a Pod, in the order in which they are measured")
+	names := flag.String("modes", "none,sleep35,out35,out100,both100,prestop,quiet", "the ways to stop a Pod, in the order in which they are measured")
 	rate := flag.Float64("rate", 20, "requests a second of each of the five callers")
 	out := flag.String("out", "rollout/out", "where results and logs go")
 	onNode := flag.Bool("on-node", false, "all is built, the cluster runs and this is in its network; without, that is seen to first")
