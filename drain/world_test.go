@@ -208,14 +208,6 @@ func (w *world) event() {
 	}
 }
 
-func (w *world) alive() bool { return w.isUp(0) }
-
-func (w *world) isUp(i int) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.containers[i].up
-}
-
 // upBefore reports whether somebody has listened on the port since before t.
 func (w *world) upBefore(port uint16, t time.Time) bool {
 	w.mu.Lock()
