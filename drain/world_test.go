@@ -208,6 +208,12 @@ func (w *world) event() {
 	}
 }
 
+func (w *world) isUp(i int) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.containers[i].up
+}
+
 // upBefore reports whether somebody has listened on the port since before t.
 func (w *world) upBefore(port uint16, t time.Time) bool {
 	w.mu.Lock()
