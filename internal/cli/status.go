@@ -37,8 +37,8 @@ func status(c config.Config, stdout, stderr io.Writer) int {
 	defer again.Stop()
 	for {
 		s, err := askStatus(ctx, c.HTTP)
-		// the signal may have reached ask alone so far
-		if ctx.Err() != nil || errors.Is(err, context.Canceled) {
+		// The signal may have reached ask alone so far.
+		if ctx.Err() != nil || errors.Is(err, errInterrupted) {
 			return exitOK
 		}
 		if err == nil {

@@ -14,8 +14,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"prestop/drain"
 	"prestop/drain/conns"
+	"prestop/drain/endpoint"
 )
 
 // Config is the settings, validated: whatever is in it can be used.
@@ -85,7 +85,7 @@ type Drain struct {
 	Linger                    time.Duration // negative: by registry
 	QuietPeriod               time.Duration // 0: off
 	MinOpen                   int
-	DrainCalls                []drain.Call
+	DrainCalls                []endpoint.Call
 	ReadyFile, TerminationLog string
 }
 
