@@ -29,8 +29,10 @@ func (w *world) hook(ctx context.Context) <-chan ended {
 	began := time.Now()
 	w.stops(began)
 	d := w.drain
+	w.note(func(p *past) { p.waiting++ })
 	go func() {
 		out, err := d.Shutdown(ctx)
+		w.note(func(p *past) { p.waiting-- })
 		if ctx.Err() == nil {
 			w.judge(d, began, out, err)
 		}
@@ -247,7 +249,8 @@ func (w *world) inspectEnd() {
 		ended = ended && !c.up
 		since = later(since, c.ended)
 	}
-	if !ended {
+	others := slices.ContainsFunc(w.containers, func(c *container) bool { return c.up && c.uid == 0 && !c.loopback })
+	if !ended || w.past.waiting > 0 && others { // a hook waits for one that lives
 		since = w.past.termed
 	} else if w.drain.options.Counter != nil && !w.blind && !slices.ContainsFunc(w.regs, func(r *fakeRegistry) bool { return !r.well(budget) }) {
 		lasts = moment

@@ -66,6 +66,7 @@ type past struct {
 	termed  time.Time   // SIGTERM; zero: none
 	exited  time.Time   // when it ended by itself; zero while it runs
 	killed  bool        // it was ended the hard way
+	waiting int         // hooks that have no answer yet
 }
 
 const appPort = 8080
