@@ -306,15 +306,15 @@ func (ps ports) since() map[uint16]time.Time {
 	return all
 }
 
-// newest is when a port that may be one of the app's began to listen last.
-func (ps ports) newest() time.Time {
-	var at time.Time
+// past tells of each port that may be one of the app's, and that is gone, when it had begun to listen.
+func (ps ports) past() map[uint16]time.Time {
+	all := map[uint16]time.Time{}
 	for _, p := range ps {
-		if p.mayServe() {
-			at = later(at, p.began)
+		if p.gone() && p.mayServe() {
+			all[p.number] = p.began
 		}
 	}
-	return at
+	return all
 }
 
 // known are the ports by which an instance is the Pod's: those given, and those on which somebody listens or has listened.

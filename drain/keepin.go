@@ -35,8 +35,11 @@ func (k *reconciler) keepIn(o order) {
 			o.report(eventIn)
 			k.remember(o)
 		}
-		if changed {
+		switch {
+		case changed:
 			wait = firstLook // see that it lasts
+		case err == nil && (k.any(registry.In) || !o.awaits()):
+			wait = max(wait, lateLook) // all is as it shall be
 		}
 		k.pause(o.ctx, wait)
 		wait = min(2*wait, idleLook)
@@ -160,8 +163,8 @@ func (k *reconciler) searchIn(o order) bool {
 	case k.searched.IsZero():
 		return true
 	case len(o.target.since) == 0 && o.target.since != nil && !k.pod().AnyPort:
-		return since >= rareSearch && len(k.found) == 0 || k.searched.Before(o.target.newest)
-	case len(k.found) == 0 && !k.ever:
+		return since >= rareSearch && len(k.found) == 0 || k.missed(o)
+	case k.missed(o), len(k.found) == 0 && !k.ever:
 		return true
 	}
 	for port, began := range o.target.since {
@@ -177,7 +180,21 @@ func (k *reconciler) searchIn(o order) bool {
 			k.fruitless[port] = true
 		}
 	}
-	return since >= rareSearch && (len(k.found) == 0 || k.any(registry.Absent))
+	vanished := func(i registry.Instance) bool {
+		return i.State == registry.Absent && !o.dead(i) && !o.lately(i) // else it comes back by itself, or never
+	}
+	return since >= rareSearch && (len(k.found) == 0 || slices.ContainsFunc(k.found, vanished))
+}
+
+// missed reports whether a port has come and gone since the last search: its instance may be left.
+func (k *reconciler) missed(o order) bool {
+	for port, began := range o.target.past {
+		known := slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port })
+		if !known && k.searched.Before(began) {
+			return true
+		}
+	}
+	return false
 }
 
 func (k *reconciler) rejoin(ctx context.Context, ports []uint16) error {

@@ -45,15 +45,15 @@ type target struct {
 	dead, held []uint16
 	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be seen.
 	since map[uint16]time.Time
-	// newest is when a port began to listen last, though it may be dead by now; with wantIn.
-	newest time.Time
+	// past tells of each port that is gone when it had begun to listen; with wantIn.
+	past map[uint16]time.Time
 	// serving is since when the Pod has been serving; with wantIn.
 	serving time.Time
 }
 
 func (t target) equal(o target) bool {
 	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) && maps.Equal(t.since, o.since) &&
-		t.newest.Equal(o.newest) && t.serving.Equal(o.serving)
+		maps.Equal(t.past, o.past) && t.serving.Equal(o.serving)
 }
 
 // regState is what was reported of one registry since its target changed last.
@@ -436,7 +436,7 @@ func (s state) target() target {
 			return t
 		}
 		t.dead, t.held = s.ports.dead(), s.ports.held()
-		t.since, t.newest = s.ports.since(), s.ports.newest()
+		t.since, t.past = s.ports.since(), s.ports.past()
 		return t
 	}
 	return target{want: wantOut}

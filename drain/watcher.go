@@ -21,9 +21,11 @@ const (
 	lazy, slowest, slowestLinger = 60, 2 * time.Second, 10 * time.Second
 	// While the app serves, a new port is noticed within servingLook; one that vanishes is an event.
 	servingLook = 15 * time.Second
-	// While a port of the app is waited for it is noticed within awaitLook, since there is no event for a new socket; once
-	// that has lasted for awaitSoon, within awaitLong.
+	// While a port of the app is waited for it is noticed within awaitLook, since there is no event for
+	// a new socket; once that has lasted for awaitSoon, within awaitLong. After awaitAgain a change
+	// begins anew with awaitLook.
 	awaitLook, awaitSoon, awaitLong = 200 * time.Millisecond, time.Minute, 2 * time.Second
+	awaitAgain                      = 10 * time.Minute
 	// manyAsk is how old a look may be for one who asks for a look now.
 	manyAsk = 5 * time.Millisecond
 	// retell is how often the listening sockets are reported although they are the same.
@@ -355,7 +357,9 @@ func (l *watcher) saw(listeners []conns.Listener) {
 	l.seen = time.Now()
 	if looked.IsZero() || !slices.Equal(now, l.sockets) || l.seen.Sub(l.told) >= retell {
 		if !slices.Equal(now, l.sockets) {
-			l.waits = l.seen
+			if l.seen.Sub(l.waits) >= awaitAgain { // in a crash loop most of the time is the first minute
+				l.waits = l.seen
+			}
 		}
 		l.sockets, l.told = now, l.seen
 		l.report(event{kind: eventSockets, sockets: now, looked: looked})
