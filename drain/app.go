@@ -303,6 +303,11 @@ func (ps ports) since() map[uint16]time.Time {
 			all[p.number] = p.since
 		}
 	}
+	for _, p := range ps.deciding() { // an app with a random port has none but ephemeral ones
+		if p.up() {
+			all[p.number] = p.since
+		}
+	}
 	return all
 }
 

@@ -78,7 +78,7 @@ func (k *reconciler) keepOutOnce(d *departure) {
 		k.pause(d.ctx, reassert)
 	case !d.out:
 		k.pause(d.trying, time.Second)
-	case !d.watched:
+	case !d.watched, k.mayRegister(0):
 		k.pause(d.ctx, d.glance)
 		d.glance = min(2*d.glance, observe)
 	case time.Since(d.began) > reassertFor:
@@ -126,7 +126,7 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 		again = rareSearch
 	}
 	switch {
-	case !d.searched, !slices.Equal(pod.Ports, d.ports), k.mayRegister(again),
+	case !d.searched, !slices.Equal(pod.Ports, d.ports), k.mayRegister(min(again, reassert)),
 		len(k.found) == 0 && time.Since(k.searched) > again:
 		err := k.search(ctx)
 		if err == nil {

@@ -168,8 +168,9 @@ const (
 	eventPublished
 	// eventBlind: publication cannot be observed.
 	eventBlind
-	// eventUndone: something put the Pod back in.
+	// eventUndone: something put the Pod back in. eventLate: an instance of the Pod has registered since.
 	eventUndone
+	eventLate
 	// eventGaveUp: the time to try to leave is over.
 	eventGaveUp
 	// eventIn: every instance is as it shall be, or there is none yet.
@@ -294,7 +295,7 @@ func (p policy) take(s state, e event, now time.Time) state {
 		if s.phase != serving && s.returned(now) {
 			s = s.serve(now)
 		}
-	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventGaveUp, eventIn, eventForgotten:
+	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp, eventIn, eventForgotten:
 		s.regs[e.reg], s.told = s.regs[e.reg].hear(e.kind, now), now
 	}
 	return s
@@ -311,7 +312,7 @@ func (r regState) hear(k eventKind, now time.Time) regState {
 		r.published = now
 	case eventBlind:
 		r.blind = true
-	case eventUndone:
+	case eventUndone, eventLate:
 		r = regState{held: true} // callers may learn of it again: its linger starts anew
 	case eventGaveUp:
 		r.gaveUp = now

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"prestop/drain/conns/sockdiag"
 )
 
 // procBuffer holds many lines of /proc/net/tcp, which are 150 to 200 bytes long.
@@ -54,7 +56,7 @@ func (p *procCounter) Listeners(ctx context.Context) ([]Listener, error) {
 	excluded.set(p.look.rule.ExcludePorts, nil)
 	var listeners []Listener
 	err := p.read(ctx, func(r *message) {
-		if r.state == stateListen && !excluded.has(r.localPort) {
+		if r.State == stateListen && !excluded.has(r.localPort) {
 			listeners = append(listeners, r.listener())
 		}
 	})
@@ -79,8 +81,8 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	o.begin(&l.rule)
 	p.backlog.begin()
 	err := p.read(ctx, func(r *message) {
-		if !l.ports.has(r.localPort) || openStates>>r.state&1 == 0 {
-			if r.state == stateListen {
+		if !l.ports.has(r.localPort) || openStates>>r.State&1 == 0 {
+			if r.State == stateListen {
 				o.listening.add(r.localPort)
 			}
 			return
@@ -94,7 +96,7 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	if err == nil {
 		err = o.resolve(func(_ func(), each func(*message)) error {
 			return p.read(ctx, func(r *message) {
-				if r.state == stateListen || r.state == stateSynSent || openStates>>r.state&1 == 1 {
+				if r.State == stateListen || r.State == stateSynSent || openStates>>r.State&1 == 1 {
 					each(r)
 				}
 			})
@@ -116,10 +118,10 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 
 // count counts a connection.
 func (p *procCounter) count(m *message) {
-	if m.retransmits > 0 && m.opening() && p.backlog.held(m.localPort, m.retransmits, p.look.at) {
-		m.retransmits = 0 // the client is there
+	if m.SynAckRetransmits > 0 && m.opening() && p.backlog.held(m.localPort, m.SynAckRetransmits, p.look.at) {
+		m.SynAckRetransmits = 0 // the client is there
 	}
-	p.look.add(m.connection, m.sample, 0)
+	p.look.add(m.connection, &m.Sample, 0)
 }
 
 func (p *procCounter) CountFew(context.Context, []uint16) (Tally, bool) { return Tally{}, false }
@@ -168,7 +170,7 @@ func (p *procCounter) readFile(ctx context.Context, name string, each func(*mess
 				continue
 			}
 			if !parseRow(line, &row) {
-				return fmt.Errorf("%w: %s: %.200q", errMalformed, name, line)
+				return fmt.Errorf("%w: %s: %.200q", sockdiag.ErrMalformed, name, line)
 			}
 			each(&row)
 		}
@@ -177,11 +179,11 @@ func (p *procCounter) readFile(ctx context.Context, name string, each func(*mess
 		case err == io.EOF && kept == 0:
 			return nil
 		case err == io.EOF:
-			return fmt.Errorf("%w: %s ends within a line", errMalformed, name)
+			return fmt.Errorf("%w: %s ends within a line", sockdiag.ErrMalformed, name)
 		case err != nil:
 			return err
 		case kept == len(p.buf):
-			return fmt.Errorf("%w: %s has a line of more than %d bytes", errMalformed, name, kept)
+			return fmt.Errorf("%w: %s has a line of more than %d bytes", sockdiag.ErrMalformed, name, kept)
 		}
 	}
 }
@@ -212,7 +214,7 @@ func parseRow(line []byte, r *message) bool {
 	if !ok1 || !ok2 || !ok3 || !ok4 || s > 0xff {
 		return false
 	}
-	r.state, r.unsent, r.unread, r.retransmits = uint8(s), unsent, unread, uint8(min(repeated, 0xff))
+	r.State, r.Unacked, r.Unread, r.SynAckRetransmits = uint8(s), unsent, unread, uint8(min(repeated, 0xff))
 	uid, _ := field(&line)
 	field(&line) // timeout
 	inode, ok := field(&line)
@@ -238,7 +240,7 @@ func parseEnd(b []byte, address *[16]byte, port *uint16) bool {
 		return false
 	}
 	for w := 0; w < len(a)/2; w += 4 {
-		native.PutUint32(address[w:], binary.BigEndian.Uint32(address[w:]))
+		binary.NativeEndian.PutUint32(address[w:], binary.BigEndian.Uint32(address[w:]))
 	}
 	if len(a) == 8 {
 		*address = mapped([4]byte(address[:4]))

@@ -19,6 +19,7 @@ import (
 
 	"prestop/drain"
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // scraped is what Prometheus' own parser makes of the metrics.
@@ -109,22 +110,22 @@ func TestMetricsTellTheRequestsToTheRegistries(t *testing.T) {
 	}))
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	client := registry.NewHTTP(nil, "prestop/test")
+	calls := client.New(nil, "prestop/test")
 	call := func(method, to string) {
 		u, err := url.Parse(to)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = client.Do(t.Context(), []*url.URL{u}, registry.Call{Op: "test", Method: method, Once: true}) // some are to fail
+		_, _ = calls.Do(t.Context(), []*url.URL{u}, client.Call{Op: "test", Method: method, Once: true}) // some are to fail
 	}
 	call(http.MethodGet, answers.URL)
 	call(http.MethodGet, answers.URL)
 	call(http.MethodPut, answers.URL)
 	call(http.MethodGet, gone.URL)
-	client.Close()
+	calls.Close()
 	answers.Close()
 
-	p := &pod{drain: drain.New(drain.Options{}), traffic: map[string]*registry.Traffic{"nacos": client.Traffic()}}
+	p := &pod{drain: drain.New(drain.Options{}), traffic: map[string]*registry.Traffic{"nacos": calls.Traffic()}}
 	families := scraped(t, p, "v")
 	for kind, want := range map[[2]string]float64{{"GET", "2xx"}: 2, {"PUT", "4xx"}: 1, {"GET", "unreachable"}: 1} {
 		found := 0.0

@@ -5,7 +5,10 @@
 package connstest
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"os"
 	"os/exec"
 	"runtime"
 	"testing"
@@ -53,7 +56,10 @@ func isolate() error {
 type Outside struct {
 	// Address is the Pod's.
 	Address string
-	calls   chan func()
+	// Namespace is the file of its network namespace, for nsenter.
+	Namespace string
+	number    int
+	calls     chan func()
 }
 
 // outsides is how many places a Pod may have.
@@ -64,7 +70,7 @@ func NewOutside(number int) (*Outside, error) {
 	if number < 0 || number >= outsides {
 		return nil, fmt.Errorf("no place has the number %d", number)
 	}
-	o := &Outside{Address: fmt.Sprintf("10.%d.0.1", number), calls: make(chan func())}
+	o := &Outside{Address: fmt.Sprintf("10.%d.0.1", number), number: number, calls: make(chan func())}
 	threads := make(chan int)
 	failed := make(chan error, 1)
 	go func() {
@@ -84,6 +90,7 @@ func NewOutside(number int) (*Outside, error) {
 	case err := <-failed:
 		return nil, err
 	}
+	o.Namespace = fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), thread)
 	inside, outside := fmt.Sprintf("in%d", number), fmt.Sprintf("out%d", number)
 	err := ips(
 		fmt.Sprintf("link add %s type veth peer name %s netns %d", inside, outside, thread),
@@ -107,6 +114,24 @@ func NewOutside(number int) (*Outside, error) {
 		return nil, err
 	}
 	return o, nil
+}
+
+// SetMTU bounds what a segment to and from the place holds, as the link of a Pod does.
+func (o *Outside) SetMTU(mtu int) error {
+	err := ips(fmt.Sprintf("link set in%d mtu %d", o.number, mtu))
+	if err == nil {
+		o.Do(func() { err = ips(fmt.Sprintf("link set out%d mtu %d", o.number, mtu)) })
+	}
+	return err
+}
+
+// Dial connects from there to a port of the Pod.
+func (o *Outside) Dial(ctx context.Context, port uint16) (c net.Conn, err error) {
+	o.Do(func() {
+		var d net.Dialer
+		c, err = d.DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", o.Address, port))
+	})
+	return c, err
 }
 
 // Do runs f there and waits for it. Sockets that f itself opens, not another goroutine, are there.
