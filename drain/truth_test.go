@@ -52,10 +52,12 @@ func (w *world) stops(at time.Time) {
 }
 
 // isApp reports whether callers come to the container: it registers, or it is no foreigner and there
-// is nothing better. The sidecar may be told of other ports only.
+// is nothing better. Beside the ports that the sidecar was told of, it is one that a registry holds.
 func (w *world) isApp(c *container) bool {
-	if g := w.drain.options.Ports; len(g) > 0 && !slices.Contains(g, c.port) {
-		return false
+	o := w.drain.options
+	if len(o.Ports) > 0 && !slices.Contains(o.Ports, c.port) {
+		found := func(r *fakeRegistry) bool { return r.hasFound(c.port) }
+		return !o.OnlyPorts && c.registers && slices.ContainsFunc(w.regs, found)
 	}
 	return c.registers || c.uid == 0 && !c.loopback && c.port < 32768
 }
