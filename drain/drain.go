@@ -197,7 +197,7 @@ func (d *Drain) deliver(k eventKind) {
 func (d *Drain) lookFirst(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	d.watcher.lookNow(ctx)
+	d.watcher.scanNow(ctx)
 }
 
 // lookTimeout bounds the look that comes before a decision; a look takes milliseconds.

@@ -18,7 +18,7 @@ type scenario struct {
 	Delays     []time.Duration
 	Given      string // whose ports --port names: nobody's, the first app's, the apps'
 	Only       bool   // no other ports are looked at
-	Blind      bool // there is no counter
+	Blind      bool   // there is no counter
 	Registries int
 	Quiet      time.Duration
 	Late       bool // nobody listens yet when it begins

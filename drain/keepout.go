@@ -97,6 +97,10 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 		}
 		d.checked = true
 	}
+	known := map[string]bool{}
+	for _, i := range k.found {
+		known[i.ID] = true
+	}
 	err := k.look(ctx, d)
 	if err != nil && d.checked && !d.searched && !d.out && (registry.IsFinal(err) || time.Since(d.began) >= searchPatience) {
 		k.log.Warn("cannot search the registry for further instances; those that are known are out", "error", err)
@@ -110,11 +114,24 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 		return nil
 	}
 	if d.out {
-		k.log.Warn("the registry shows the instance in service again; taking it out once more", "instances", k.names(registry.In))
-		d.report(eventUndone)
+		k.reportIn(d, known)
 		d.try(k.timeout)
 	}
 	return k.leave(ctx)
+}
+
+// reportIn tells that instances are in service after the Pod was out: known ones were put back by
+// somebody, others have registered since.
+func (k *reconciler) reportIn(d *departure, known map[string]bool) {
+	again := func(i registry.Instance) bool { return i.State == registry.In && known[i.ID] }
+	if slices.ContainsFunc(k.found, again) {
+		k.log.Warn("the registry shows the instance in service again; taking it out once more",
+			"instances", k.names(registry.In))
+		d.report(eventUndone)
+		return
+	}
+	k.log.Info("an instance has registered since; taking it out too", "instances", k.names(registry.In))
+	d.report(eventLate)
 }
 
 // look learns what the registry holds: by a search at first, and where it was empty, another port

@@ -16,7 +16,7 @@ import (
 const (
 	budget = time.Minute // of every world
 	// soon is how long the sidecar may take to notice what no event tells of: a new socket.
-	soon = servingLook + 10*time.Second
+	soon = servingInterval + 10*time.Second
 	// rarely is how long it may take to look at a registry again that nothing happens at.
 	rarely = idleLook*5/4 + 10*time.Second
 	// moment is how long it may take to act on an event.
