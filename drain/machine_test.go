@@ -201,7 +201,7 @@ func TestEverySequenceKeepsTheInvariants(t *testing.T) {
 			}
 			least := 500
 			if testing.Short() {
-				w.depth, least = w.depth-1, 100
+				w.depth, least = w.depth-2, 20
 			}
 			visited := map[string]bool{}
 			level := []node{first}
