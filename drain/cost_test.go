@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A Pod that crashes all day beside other containers, as the kubelet restarts it: after 10 s, 20 s and
-// so on, up to five minutes. Its record expires 30 s after each crash.
+// A Pod that crashes all day beside other containers, as the kubelet restarts it: after 10 s, 20 s
+// and so on, up to five minutes. Its record expires 30 s after each crash.
 func TestADayOfACrashLoopCostsLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newPod(1, []*container{

@@ -96,8 +96,8 @@ func TestRandomHistories(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Who runs first of those who wake at one moment is the scheduler's: a history that has failed is
-	// tried several times while it is made shorter.
+	// Who runs first of those who wake at one moment is the scheduler's: a history that has failed
+	// is tried several times while it is made shorter.
 	tries := 1
 	rapid.Check(t, func(rt *rapid.T) {
 		h := scenarios.Draw(rt, "history")

@@ -20,15 +20,16 @@ const (
 
 const (
 	// A scan that cost t of processor time is followed by one without an event no sooner than
-	// costFactor*t: a sixtieth of a core. But no wait is longer than maxInterval, and while lingering,
-	// when no hook waits for the count, than maxLingerInterval.
+	// costFactor*t: a sixtieth of a core. But no wait is longer than maxInterval, and while
+	// lingering, when no hook waits for the count, than maxLingerInterval.
 	costFactor, maxInterval, maxLingerInterval = 60, 2 * time.Second, 10 * time.Second
-	// servingInterval is within what a new port is noticed while the app serves. The end of one is an
-	// event.
+	// servingInterval is within what a new port is noticed while the app serves. The end of one is
+	// an event.
 	servingInterval = 15 * time.Second
-	// awaitInterval is within what an awaited port is noticed, since no event tells of a new socket; once
-	// that has lasted for awaitSoon, it is awaitLongInterval. A change begins anew with awaitInterval,
-	// awaitAgain after the last time: in a crash loop most of the time is the first minute.
+	// awaitInterval is within what an awaited port is noticed, since no event tells of a new
+	// socket; once that has lasted for awaitSoon, it is awaitLongInterval. A change begins anew
+	// with awaitInterval, awaitAgain after the last time: in a crash loop most of the time is the
+	// first minute.
 	awaitInterval, awaitLongInterval = 200 * time.Millisecond, 2 * time.Second
 	awaitSoon, awaitAgain            = time.Minute, 10 * time.Minute
 	// lingerInterval is the interval of the counts that nobody waits for.
@@ -37,8 +38,8 @@ const (
 	lastInterval = 50 * time.Millisecond
 )
 
-// scanBudget is a token bucket of processor time, for the scans that follow from events: they may use
-// a tenth of a core in the long run, and maxSaved at once after a quiet time.
+// scanBudget is a token bucket of processor time, for the scans that follow from events: they may
+// use a tenth of a core in the long run, and maxSaved at once after a quiet time.
 type scanBudget struct {
 	saved time.Duration // as of paid; negative: overdrawn
 	paid  time.Time     // when the last scan ended
@@ -70,8 +71,8 @@ type schedule struct {
 	// scanned is when the last scan ended, and cost its processor time.
 	scanned time.Time
 	cost    time.Duration
-	// counted is when the last count began, and idleIn the time from then before which no connection can
-	// become idle; 0: only ends matter.
+	// counted is when the last count began, and idleIn the time from then before which no
+	// connection can become idle; 0: only ends matter.
 	counted time.Time
 	idleIn  time.Duration
 	budget  scanBudget

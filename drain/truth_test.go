@@ -51,8 +51,9 @@ func (w *world) stops(at time.Time) {
 	}
 }
 
-// isApp reports whether callers come to the container: it registers, or it is no foreigner and there
-// is nothing better. Beside the ports that the sidecar was told of, it is one that a registry holds.
+// isApp reports whether callers come to the container: it registers, or it is no foreigner and
+// there is nothing better. Beside the ports that the sidecar was told of, it is one that a registry
+// holds.
 func (w *world) isApp(c *container) bool {
 	o := w.drain.options
 	if len(o.Ports) > 0 && !slices.Contains(o.Ports, c.port) {
@@ -262,8 +263,9 @@ func (w *world) inspectEnd() {
 	}
 }
 
-// appsThatDecide are the containers of which one that lives keeps the process from its end: those that
-// are known to be the app's, by --port or by a registry; else whoever can be reached. w.mu is held.
+// appsThatDecide are the containers of which one that lives keeps the process from its end: those
+// that are known to be the app's, by --port or by a registry; else whoever can be reached. w.mu is
+// held.
 func (w *world) appsThatDecide() []*container {
 	var known, others []*container
 	for _, c := range w.containers {

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// freshScan is how old a scan may be for one who asks for one: thousands may call the hook at once.
+	// freshScan is how old a scan may be for one who asks for one: thousands may call the hook at
+	// once.
 	freshScan = 5 * time.Millisecond
 	// freshCount is how old a count may be for one who asks for /status, where it costs little.
 	freshCount = 200 * time.Millisecond
@@ -51,8 +52,8 @@ type watcher struct {
 	lastPace pace        // of the last scan
 }
 
-// question asks for a scan now. With tally it is the count that matters, which may be a little old if
-// it is costly.
+// question asks for a scan now. With tally it is the count that matters, which may be a little old
+// if it is costly.
 type question struct {
 	tally bool
 	done  chan struct{}
@@ -70,8 +71,8 @@ func newWatcher(o Options, report func(event)) *watcher {
 	return w
 }
 
-// follow changes how closely to watch, and whose connections to count. A scan follows at once unless
-// nothing hangs on it any more.
+// follow changes how closely to watch, and whose connections to count. A scan follows at once
+// unless nothing hangs on it any more.
 func (w *watcher) follow(p pace, ports []uint16) {
 	w.ports.Store(&ports)
 	if pace(w.wanted.Swap(int32(p))) != p && p != paceServing {
@@ -145,8 +146,8 @@ func (w *watcher) runBlind(ctx context.Context) {
 	}
 }
 
-// await waits until it is time for another scan, and answers questions meanwhile; false when ctx has
-// ended.
+// await waits until it is time for another scan, and answers questions meanwhile; false when ctx
+// has ended.
 func (w *watcher) await(ctx context.Context) bool {
 	due := time.Now().Add(w.interval())
 	timer := time.NewTimer(time.Until(due))
@@ -259,9 +260,9 @@ func (w *watcher) pay(began time.Time, cost time.Duration) {
 	w.schedule.budget = w.schedule.budget.pay(began, time.Now(), cost)
 }
 
-// recheck asks for the few connections that were in use, where the count decides. It reports whether
-// that is enough until the interval is over or another one ends: they tell what all do, or so many
-// are in use still that no other matters. What scans have cost before does not hold it up.
+// recheck asks for the few connections that were in use, where the count decides. It reports
+// whether that is enough until the interval is over or another one ends: they tell what all do, or
+// so many are in use still that no other matters. What scans have cost before does not hold it up.
 func (w *watcher) recheck(ctx context.Context) bool {
 	if w.pace() != paceLast {
 		return false

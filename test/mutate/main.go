@@ -1,14 +1,16 @@
-// Command mutate tells how much of the product's code its tests hold: it changes the code in one place, runs the tests of
-// that package, and prints whether a test has failed (killed) or none has (survived).
+// Command mutate tells how much of the product's code its tests hold: it changes the code in one
+// place, runs the tests of that package, and prints whether a test has failed (killed) or none has
+// (survived).
 //
 //	mutate [-n 40] [-seed 1] [-parallel 1] [-timeout 0] [-least 0] PACKAGE…      e.g. ./drain ./registry/...
 //
 // Each is tried with -short first, and only one that survives that with all tests.
 //
-// The mutants are a random sample: conditions negated, && and || exchanged, statements dropped, constants halved and
-// doubled, an error that is returned as nil. The sources stay as they are; go build's overlay replaces a file, also for the
-// binary that a test builds. A mutant that does not compile is not counted, and another is drawn for it. Tests that do not
-// end within the time bound have killed it.
+// The mutants are a random sample: conditions negated, && and || exchanged, statements dropped,
+// constants halved and doubled, an error that is returned as nil. The sources stay as they are; go
+// build's overlay replaces a file, also for the binary that a test builds. A mutant that does not
+// compile is not counted, and another is drawn for it. Tests that do not end within the time bound
+// have killed it.
 package main
 
 import (
@@ -269,7 +271,8 @@ func (r *runner) tests(ctx context.Context, p pkg, m *mutant, source []byte, tim
 	return survived, out, nil
 }
 
-// command runs go; with ctx's end its whole process group ends, since tests start processes of their own.
+// command runs go; with ctx's end its whole process group ends, since tests start processes of
+// their own.
 func (r *runner) command(ctx context.Context, flags string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = r.dir
