@@ -11,9 +11,9 @@ import (
 
 func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
 	const before, since, put = "1789999999000", "1790000060000", 1_790_000_000_000
-	none := mark{}
-	ours := mark{put: time.UnixMilli(put), heard: before, up: true}
-	found := mark{put: time.UnixMilli(put), heard: before} // it was out already when we put it so
+	none := ourPut{}
+	ours := ourPut{put: time.UnixMilli(put), heard: before, up: true}
+	found := ourPut{put: time.UnixMilli(put), heard: before} // it was out already when we put it so
 	out := func(dirty text) record {
 		return record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: dirty}
 	}
@@ -22,7 +22,7 @@ func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
 		rec    record
 		others []record
 		tried  int
-		m      mark
+		m      ourPut
 		stores bool
 		want   step
 	}{

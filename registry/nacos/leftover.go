@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// note remembers that this process disables rec on the servers, and reports whether it was known to
-// be disabled before. Safe for concurrent use.
-func (r *Registry) note(rec record) (known bool) {
+// noteDisabled remembers that this process disables rec on the servers, and reports whether it was
+// known to be disabled before. Safe for concurrent use.
+func (r *Registry) noteDisabled(rec record) (known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, known = r.disabled[rec.key]
@@ -16,16 +16,17 @@ func (r *Registry) note(rec record) (known bool) {
 	return known
 }
 
-// noted reports whether k is disabled on the servers and ours to enable. Safe for concurrent use.
-func (r *Registry) noted(k key) bool {
+// isDisabled reports whether k is disabled on the servers and ours to enable. Safe for concurrent
+// use.
+func (r *Registry) isDisabled(k key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, ok := r.disabled[k]
 	return ok
 }
 
-// unnote takes a note back: there was nothing to disable. Safe for concurrent use.
-func (r *Registry) unnote(k key) {
+// dropDisabled takes a note back: there was nothing to disable. Safe for concurrent use.
+func (r *Registry) dropDisabled(k key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.disabled, k)

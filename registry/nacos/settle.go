@@ -21,7 +21,7 @@ import (
 func (r *Registry) settle(ctx context.Context, what string, records []record, change func(context.Context) error, good func(*record) bool) error {
 	back := readBack{r: r, records: records, good: good}
 	for pause := rebuilt; ; pause = min(2*pause, repeat) {
-		unsure := r.make(ctx, change, &back)
+		unsure := r.attempt(ctx, change, &back)
 		if registry.IsFinal(unsure) || ctx.Err() != nil && unsure != nil {
 			return unsure
 		}
@@ -31,7 +31,7 @@ func (r *Registry) settle(ctx context.Context, what string, records []record, ch
 		first := pause/2 + rand.N(pause/2+1)
 		if unsure == nil {
 			first = rebuilt
-			if d := r.spoken(); d != nil && d.immediate() {
+			if g := r.knownAPI(); g != nil && g.listsAtOnce() {
 				first = 0
 			}
 		}
@@ -47,11 +47,11 @@ func (r *Registry) settle(ctx context.Context, what string, records []record, ch
 	}
 }
 
-// make makes a change and waits for the answers as long as its server is seen to be alive: a server
-// may wait for its cluster, and a second write would only make that longer. It returns early when
-// that server shows the change. An error that is not final leaves open what was changed, and has
-// the next change go to another server.
-func (r *Registry) make(ctx context.Context, change func(context.Context) error, back *readBack) error {
+// attempt makes a change and waits for the answers as long as its server is seen to be alive: a
+// server may wait for its cluster, and a second write would only make that longer. It returns early
+// when that server shows the change. An error that is not final leaves open what was changed, and
+// has the next change go to another server.
+func (r *Registry) attempt(ctx context.Context, change func(context.Context) error, back *readBack) error {
 	changing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -61,13 +61,13 @@ func (r *Registry) make(ctx context.Context, change func(context.Context) error,
 		select {
 		case err := <-ended:
 			if err != nil {
-				r.pass(server)
+				r.nextWriter(server)
 			}
 			return err
 		case <-time.After(pause):
 		}
 		looking, done := context.WithTimeout(ctx, slow)
-		view := r.at(looking, []*url.URL{server}, r.look)[0]
+		view := r.lookAt(looking, []*url.URL{server}, r.look)[0]
 		done()
 		if view.err == nil && !back.holds(view) {
 			continue // it is alive, and waits for its cluster
@@ -80,7 +80,7 @@ func (r *Registry) make(ctx context.Context, change func(context.Context) error,
 		case ctx.Err() != nil:
 			return err
 		}
-		r.pass(server)
+		r.nextWriter(server)
 		return &registry.Error{Op: "change instances", URL: registry.Redact(server), Err: errSilent}
 	}
 }
@@ -128,7 +128,7 @@ func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (p
 				asked, at = append(asked, s), append(at, i)
 			}
 		}
-		for i, v := range b.r.at(ctx, asked, b.r.look) {
+		for i, v := range b.r.lookAt(ctx, asked, b.r.look) {
 			views[at[i]] = v
 		}
 		pending, err = b.pending(views), failed(views)
