@@ -16,14 +16,17 @@ import (
 )
 
 // settle makes a change of records and returns when every server that answers shows it of each, as
-// good tells (nil: not held). It makes the change again until ctx ends, at most every few seconds,
-// and never without having read back what the last attempt did.
+// good tells (nil: not held). It makes the change again until ctx ends, ever more rarely, and never
+// without having read back what the last attempt did.
 func (r *Registry) settle(ctx context.Context, what string, records []record, change func(context.Context) error, good func(*record) bool) error {
 	back := readBack{r: r, records: records, good: good}
-	for pause := rebuilt; ; pause = min(2*pause, repeat) {
+	for pause := rebuilt; ; pause = min(2*pause, raft) {
 		unsure := r.attempt(ctx, change, &back)
-		if registry.IsFinal(unsure) || ctx.Err() != nil && unsure != nil {
+		switch {
+		case registry.IsFinal(unsure):
 			return unsure
+		case unsure != nil && ctx.Err() != nil:
+			return r.unsettled(what, ended(ctx, unsure), records)
 		}
 		if len(records) == 0 && unsure == nil {
 			return nil
@@ -42,9 +45,17 @@ func (r *Registry) settle(ctx context.Context, what string, records []record, ch
 		case registry.IsFinal(err):
 			return err
 		case ctx.Err() != nil:
-			return r.unsettled(what, cmp.Or(unsure, err, ctx.Err()), pending)
+			return r.unsettled(what, ended(ctx, cmp.Or(unsure, err)), pending)
 		}
 	}
+}
+
+// ended is ctx's error, with what failed last.
+func ended(ctx context.Context, last error) error {
+	if last == nil || errors.Is(last, ctx.Err()) {
+		return cmp.Or(last, ctx.Err())
+	}
+	return fmt.Errorf("%w, last: %w", ctx.Err(), last)
 }
 
 // attempt makes a change and waits for the answers as long as its server is seen to be alive: a
@@ -118,8 +129,8 @@ func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (p
 	}
 	next := poll
 	for end := time.Now().Add(pause + repeat); time.Now().Before(end); pause, next = next, 2*next {
-		if client.Wait(ctx, pause) != nil {
-			return b.pending(views), failed(views)
+		if err := client.Wait(ctx, pause); err != nil {
+			return b.pending(views), err
 		}
 		var asked []*url.URL
 		var at []int
@@ -129,6 +140,9 @@ func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (p
 			}
 		}
 		for i, v := range b.r.lookAt(ctx, asked, b.r.look) {
+			if v.err != nil && ctx.Err() != nil {
+				return b.pending(views), v.err // it was not given its time: it is not done without
+			}
 			views[at[i]] = v
 		}
 		pending, err = b.pending(views), failed(views)
