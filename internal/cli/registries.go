@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 
 	"prestop/internal/config"
 	"prestop/registry"
@@ -13,12 +14,15 @@ import (
 // makers make a registry of each kind.
 var makers = map[string]func(config.Config, config.Source, *client.Client) registry.Registry{
 	"eureka": func(c config.Config, s config.Source, h *client.Client) registry.Registry {
-		return eureka.New(eureka.Options{URLs: s.Servers, InstanceID: c.EurekaInstanceID, HTTP: h})
+		return eureka.New(eureka.Options{
+			URLs: s.Servers, InstanceID: c.EurekaInstanceID, HeldBack: slices.Contains(c.Hints.HeldBack, "eureka"), HTTP: h,
+		})
 	},
 	"nacos": func(c config.Config, s config.Source, h *client.Client) registry.Registry {
 		return nacos.New(nacos.Options{
 			Servers: s.Servers, Namespace: c.NacosNamespace, Group: c.NacosGroup,
-			Username: c.NacosUsername, Password: c.NacosPassword.Get, HTTP: h,
+			Username: c.NacosUsername, Password: c.NacosPassword.Get,
+			HeldBack: slices.Contains(c.Hints.HeldBack, "nacos"), HTTP: h,
 		})
 	},
 }

@@ -20,6 +20,9 @@ type Kind struct {
 	Narrow []string
 	// off are the app's variables that switch its discovery off.
 	off []string
+	// heldBack is the app's variable, with its value, by which it registers itself out of service until
+	// somebody lets it in.
+	heldBack [2]string
 	// parse reads the address of a server; hint says that it is the app's own word.
 	parse func(s string, hint bool) (*url.URL, error)
 }
@@ -28,15 +31,17 @@ type Kind struct {
 var kinds = []Kind{
 	{
 		Name: "eureka", Flag: "eureka-url", Login: "user:password@ in --eureka-url",
-		Narrow: []string{"eureka-instance-id"},
-		off:    []string{"EUREKA_CLIENT_ENABLED", "EUREKA_CLIENT_REGISTER_WITH_EUREKA"},
-		parse:  func(s string, _ bool) (*url.URL, error) { return url.Parse(s) },
+		Narrow:   []string{"eureka-instance-id"},
+		off:      []string{"EUREKA_CLIENT_ENABLED", "EUREKA_CLIENT_REGISTER_WITH_EUREKA"},
+		heldBack: [2]string{"EUREKA_INSTANCE_INITIAL_STATUS", "OUT_OF_SERVICE"},
+		parse:    func(s string, _ bool) (*url.URL, error) { return url.Parse(s) },
 	},
 	{
 		Name: "nacos", Flag: "nacos-url", Login: "--nacos-username and --nacos-password",
 		Elsewhere: "in another namespace --nacos-namespace (its ID, not its name)",
 		Narrow:    []string{"nacos-group"},
 		off:       []string{"SPRING_CLOUD_NACOS_DISCOVERY_ENABLED", "SPRING_CLOUD_NACOS_DISCOVERY_REGISTER_ENABLED"},
+		heldBack:  [2]string{"SPRING_CLOUD_NACOS_DISCOVERY_INSTANCE_ENABLED", "false"},
 		parse:     nacosURL,
 	},
 }
