@@ -431,6 +431,8 @@ func remedy(rec record, all []record, tried int, m ourPut, stores bool) step {
 	switch {
 	case state == registry.Absent, state != registry.Out && !rec.overridden():
 		return step{}
+	case state == registry.In && m.put.IsZero():
+		return step{} // somebody has let it in
 	case state == registry.Out && tried >= softTries && m.put.IsZero() && !rec.overridden():
 		return step{} // the app registered itself so, or it is a stranger's: it is not ours, and a live one is never deleted
 	case state == registry.Out && tried >= softTries && (stores || rec.overridden()):
