@@ -65,8 +65,10 @@ type Registry struct {
 
 // held is an instance that is remembered.
 type held struct {
-	app, id  string
-	host, ip string // as it was registered: another Pod may take over an ID (StatefulSet), not the address with it
+	app, id string
+	// host and ip are as it was registered: another Pod may take over an ID (StatefulSet), not the
+	// address with it.
+	host, ip string
 	port     uint16
 }
 
@@ -188,7 +190,9 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.changeAll(ctx, r.perInstance(func(s *server, ctx context.Context, h held) error { return s.rejoin(ctx, h, seen.of[h.key()]) }))
+	return r.changeAll(ctx, r.perInstance(func(s *server, ctx context.Context, h held) error {
+		return s.rejoin(ctx, h, seen.of[h.key()])
+	}))
 }
 
 // Forget deletes the instances where they are held and are still this Pod's. It never sends a
@@ -314,7 +318,8 @@ func heldByID(rec record, pod registry.Pod) held {
 }
 
 func newHeld(rec record, port uint16) held {
-	return held{app: strings.ToUpper(string(rec.App)), id: rec.id(), host: string(rec.Host), ip: string(rec.IP), port: port}
+	app := strings.ToUpper(string(rec.App))
+	return held{app: app, id: rec.id(), host: string(rec.Host), ip: string(rec.IP), port: port}
 }
 
 // look asks every server for every instance.
@@ -434,11 +439,12 @@ func remedy(rec record, all []record, tried int, m ourPut, stores bool) step {
 	case state == registry.In && m.put.IsZero():
 		return step{} // somebody has let it in
 	case state == registry.Out && tried >= softTries && m.put.IsZero() && !rec.overridden():
-		return step{} // the app registered itself so, or it is a stranger's: it is not ours, and a live one is never deleted
+		// The app registered itself so, or it is a stranger's. A live record is never deleted.
+		return step{}
 	case state == registry.Out && tried >= softTries && (stores || rec.overridden()):
 		return step{deregister: true}
-	case state != registry.Out && tried > 0: // what is left of the override goes with the app's next registration
-		return step{}
+	case state != registry.Out && tried > 0:
+		return step{} // what is left of the override goes with the app's next registration
 	case state != registry.Down && m.up && m.heard == rec.Dirty && !outdated(rec, all):
 		return step{override: "UP"}
 	}
@@ -450,7 +456,9 @@ const peersTold = 5 * time.Second
 
 // outdated reports whether another server holds a later word of the app than rec.
 func outdated(rec record, all []record) bool {
-	return slices.ContainsFunc(all, func(other record) bool { return other.registered().After(rec.registered()) })
+	return slices.ContainsFunc(all, func(other record) bool {
+		return other.registered().After(rec.registered())
+	})
 }
 
 // describe is the beginning of an error about an instance.

@@ -28,7 +28,8 @@ func (s *sightings) add(h held, rec record) {
 // goneFor reports whether every server said that the instance is absent.
 func (s *sightings) goneFor(h held) bool {
 	says := s.of[h.key()]
-	return len(says) == s.servers && !slices.ContainsFunc(says, func(r record) bool { return r.Status != "" })
+	held := func(r record) bool { return r.Status != "" }
+	return len(says) == s.servers && !slices.ContainsFunc(says, held)
 }
 
 // collection is instances that several goroutines find.
@@ -60,7 +61,9 @@ func (r *Registry) readAll(ctx context.Context, f func(context.Context, *server)
 
 // onServers returns nil when f succeeded with every server but those that can be done without once
 // another one is done; else what it failed by.
-func (r *Registry) onServers(ctx context.Context, f func(context.Context, *server) error, without func(*server) bool) error {
+func (r *Registry) onServers(
+	ctx context.Context, f func(context.Context, *server) error, without func(*server) bool,
+) error {
 	for _, s := range r.servers {
 		s.answered.Store(false)
 	}
@@ -81,6 +84,8 @@ func (r *Registry) perInstance(f func(*server, context.Context, held) error) fun
 		return len(r.only) > 0 && !slices.Contains(r.only, h.port)
 	})
 	return func(ctx context.Context, s *server) error {
-		return client.Each(ctx, parallel, chosen, func(ctx context.Context, h held) error { return f(s, ctx, h) })
+		return client.Each(ctx, parallel, chosen, func(ctx context.Context, h held) error {
+			return f(s, ctx, h)
+		})
 	}
 }

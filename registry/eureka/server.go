@@ -66,8 +66,10 @@ type sight struct {
 }
 
 func newServer(u *url.URL, h *client.Client, heldBack bool) *server {
-	return &server{url: u, http: h, heldBack: heldBack, seen: map[string]sight{}, puts: map[string]ourPut{}, ownWords: map[string]bool{},
-		longOut: map[string]bool{}, primed: map[string]bool{}}
+	return &server{
+		url: u, http: h, heldBack: heldBack, seen: map[string]sight{}, puts: map[string]ourPut{},
+		ownWords: map[string]bool{}, longOut: map[string]bool{}, primed: map[string]bool{},
+	}
 }
 
 // leave makes the instance Out on this server and reads that back. A server may show only after
@@ -93,7 +95,8 @@ func (s *server) leave(ctx context.Context, h held) error {
 		if time.Since(put) >= repeatAfter {
 			put = time.Now()
 			s.notePut(h, rec)
-			if err := s.write(ctx, describe("set OUT_OF_SERVICE on", h), http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
+			op := describe("set OUT_OF_SERVICE on", h)
+			if err := s.write(ctx, op, http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
 				return err
 			}
 		}
@@ -173,10 +176,12 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 		}
 		last = time.Now()
 		if todo.deregister {
-			err = s.write(ctx, describe("clear OUT_OF_SERVICE from", h), http.MethodDelete, instancePath(h), "")
+			op := describe("clear OUT_OF_SERVICE from", h)
+			err = s.write(ctx, op, http.MethodDelete, instancePath(h), "")
 		} else {
 			removed++
-			err = s.write(ctx, describe("remove the override of", h), http.MethodDelete, statusPath(h), todo.override)
+			op := describe("remove the override of", h)
+			err = s.write(ctx, op, http.MethodDelete, statusPath(h), todo.override)
 		}
 		if err != nil {
 			return err
@@ -277,7 +282,8 @@ func (s *server) write(ctx context.Context, op, method, path, value string) erro
 
 // application reads the cached list of one application; 404 is an empty one.
 func (s *server) application(ctx context.Context, app string, once bool, each func(record)) error {
-	_, err := s.list(ctx, []*url.URL{s.url}, client.Call{Op: "list " + app, Path: "apps/" + url.PathEscape(app), Once: once}, each)
+	c := client.Call{Op: "list " + app, Path: "apps/" + url.PathEscape(app), Once: once}
+	_, err := s.list(ctx, []*url.URL{s.url}, c, each)
 	if err == nil {
 		s.mu.Lock()
 		s.primed[app] = true
@@ -297,7 +303,10 @@ func (s *server) all(ctx context.Context, urls []*url.URL, once bool, each func(
 
 // notHere is the error of a list that every Eureka has.
 func notHere(op string, a client.Answer) error {
-	return &registry.Error{Op: op, URL: a.URL, Code: a.Code, Final: true, Remedy: "set the service URL that the app uses, usually http://…:8761/eureka/"}
+	return &registry.Error{
+		Op: op, URL: a.URL, Code: a.Code, Final: true,
+		Remedy: "set the service URL that the app uses, usually http://…:8761/eureka/",
+	}
 }
 
 // prime prepares what Published will look at: it asks once per server whether the list of changes
@@ -372,8 +381,11 @@ func (s *server) published(ctx context.Context, all []held) (bool, error) {
 		s.mu.Unlock()
 		gone := looked && last.rec.Status == ""
 		if none && !primed && !gone {
-			return false, &registry.Error{Op: "see what callers read", URL: registry.Redact(s.url), Code: http.StatusForbidden, Final: true,
-				Remedy: "the server's list of changes is off (eureka.server.disable-delta) and the application's was not read before"}
+			return false, &registry.Error{
+				Op: "see what callers read", URL: registry.Redact(s.url), Code: http.StatusForbidden, Final: true,
+				Remedy: "the server's list of changes is off (eureka.server.disable-delta) " +
+					"and the application's was not read before",
+			}
 		}
 		if !primed && !gone && old {
 			return false, &registry.Error{Op: "see what callers read", URL: registry.Redact(s.url),
@@ -423,13 +435,14 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c client.Call) (clie
 		return proxys(a, reads) || client.Transient(a.Code)
 	}
 	a, err := s.http.Do(ctx, urls, c)
-	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code > 0 && e.Code < 500 && !client.Transient(e.Code) && e.Remedy == "" {
+	e := (*registry.Error)(nil)
+	if errors.As(err, &e) && e.Code > 0 && !client.Transient(e.Code) && e.Remedy == "" {
 		e.Remedy = "is this Eureka's service URL? It looks as if a proxy answered in its place"
 	}
 	if err != nil || a.Code == http.StatusOK || a.Code == http.StatusNotFound {
 		return a, err
 	}
-	e := &registry.Error{Op: c.Op, URL: a.URL, Code: a.Code}
+	e = &registry.Error{Op: c.Op, URL: a.URL, Code: a.Code}
 	e.Remedy, e.Final = advice(c.Method, a.Code)
 	if text := client.Excerpt(a.Body); text != "" {
 		e.Err = errors.New(text[2:])
@@ -462,6 +475,9 @@ func (s *server) confirm(ctx context.Context, op string) error {
 	return nil
 }
 
+// exempt is what to do about a server with spring-security's defaults.
+const exempt = "exempt /eureka/** from CSRF protection on the server"
+
 // advice is what to do about a refusal, and whether it is one.
 func advice(method string, code int) (remedy string, final bool) {
 	reads := method == http.MethodGet
@@ -470,11 +486,11 @@ func advice(method string, code int) (remedy string, final bool) {
 		return "give user and password in the service URL: http://user:password@host:8761/eureka/", true
 	case code == http.StatusUnauthorized:
 		// spring-security's default, with the right password too.
-		return "reading works or was not tried: check user and password in the service URL, else exempt /eureka/** from CSRF protection on the server", true
+		return "reading works or was not tried: check user and password in the service URL, else " + exempt, true
 	case code == http.StatusForbidden && reads:
 		return "the user may not read the registry", true
 	case code == http.StatusForbidden:
-		return "the user may read the registry but not write to it: give it a role that may, or exempt /eureka/** from CSRF protection on the server", true
+		return "the user may read the registry but not write to it: give it a role that may, or " + exempt, true
 	}
 	return "", code >= 300 && code < 500
 }

@@ -17,7 +17,9 @@ import (
 // enable sets the flag of an instance at any server, which tells the others; held is false if there
 // is no such instance. For a second after the registration there is none for this call, so an
 // absence is asked for again before until.
-func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until time.Time) (held bool, err error) {
+func (r *Registry) enable(
+	ctx context.Context, rec record, enabled bool, until time.Time,
+) (held bool, err error) {
 	op := "disable "
 	if enabled {
 		op = "enable "
@@ -38,7 +40,9 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 // write makes a call that changes something at the server that took the last change, and at the
 // next one where that certainly did not take it. Any other failure leaves open whether the change
 // was made: it is returned, and the caller reads back before it writes again.
-func (r *Registry) write(ctx context.Context, op string, build func(api) client.Call) (held bool, err error) {
+func (r *Registry) write(
+	ctx context.Context, op string, build func(api) client.Call,
+) (held bool, err error) {
 	for pause := poll; ; {
 		for range r.servers {
 			server := r.writer()

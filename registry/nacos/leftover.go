@@ -51,7 +51,8 @@ func (r *Registry) learn(views []view) {
 			delete(r.disabled, k)
 			delete(r.leftover, k)
 		case ours:
-			r.disabled[k] = h // the weight may have changed; whether it stays enabled is not known before it is written
+			// The weight may have changed. Whether it stays enabled is not known before it is written.
+			r.disabled[k] = h
 		case disabled && !r.heldBack && !r.strange(k):
 			r.disabled[k], r.leftover[k] = h, true
 		}
@@ -63,10 +64,12 @@ func (r *Registry) strange(k key) bool {
 	f := r.first[k]
 	f.persistent = r.records[k].persistent
 	for other, rec := range r.records {
-		_, ours := r.disabled[other]
-		if !strings.EqualFold(other.name, k.name) && other.ip == k.ip && other.port == k.port && (rec.enabled && rec.healthy || ours && !r.leftover[other]) {
-			f.beside = true
+		if other.ip != k.ip || other.port != k.port || strings.EqualFold(other.name, k.name) {
+			continue
 		}
+		_, disabled := r.disabled[other]
+		leftByUs := disabled && !r.leftover[other]
+		f.beside = f.beside || leftByUs || rec.enabled && rec.healthy
 	}
 	return f.strange(r.pod.Since, time.Now())
 }

@@ -114,7 +114,9 @@ func forbidden(err error) bool {
 // Pages overlap and go on without end on some versions: 2.x answers any page number with everything
 // while there are fewer services than a page has, 1.4 also when there are just as many, and 3.1
 // counts its pages wrongly. So it ends with a page that is short or has nothing new.
-func (r *Registry) catalog(ctx context.Context, addrs []*url.URL, name string, found map[key]record) error {
+func (r *Registry) catalog(
+	ctx context.Context, addrs []*url.URL, name string, found map[key]record,
+) error {
 	seen := map[service]bool{}
 	for n := 0; ; n++ {
 		var size, news int
@@ -156,16 +158,19 @@ func (r *Registry) wants(p place) bool {
 	return (r.group == "" || p.group == r.group) && r.pod.Wants(p.name)
 }
 
+// looking is a look at one server: the Pod's instances that it has found there.
+type looking func(context.Context, *url.URL) (map[key]record, error)
+
 // everywhere looks at every server in parallel. Once one has answered, the others get patience
 // more, so that a dead or hanging one holds nothing up; without any answer it ends after
 // lookTimeout.
-func (r *Registry) everywhere(ctx context.Context, look func(context.Context, *url.URL) (map[key]record, error)) []view {
+func (r *Registry) everywhere(ctx context.Context, look looking) []view {
 	return r.lookAt(ctx, r.servers, look)
 }
 
 // lookAt is everywhere for some of the servers.
-func (r *Registry) lookAt(ctx context.Context, servers []*url.URL, look func(context.Context, *url.URL) (map[key]record, error)) []view {
-	looking, cancel := context.WithTimeout(ctx, lookTimeout)
+func (r *Registry) lookAt(ctx context.Context, servers []*url.URL, look looking) []view {
+	bounded, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	if _, err := r.apiSpoken(ctx); err != nil {
 		return []view{{err: err}}
@@ -175,7 +180,8 @@ func (r *Registry) lookAt(ctx context.Context, servers []*url.URL, look func(con
 	for i := range at {
 		at[i] = i
 	}
-	errs := client.Everywhere(looking, at, patience, func(int) bool { return true }, func(ctx context.Context, i int) (err error) {
+	spared := func(int) bool { return true }
+	errs := client.Everywhere(bounded, at, patience, spared, func(ctx context.Context, i int) (err error) {
 		views[i].held, err = look(ctx, servers[i])
 		return err
 	})

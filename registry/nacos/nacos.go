@@ -187,7 +187,10 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 			r.first[k] = finding{at: time.Now(), registeredSince: r.looked[k.port] || r.looked[0]}
 		}
 	}
-	maps.DeleteFunc(r.first, func(k key, _ finding) bool { _, known := r.records[k]; return !known })
+	maps.DeleteFunc(r.first, func(k key, _ finding) bool {
+		_, known := r.records[k]
+		return !known
+	})
 	for _, port := range pod.Ports {
 		r.looked[port] = true
 	}
@@ -210,7 +213,9 @@ func (r *Registry) Leave(ctx context.Context) error {
 		// For the weights that they have now: a change of the flag writes the weight too.
 		r.learn([]view{r.anywhere(ctx)})
 	}
-	leaving := slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !rec.enabled && !r.isDisabled(rec.key) })
+	leaving := slices.DeleteFunc(r.chosen(r.records), func(rec record) bool {
+		return !rec.enabled && !r.isDisabled(rec.key) // it is not ours, and is out already
+	})
 	return r.settle(ctx, "left", leaving, func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
 		return each(ctx, leaving, func(ctx context.Context, rec record) error {
@@ -376,9 +381,11 @@ func (r *Registry) instances(views []view) []registry.Instance {
 		if views != nil {
 			h = merged(views, rec.key)
 		}
-		i := registry.Instance{ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h)}
+		i := registry.Instance{
+			ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h),
+		}
 		if i.State == registry.Out && !r.isDisabled(rec.key) {
-			i.State = registry.Down // by its own app, or it is another Pod's: it is not ours to enable
+			i.State = registry.Down // its own app's word, or another Pod's record
 		}
 		list = append(list, i)
 	}

@@ -15,10 +15,15 @@ import (
 	"prestop/registry/client"
 )
 
+// change is a change of some records, as it is made once. nil says that a server has taken each.
+type change func(context.Context) error
+
 // settle makes a change of records and returns when every server that answers shows it of each, as
 // good tells (nil: not held). It makes the change again until ctx ends, ever more rarely, and never
 // without having read back what the last attempt did.
-func (r *Registry) settle(ctx context.Context, what string, records []record, change func(context.Context) error, good func(*record) bool) error {
+func (r *Registry) settle(
+	ctx context.Context, what string, records []record, change change, good func(*record) bool,
+) error {
 	back := readBack{r: r, records: records, good: good}
 	for pause := rebuilt; ; pause = min(2*pause, raft) {
 		unsure := r.attempt(ctx, change, &back)
@@ -62,7 +67,7 @@ func ended(ctx context.Context, last error) error {
 // server may wait for its cluster, and a second write would only make that longer. It returns early
 // when that server shows the change. An error that is not final leaves open what was changed, and
 // has the next change go to another server.
-func (r *Registry) attempt(ctx context.Context, change func(context.Context) error, back *readBack) error {
+func (r *Registry) attempt(ctx context.Context, change change, back *readBack) error {
 	changing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -111,18 +116,25 @@ func (b *readBack) shows(v view) bool { return len(b.pending([]view{v})) == 0 }
 
 // holds reports whether one server holds all records and shows what is good of each.
 func (b *readBack) holds(v view) bool {
-	return b.shows(v) && !slices.ContainsFunc(b.records, func(rec record) bool { _, ok := v.held[rec.key]; return !ok })
+	return b.shows(v) && !slices.ContainsFunc(b.records, func(rec record) bool {
+		_, held := v.held[rec.key]
+		return !held
+	})
 }
 
 // pending are the records that a server shows otherwise.
 func (b *readBack) pending(views []view) []record {
-	return slices.DeleteFunc(slices.Clone(b.records), func(rec record) bool { return settled(views, rec.key, b.good) })
+	return slices.DeleteFunc(slices.Clone(b.records), func(rec record) bool {
+		return settled(views, rec.key, b.good)
+	})
 }
 
 // until looks after pause for the first time and then again, for repeat or, once, until a server
 // has answered. A server that has shown what is good is not asked again. It returns the records
 // that are still pending, and an error if no server has answered.
-func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (pending []record, err error) {
+func (b *readBack) until(
+	ctx context.Context, pause time.Duration, once bool,
+) (pending []record, err error) {
 	views := make([]view, len(b.r.servers))
 	for i := range views {
 		views[i].err = errNotAsked
@@ -169,5 +181,6 @@ func (r *Registry) unsettled(what string, cause error, pending []record) error {
 	if len(ids) > 5 {
 		ids = append(ids[:5], fmt.Sprintf("and %d more", len(pending)-5))
 	}
-	return &registry.Error{Op: "read back as " + what + " " + strings.Join(ids, ", "), URL: r.url, Err: cause}
+	op := "read back as " + what + " " + strings.Join(ids, ", ")
+	return &registry.Error{Op: op, URL: r.url, Err: cause}
 }
