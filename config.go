@@ -20,6 +20,7 @@ import (
 
 	"prestop/drain"
 	"prestop/drain/conns"
+	"prestop/drain/scrape"
 )
 
 // Config is the settings, validated: whatever is in it can be used.
@@ -51,7 +52,7 @@ type Config struct {
 	IdleAfter        time.Duration
 	RequestTimeout   time.Duration
 	Count            string
-	Metrics          conns.Metrics // for --count prometheus
+	Metrics          scrape.Metrics // for --count prometheus
 	DrainCalls       []drain.Call
 	ReadyRegistered  bool
 	UnreadyDraining  bool

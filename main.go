@@ -21,6 +21,7 @@ import (
 
 	"prestop/drain"
 	"prestop/drain/conns"
+	"prestop/drain/scrape"
 	"prestop/registry"
 	"prestop/registry/eureka"
 	"prestop/registry/nacos"
@@ -317,7 +318,7 @@ const allowCount = "allow a netlink socket (seccomp: socket(AF_NETLINK)), or rea
 func newCounter(c Config, own uint16, log *slog.Logger) (conns.Counter, error) {
 	rule := conns.Rule{IdleAfter: c.IdleAfter, RequestTimeout: c.RequestTimeout, Hear: c.QuietPeriod > 0, ExcludePorts: append(slices.Clone(c.ExcludePorts), own), Own: own, Shared: c.HostNetwork, ExcludePeers: c.ExcludePeers}
 	if c.Count == conns.Prometheus {
-		return conns.OpenMetrics(c.Metrics, rule, log)
+		return scrape.Open(c.Metrics, rule, log)
 	}
 	return conns.Open(c.Count, rule, log)
 }

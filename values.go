@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"prestop/drain"
-	"prestop/drain/conns"
 	"prestop/drain/endpoint"
+	"prestop/drain/scrape"
 	"prestop/registry"
 )
 
@@ -129,8 +129,8 @@ var (
 )
 
 // metrics are what --count prometheus counts.
-func (r *reader) metrics() conns.Metrics {
-	var m conns.Metrics
+func (r *reader) metrics() scrape.Metrics {
+	var m scrape.Metrics
 	if s := r.string("metrics-url"); s != "" {
 		var err error
 		if m.URL, err = endpoint.Parse(s); err != nil {
@@ -145,7 +145,7 @@ func (r *reader) metrics() conns.Metrics {
 		}
 	}
 	for i, s := range r.lines("metric-exclude", labelFirst) {
-		e, err := conns.ParseExclusion(s)
+		e, err := scrape.ParseExclusion(s)
 		if err != nil {
 			r.problem("metric-exclude", ordinal(i, err.Error()), "give e.g. envoy_http_conn_manager_prefix=admin|stats.*")
 		}

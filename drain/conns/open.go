@@ -6,11 +6,12 @@ import (
 	"log/slog"
 )
 
-// Sources of a count. Auto is netlink, or proc where that is denied.
+// Sources of a count. Auto is netlink, or proc where that is denied. Prometheus is that of drain/scrape.
 const (
-	Auto    = "auto"
-	Netlink = "netlink"
-	Proc    = "proc"
+	Auto       = "auto"
+	Netlink    = "netlink"
+	Proc       = "proc"
+	Prometheus = "prometheus"
 )
 
 // errNotLinux is why there is no counter on a developer's machine.
