@@ -190,8 +190,8 @@ func TestNobodyIsHeardWhere(t *testing.T) {
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	accepted(t, l, l.Addr().String())
 	for name, c := range map[string]Counter{
-		"nobody asks":                counter(t, Netlink, Rule{}),
-		"proc is the source":         counter(t, Proc, Rule{Hear: true}),
+		"nobody asks":        counter(t, Netlink, Rule{}),
+		"proc is the source": counter(t, Proc, Rule{Hear: true}),
 	} {
 		c.Watch([]uint16{port})
 		if tally := count(t, c, port); !tally.Heard.IsZero() || tally.Active != 1 {
