@@ -38,7 +38,7 @@ func open(source string, rule Rule, log *slog.Logger, netlink, proc opener) (Cou
 	}
 	c, err := netlink(rule, log)
 	if err == nil {
-		return c, nil
+		return &fallback{current: c, next: func() (Counter, error) { return proc(rule, log) }, log: log}, nil
 	}
 	if errors.Is(err, errNotLinux) {
 		return nil, err

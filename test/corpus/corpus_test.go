@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,9 @@ import (
 
 // recordTo makes TestCorpus write what it saw, for the replay in drain/conns.
 var recordTo = flag.String("record", "", "a file for the recorded corpus")
+
+// only chooses the servers.
+var only = flag.String("only", "", "a regular expression for the names of the servers")
 
 // rule is quick, and gives up no request while a test lasts.
 var rule = conns.Rule{IdleAfter: time.Second, RequestTimeout: time.Hour}
@@ -70,7 +74,14 @@ type planned struct {
 // plan lists every shape with each of its servers, and starts those that several share.
 func plan(t *testing.T) []planned {
 	var all []planned
+	chosen, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, site := range sites {
+		if !chosen.MatchString(site.name) {
+			continue
+		}
 		for _, p := range site.protocols {
 			for _, s := range site.shapes {
 				if s.on(p) {
@@ -97,6 +108,9 @@ func plan(t *testing.T) []planned {
 	}
 	taken := make(map[uint16]bool)
 	for _, f := range fleets {
+		if !chosen.MatchString(f.name) {
+			continue
+		}
 		ports := make(map[protocol][]uint16)
 		var begun func(v *visit, id string) bool
 		for _, p := range []protocol{web1, web1TLS, web2, web2TLS} {
