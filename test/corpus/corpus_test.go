@@ -46,7 +46,7 @@ type site struct {
 
 var sites = []site{
 	{"net/http", []protocol{web1, web1TLS, web2, web2TLS, web1Mutual, web2Mutual, web1TLS12, web2Old}, append(append(webShapes, handShapes...), frameShapes...), serveGo},
-	{"net/http, reading late", []protocol{web1TLS, web2, web2TLS, web1Mutual, web2Mutual, web2Old}, firstShapes, serveLate},
+	{"net/http-late", []protocol{web1, web1TLS, web2, web2TLS, web1Mutual, web2Mutual, web2Old}, firstShapes, serveLate},
 	{"grpc-go", []protocol{grpc1, grpcTLS}, rpcShapes, serveGRPC},
 	{"a database", []protocol{raw}, rawShapes, func(t testing.TB, d *desk, _ protocol, l net.Listener) { serveRaw(t, d, l) }},
 	{"WebSocket", []protocol{raw}, socketShapes, serveWebSocket},
