@@ -39,15 +39,11 @@ type message struct {
 
 // from makes it the socket of a dump.
 func (m *message) from(d *sockdiag.Message) {
-	*m = message{
-		connection: connection{
-			localPort: d.ID.SourcePort(), remotePort: d.ID.DestinationPort(),
-			local: d.ID.Source(), remote: d.ID.Destination(),
-		},
-		Sample: inuse.Sample{State: d.State, SynAckRetransmits: d.Retrans, Unread: d.Rqueue, Unacked: d.Wqueue},
-		cookie: d.ID.Cookie(), inode: d.Inode, owner: owner{cgroup: d.CgroupID, uid: d.UID},
-		family: d.Family, id: d.ID,
-	}
+	m.localPort, m.remotePort = d.ID.SourcePort(), d.ID.DestinationPort()
+	m.local, m.remote = d.ID.Source(), d.ID.Destination()
+	m.Sample = inuse.Sample{State: d.State, SynAckRetransmits: d.Retrans, Unread: d.Rqueue, Unacked: d.Wqueue}
+	m.cookie, m.inode, m.owner = d.ID.Cookie(), d.Inode, owner{cgroup: d.CgroupID, uid: d.UID}
+	m.family, m.id, m.opened, m.segments = d.Family, d.ID, false, 0
 	if d.Family == unix.AF_INET {
 		m.local, m.remote = mapped([4]byte(m.local[:])), mapped([4]byte(m.remote[:]))
 	}
