@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// fallback counts by netlink until the kernel denies it, and by /proc from then on. A seccomp profile or a
-// runtime's sandbox may be put on a container that runs.
+// fallback counts by netlink until the kernel denies it, and by /proc from then on. A seccomp
+// profile or a runtime's sandbox may be put on a container that runs.
 type fallback struct {
 	mu      sync.Mutex
 	current Counter
@@ -43,8 +43,9 @@ func (f *fallback) after(from Counter, err error) Counter {
 	if openErr != nil {
 		return nil
 	}
-	f.log.Warn("the kernel refuses to tell its sockets any more: connections are counted from /proc, where every open one "+
-		"counts as in use, idle or not, and the end of one is not told at once", "reason", err)
+	f.log.Warn("the kernel refuses to tell its sockets any more: connections are counted from /proc, "+
+		"where every open one counts as in use, idle or not, and the end of one is not told at once",
+		"reason", err)
 	from.Watch(nil)
 	f.current = c
 	if err := from.Close(); err != nil {

@@ -6,8 +6,9 @@ import (
 	"os"
 )
 
-// UDPPorts returns the ports on which somebody in the Pod receives UDP from anybody, in order: QUIC, DNS.
-// What they serve is not counted. Sockets with a port that the kernel lends, as clients have, are left out.
+// UDPPorts returns the ports on which somebody in the Pod receives UDP from anybody, in order:
+// QUIC, DNS. What they serve is not counted. Sockets with a port that the kernel lends, as clients
+// have, are left out.
 func UDPPorts() ([]uint16, error) {
 	return udpPortsIn("/proc/thread-self/net", "/proc/sys/net/ipv4/ip_local_port_range")
 }
