@@ -48,12 +48,12 @@ func open(source string, rule Rule, log *slog.Logger, netlink, proc opener) (Cou
 		return nil, errors.Join(err, procErr)
 	}
 	log.Warn("connections are counted from /proc: every open one counts as in use, idle or not, "+
-		"and the end of one is not told at once"+deafness(rule), "reason", err)
+		"and the end of one is not told at once"+withoutActivity(rule), "reason", err)
 	return c, nil
 }
 
-// deafness is what is lost, besides, where the kernel does not tell when clients last said something.
-func deafness(rule Rule) string {
+// withoutActivity is what is lost, besides, where the kernel does not tell when clients last said something.
+func withoutActivity(rule Rule) string {
 	if !rule.Hear {
 		return ""
 	}

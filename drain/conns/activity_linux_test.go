@@ -158,7 +158,7 @@ func TestTheAppsOwnCallsAreNotHeard(t *testing.T) {
 func TestWhatTheKernelCouldNotQueueIsHeard(t *testing.T) {
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	c := hearing(t, Rule{}, port)
-	c.(*netlinkCounter).ear.conn.SetReceiveBuffer(1)
+	c.(*netlinkCounter).closed.conn.SetReceiveBuffer(1)
 	eventually(t, "the queue overflows", func() bool {
 		churn(t, l, 20)
 		passed := time.Now()
