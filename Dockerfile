@@ -25,6 +25,17 @@ RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs
  && find /image -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 FROM scratch
+ARG VERSION=dev
+ARG COMMIT=
+ARG SOURCE=
+LABEL org.opencontainers.image.title="prestop" \
+      org.opencontainers.image.description="Stops a Kubernetes Pod without losing a request" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$COMMIT" \
+      org.opencontainers.image.source="$SOURCE" \
+      org.opencontainers.image.url="$SOURCE" \
+      org.opencontainers.image.documentation="$SOURCE"
 COPY --from=build /image /
 # A number, so that runAsNonRoot can be checked; no file belongs to it.
 USER 65532:65532

@@ -18,8 +18,8 @@ import (
 	"prestop/drain/endpoint"
 )
 
-// callee is the app's admin endpoint on a unix socket. It remembers what it was asked, and answers with codes, in their
-// order and then 200.
+// callee is the app's admin endpoint on a unix socket. It remembers what it was asked, and answers
+// with codes, in their order and then 200.
 type callee struct {
 	socket string
 	codes  []int
@@ -70,7 +70,8 @@ func (c *callee) call(t *testing.T, method, url string) Call {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Call{method, e}
+	to := endpoint.Call{Method: method, Endpoint: e}
+	return Call{to.String(), to.Do}
 }
 
 func TestDrainCallsAreMadeInTheirOrderUntilEachHasWorked(t *testing.T) {

@@ -9,8 +9,9 @@ import (
 	"prestop/registry"
 )
 
-// This file is the state machine: what is known, what may happen, and what follows. Nothing in it waits, calls or logs;
-// every decision is a function of a state and the time. machine_test.go walks it exhaustively.
+// This file is the state machine: what is known, what may happen, and what follows. Nothing in it
+// waits, calls or logs; every decision is a function of a state and the time. machine_test.go walks
+// it exhaustively.
 
 // phase is where the drain stands; its String is the state in /status.
 type phase int
@@ -20,7 +21,8 @@ const (
 	draining
 	drained
 	expired
-	// forgotten: told to stop, the app is dead; what the registries still hold of it is being deleted.
+	// forgotten: told to stop, the app is dead; what the registries still hold of it is being
+	// deleted.
 	forgotten
 )
 
@@ -40,18 +42,22 @@ const (
 // target is what a registry shall be made to say of the Pod's instances.
 type target struct {
 	want want
-	// dead are ports on which nobody listens any more: with wantIn their instances are kept out. held are ports on which
-	// nobody has listened yet: with wantIn their instances are left as they are.
+	// dead are ports on which nobody listens any more: with wantIn their instances are kept out.
+	// held are ports on which nobody has listened yet: with wantIn their instances are left as they
+	// are.
 	dead, held []uint16
-	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be seen.
+	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be
+	// seen.
 	since map[uint16]time.Time
+	// past tells of each port that is gone when it had begun to listen; with wantIn.
+	past map[uint16]time.Time
 	// serving is since when the Pod has been serving; with wantIn.
 	serving time.Time
 }
 
 func (t target) equal(o target) bool {
 	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) && maps.Equal(t.since, o.since) &&
-		t.serving.Equal(o.serving)
+		maps.Equal(t.past, o.past) && t.serving.Equal(o.serving)
 }
 
 // regState is what was reported of one registry since its target changed last.
@@ -64,7 +70,8 @@ type regState struct {
 	gaveUp time.Time
 	// blind: publication cannot be seen at this registry, so the longest time counts from left.
 	blind bool
-	// held: it was seen to hold an instance of the Pod, now or earlier, so that callers may know it. It outlives the target.
+	// held: it was seen to hold an instance of the Pod, now or earlier, so that callers may know
+	// it. It outlives the target.
 	held bool
 	// in: every instance found in it is as the target wants it.
 	in bool
@@ -87,17 +94,25 @@ type regView struct {
 type state struct {
 	phase phase
 	since time.Time // of the phase
-	// ports of the Pod; looked is when they were last looked at, zero before the first look. unseen: they cannot be.
+	// ports of the Pod; looked is when they were last looked at, zero before the first look.
+	// unseen: they cannot be.
 	ports  ports
 	looked time.Time
 	unseen bool
 	// app is what the ports say together, and appSince when it became so.
 	app      appState
 	appSince time.Time
-	// began, deadline and cause belong to the current or the last drain.
+	// drains is how many have begun; began, deadline and cause belong to the newest of them.
+	drains          int
 	began, deadline time.Time
 	cause           cause
-	// told is when the newest report of a registry arrived: what a count from before shows was not known to be enough.
+	// result is how that drain ended; "" while it runs and before the first.
+	result Result
+	// joined: a hook belongs to that drain. unhooked: SIGTERM began it, and no hook came within
+	// hookSoon.
+	joined, unhooked bool
+	// told is when the newest report of a registry arrived: what a count from before shows was not
+	// known to be enough.
 	told time.Time
 	// hooked: somebody has called the hook. met: a connection was open during the drain.
 	hooked, met bool
@@ -153,7 +168,8 @@ const (
 	// eventInstances: a registry was looked at. eventTrouble: what is wrong with it changed.
 	eventInstances
 	eventTrouble
-	// The next ones report how far a registry is with its target. eventOut: every instance was read back as out.
+	// The next ones report how far a registry is with its target. eventOut: every instance was read
+	// back as out.
 	eventOut
 	// eventEmpty: it holds no instance of the Pod.
 	eventEmpty
@@ -161,8 +177,10 @@ const (
 	eventPublished
 	// eventBlind: publication cannot be observed.
 	eventBlind
-	// eventUndone: something put the Pod back in.
+	// eventUndone: something put the Pod back in. eventLate: an instance of the Pod has registered
+	// since.
 	eventUndone
+	eventLate
 	// eventGaveUp: the time to try to leave is over.
 	eventGaveUp
 	// eventIn: every instance is as it shall be, or there is none yet.
@@ -201,16 +219,6 @@ type policy struct {
 	// threshold is the number of connections in use at which the drain is over.
 	threshold int
 }
-
-const (
-	// endpointLinger is how long callers that are no registry's go on: an endpoint takes 2-3 s to leave every kube-proxy.
-	endpointLinger = 3 * time.Second
-	// rehook is how long after the end of a drain another call gets the same answer. Later, a hook is about a new stop:
-	// clients may have come since, by a Service, so it drains anew.
-	rehook = 10 * time.Second
-	// forgetFor bounds the deletion of a dead app's leftovers: after SIGTERM the kubelet may give no more than 2 s.
-	forgetFor = 1500 * time.Millisecond
-)
 
 // start is the state of a Drain that has seen nothing yet.
 func start(given []uint16, unseen bool, registries int, now time.Time) state {
@@ -281,13 +289,13 @@ func (p policy) take(s state, e event, now time.Time) state {
 	}
 	switch e.kind {
 	case eventHook, eventStopping:
-		if s.phase == serving || s.stale(now) {
+		if s.phase == serving || s.stale(now) && !s.stopping {
 			s = p.begin(s, causeHook, now)
 		}
 		if e.kind == eventStopping {
 			s.cause = causePod
 		} else {
-			s.hooked = true
+			s.hooked, s.joined, s.unhooked = true, true, false
 		}
 	case eventSIGTERM:
 		s = p.stop(s, now)
@@ -297,7 +305,7 @@ func (p policy) take(s state, e event, now time.Time) state {
 		if s.phase != serving && s.returned(now) {
 			s = s.serve(now)
 		}
-	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventGaveUp, eventIn, eventForgotten:
+	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp, eventIn, eventForgotten:
 		s.regs[e.reg], s.told = s.regs[e.reg].hear(e.kind, now), now
 	}
 	return s
@@ -314,7 +322,7 @@ func (r regState) hear(k eventKind, now time.Time) regState {
 		r.published = now
 	case eventBlind:
 		r.blind = true
-	case eventUndone:
+	case eventUndone, eventLate:
 		r = regState{held: true} // callers may learn of it again: its linger starts anew
 	case eventGaveUp:
 		r.gaveUp = now
@@ -326,46 +334,43 @@ func (r regState) hear(k eventKind, now time.Time) regState {
 	return r
 }
 
-// stop takes SIGTERM. In an old-style Pod it comes at the beginning, maybe before the hook, so it begins the drain too;
-// to a native sidecar it comes when the app is gone, and settle goes on to the end.
-func (p policy) stop(s state, now time.Time) state {
-	if s.stopping {
-		return s
-	}
-	s.stopping = true
-	if !s.dead() && (s.phase == serving || s.stale(now)) {
-		s = p.begin(s, causeSIGTERM, now)
-	}
-	s.stopBy = now.Add(p.budget)
-	if s.phase != serving && s.deadline.Before(s.stopBy) {
-		s.stopBy = s.deadline
-	}
-	return s
-}
-
 // returned reports whether something of the app listens anew since the drain began.
 func (s state) returned(now time.Time) bool {
 	return !s.unseen && s.ports.returned(s.phase == draining, s.since, s.deadline, now)
 }
 
-// reachable reports whether callers can reach something of the app.
-func (s state) reachable() bool { return s.app == appUp || s.app == appPartly || s.app == appUnseen }
-
-// dead reports whether nothing of the app is there any more, for one who was told to stop. Where its ports are known only
-// by who listened, one of them that is gone is enough: what listens still is another container's, which ends after us.
-func (s state) dead() bool {
-	switch s.app {
-	case appGone, appAbsent:
+// reachable reports whether callers may reach something of the app. Beside a registered port that
+// is gone another container may serve that has not registered yet, or is called by a Service alone:
+// only SIGTERM tells that it is no app, since it comes when the apps have ended.
+func (s state) reachable() bool {
+	switch {
+	case s.stopping && s.dead():
+		return false
+	case s.app == appUp || s.app == appPartly || s.app == appUnseen:
 		return true
-	case appPartly:
-		return !s.ports.identified()
 	}
-	return false
+	return s.othersListen()
+}
+
+// countedPorts are the ports whose connections count. Once nothing of the app is there any more
+// they are those that it listened on, where it may still answer: what listens is another
+// container's.
+func (s state) countedPorts() []uint16 {
+	if s.stopping && s.dead() {
+		return s.ports.deciding().numbers(port.gone)
+	}
+	return s.ports.counted()
+}
+
+// othersListen reports whether somebody listens on a port that may be the app's.
+func (s state) othersListen() bool {
+	return slices.ContainsFunc(s.ports, func(p port) bool { return p.up() && p.mayServe() })
 }
 
 // settle moves on to the phase that the state calls for.
 func (p policy) settle(s state, now time.Time) state {
 	if s.phase == draining {
+		s.unhooked = !s.joined && s.cause == causeSIGTERM && !now.Before(s.began.Add(hookSoon))
 		if p.done(s, now) {
 			s = s.enter(drained, now)
 		} else if !now.Before(s.deadline) {
@@ -378,11 +383,18 @@ func (p policy) settle(s state, now time.Time) state {
 	return s
 }
 
-// begin starts a drain. It counts anew: what an earlier count showed, or that there was none, says nothing of now.
+// begin starts a drain. It counts anew: what an earlier count showed, or that there was none, says
+// nothing of now. The registries are searched anew too, for what has registered since.
 func (p policy) begin(s state, c cause, now time.Time) state {
+	s.drains++
 	s.began, s.deadline, s.cause, s.told = now, now.Add(p.budget), c, now
-	s.counted, s.met = tally{}, false
+	if s.stopping && !s.stopBy.IsZero() && s.stopBy.Before(s.deadline) {
+		s.deadline = s.stopBy
+	}
+	s.counted, s.met, s.result = tally{}, false, ""
+	s.joined, s.unhooked = false, false
 	s.ports = s.ports.begin()
+	s.changeTarget()
 	return s.enter(draining, now)
 }
 
@@ -394,7 +406,8 @@ func (s state) serve(now time.Time) state {
 	return s.enter(serving, now)
 }
 
-// changeTarget forgets what was reported of the old target. That callers may know an instance stays true.
+// changeTarget forgets what was reported of the old target. That callers may know an instance stays
+// true.
 func (s state) changeTarget() {
 	for i, r := range s.regs {
 		s.regs[i] = regState{held: r.held}
@@ -402,9 +415,23 @@ func (s state) changeTarget() {
 }
 
 func (s state) enter(p phase, now time.Time) state {
+	if s.phase == draining {
+		switch p {
+		case drained:
+			s.result = Drained
+		case expired:
+			s.result = Expired
+		default:
+			s.result = Cancelled
+		}
+	}
 	s.phase, s.since = p, now
 	return s
 }
+
+// rehook is how long after the end of a drain another call gets the same answer. A later hook is
+// about a new stop: clients may have come since, by a Service, so it drains anew.
+const rehook = 10 * time.Second
 
 // stale reports whether the last drain ended so long ago that a hook is about another stop.
 func (s state) stale(now time.Time) bool {
@@ -421,157 +448,11 @@ func (s state) target() target {
 		if s.unseen {
 			return t
 		}
-		t.since = map[uint16]time.Time{}
 		t.dead, t.held = s.ports.dead(), s.ports.held()
-		for _, p := range s.ports {
-			if p.up() && (!p.ephemeral() || p.given || p.registered) {
-				t.since[p.number] = p.since
-			}
-		}
+		t.since, t.past = s.ports.since(), s.ports.past()
 		return t
 	}
 	return target{want: wantOut}
-}
-
-// done reports whether no request can be lost any more: callers have had their time and no connection is in use.
-func (p policy) done(s state, now time.Time) bool {
-	for _, r := range s.regs {
-		if r.left.IsZero() && r.gaveUp.IsZero() {
-			return false
-		}
-	}
-	from := s.appSince // nobody can reach an app that does not listen: no linger, and the count from then on decides
-	if s.reachable() {
-		until, known := p.lingerUntil(s)
-		if !known || now.Before(until) {
-			return false
-		}
-		from = until
-	}
-	from = later(later(from, s.told), s.began)
-	return s.counted.none || !s.counted.began.IsZero() && !s.counted.began.Before(from) && s.counted.active <= p.threshold
-}
-
-// lingerUntil is when callers have stopped: their time is over or, if nothing is heard of them from now on, they have been
-// quiet for long enough. It is not known before every registry was left or given up, and seen to have told its callers where
-// that can be seen.
-func (p policy) lingerUntil(s state) (time.Time, bool) {
-	until, known := p.lingerWhole(s)
-	if early, quiet := p.quietUntil(s); quiet && early.Before(until) {
-		until = early
-	}
-	return until, known
-}
-
-// lingerWhole is when callers have had their time, whatever is heard of them.
-func (p policy) lingerWhole(s state) (time.Time, bool) {
-	until := s.began.Add(p.atLeast())
-	for i, r := range s.regs {
-		t, known := p.registryLinger(s, i, r)
-		if !known {
-			return time.Time{}, false
-		}
-		if t.After(until) {
-			until = t
-		}
-	}
-	return until, true
-}
-
-func (p policy) atLeast() time.Duration {
-	switch {
-	case p.linger < 0:
-		return endpointLinger
-	case len(p.afterLeave) == 0:
-		return p.linger
-	}
-	return min(p.linger, endpointLinger)
-}
-
-// quietUntil is when callers will have been quiet for --quiet-period, if nothing is heard of them from the newest tally on.
-// Only the time counts in which they know: from when every registry was seen to have told them, or must have. One that was
-// given up never does. What endpoints need is waited for in any case.
-func (p policy) quietUntil(s state) (time.Time, bool) {
-	if p.quiet == 0 || s.counted.none || s.counted.heard.IsZero() {
-		return time.Time{}, false
-	}
-	from := s.began
-	for i, r := range s.regs {
-		at := r.published
-		switch {
-		case r.left.IsZero() || !r.gaveUp.IsZero():
-			return time.Time{}, false
-		case r.blind:
-			at = r.left.Add(p.afterLeave[i] - p.afterPublished[i])
-		case !r.held:
-			continue // nobody can have learned of it here
-		case r.published.IsZero():
-			return time.Time{}, false
-		}
-		from = later(from, at)
-	}
-	early := later(from, s.counted.heard).Add(p.quiet + conns.WordLag)
-	return later(early, s.began.Add(p.floor())), true
-}
-
-// floor is how long a drain lingers at the least, quiet or not.
-func (p policy) floor() time.Duration {
-	if p.linger < 0 {
-		return endpointLinger
-	}
-	return min(p.linger, endpointLinger)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
-}
-
-func (p policy) registryLinger(s state, i int, r regState) (until time.Time, known bool) {
-	from, last := r.left, p.afterLeave[i]
-	if !r.gaveUp.IsZero() {
-		from = r.gaveUp
-	}
-	switch {
-	case from.IsZero():
-		return time.Time{}, false
-	case p.linger >= 0:
-		return from.Add(p.linger), true
-	case !r.gaveUp.IsZero() || r.blind:
-		return from.Add(last), true
-	case !r.held:
-		return s.began, true // nobody can have learned of it here
-	case r.published.IsZero():
-		return time.Time{}, false
-	}
-	return r.published.Add(p.afterPublished[i]), true
-}
-
-// exit reports whether the process may end.
-func (s state) exit(now time.Time) bool {
-	if !s.stopping {
-		return false
-	}
-	switch s.phase {
-	case forgotten:
-		return s.every(func(r regState) bool { return r.forgot }) || !now.Before(s.since.Add(forgetFor))
-	case serving: // resumed, or the app came back: see it back in before leaving it alone
-		return s.every(func(r regState) bool { return r.in }) || !now.Before(s.stopBy)
-	case drained:
-		return s.app == appUnseen || s.bystanders() || !now.Before(s.stopBy)
-	case expired:
-		return true
-	}
-	return false
-}
-
-// bystanders reports whether nothing says that what listens is an app: it has no known port, listened before we did, nobody
-// called a hook for it, and no client was connected to it. It may be another sidecar beside a Job that has ended.
-func (s state) bystanders() bool {
-	return !s.hooked && !s.met && !s.ports.identified() &&
-		!slices.ContainsFunc(s.ports.deciding(), func(p port) bool { return !p.before.IsZero() })
 }
 
 // wake is the next time at which something follows from nothing but time; zero if there is none.
@@ -584,6 +465,9 @@ func (p policy) wake(s state, now time.Time) time.Time {
 	}
 	if s.phase == draining {
 		soonest(s.deadline)
+		if s.stopping && s.app == appPartly {
+			soonest(s.began.Add(hookSoon))
+		}
 		if until, known := p.lingerUntil(s); known {
 			soonest(until)
 		}
@@ -602,18 +486,6 @@ func (p policy) wake(s state, now time.Time) time.Time {
 		soonest(s.stopBy)
 	}
 	return next
-}
-
-// urgent reports whether nothing but the count keeps the drain from its end, so that a look is worth its cost now.
-func (p policy) urgent(s state, now time.Time) bool {
-	if s.phase != draining {
-		return false
-	}
-	if !s.reachable() {
-		return true
-	}
-	until, known := p.lingerUntil(s)
-	return known && !now.Before(until)
 }
 
 func (s state) every(ok func(regState) bool) bool {

@@ -8,8 +8,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Before the command line is read, so that -rapid.checks overrides it; `make soak` asks for a million.
-	if err := flag.Set("rapid.checks", "10000"); err != nil {
+	// Before the command line is read, so that -rapid.checks overrides it; `make soak` asks for a
+	// million.
+	if err := flag.Set("rapid.checks", "20000"); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)

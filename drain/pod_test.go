@@ -12,7 +12,8 @@ import (
 	"prestop/registry"
 )
 
-// pod runs f in a bubble beside an app on appPort and another container on 9090, which registers if it is said to.
+// pod runs f in a bubble beside an app on appPort and another container on 9090, which registers if
+// it is said to.
 func pod(t *testing.T, registries int, registers bool, f func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -101,22 +102,11 @@ func TestSIGTERMAfterTheAppBesideAnotherContainer(t *testing.T) {
 
 func TestAPodThatStopsDrainsWithThatCause(t *testing.T) {
 	in(t, 1, nil, func(t *testing.T, w *world) {
-		if rec := w.call(t.Context(), HandlerOptions{}, "GET", "/stopping"); rec.Code != 200 {
-			t.Errorf("answered %d %q", rec.Code, rec.Body)
-		}
+		w.drain.Stopping()
 		out := <-w.hook(t.Context())
 		out.must(t, Drained)
 		if s := w.drain.Status(t.Context()); s.LastDrain == nil || s.LastDrain.Cause != "pod" || !w.regs[0].isOut() {
 			t.Errorf("%+v", s.LastDrain)
-		}
-	})
-}
-
-func TestStoppingWantsTheToken(t *testing.T) {
-	in(t, 0, nil, func(t *testing.T, w *world) {
-		o := HandlerOptions{Tokens: func() ([]string, error) { return []string{"x"}, nil }}
-		if rec := w.call(t.Context(), o, "POST", "/stopping"); rec.Code != 401 || w.drain.Status(t.Context()).State != "serving" {
-			t.Errorf("answered %d", rec.Code)
 		}
 	})
 }
@@ -216,6 +206,36 @@ func TestAnHourOfACrashCostsWhatAnIdleOneDoes(t *testing.T) {
 		wait(t.Context(), time.Hour)
 		if f, c, l := w.regs[0].finds-finds, w.regs[0].calls-calls, w.looks-looks; f > 6 || c > 90 || l > 1900 {
 			t.Errorf("%d searches, %d requests and %d looks in an hour", f, c, l)
+		}
+	})
+}
+
+// An app that listened a short while before the hook registers in the middle of its drain.
+func TestAnInstanceThatRegistersWhileItIsDrainedIsTakenOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPod(1, []*container{{port: appPort, registers: true}, {port: 9090}}, nil)
+		defer w.end()
+		w.start()
+		w.startOne(1)
+		wait(t.Context(), 5*time.Second)
+		h := w.hook(t.Context())
+		wait(t.Context(), 2*time.Second)
+		w.regs[0].register(9090)
+		registered := time.Now()
+		for !w.regs[0].outAt(9090) {
+			wait(t.Context(), 100*time.Millisecond)
+			if time.Since(registered) > 5*time.Second {
+				t.Fatal("the one that has registered is in")
+			}
+		}
+		out := <-h
+		out.must(t, Drained)
+		// Its callers have their time too: fakePublish, and what the registry says of caches.
+		if after := time.Since(registered); after < 5*time.Second {
+			t.Errorf("drained %v after it registered", after)
+		}
+		if text := strings.Join(out.Registries, "; "); strings.Contains(text, "put back") {
+			t.Errorf("somebody is said to have put it back: %s", text)
 		}
 	})
 }

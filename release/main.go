@@ -1,7 +1,9 @@
-// Release tells what is in a binary: an SBOM in CycloneDX's JSON, and the licences of what it was built from.
+// Release tells what is in a binary: an SBOM in CycloneDX's JSON, and the licences of what it was built from. And it gives
+// the manifests of deploy/ the names of an image, a version and a repository.
 //
-//	go run ./release sbom BINARY VERSION COMMIT  the SBOM, on standard output
-//	go run ./release licenses BINARY             the licences' texts, on standard output
+//	go run ./release sbom BINARY VERSION COMMIT           the SBOM, on standard output
+//	go run ./release licenses BINARY                      the licences' texts, on standard output
+//	go run ./release manifests IMAGE VERSION SOURCE TO    deploy/ with these names, in the folder TO; SOURCE may be ""
 //
 // The modules come from what the Go linker wrote into the binary, so they name what is in it and nothing else. The same binary
 // gives the same bytes.
@@ -32,8 +34,11 @@ func main() {
 }
 
 func run(args []string, out io.Writer) error {
-	if len(args) < 2 || len(args) != map[string]int{"sbom": 4, "licenses": 2}[args[0]] {
-		return errors.New("say sbom BINARY VERSION COMMIT, or licenses BINARY")
+	if len(args) < 2 || len(args) != map[string]int{"sbom": 4, "licenses": 2, "manifests": 5}[args[0]] {
+		return errors.New("say sbom BINARY VERSION COMMIT, licenses BINARY, or manifests IMAGE VERSION SOURCE TO")
+	}
+	if args[0] == "manifests" {
+		return manifests(naming{args[1], args[2], args[3]}, "deploy", args[4])
 	}
 	info, err := buildinfo.ReadFile(args[1])
 	if err != nil {

@@ -7,7 +7,8 @@ work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 git clone -q . "$work/a"
 git clone -q . "$work/a folder with another name"
-make -C "$work/a" release VERSION="$VERSION" COMMIT="$COMMIT"
-(umask 077 && TZ=Asia/Shanghai LC_ALL=C.UTF-8 BINARY_CACHE="$work/cache" make -C "$work/a folder with another name" release VERSION="$VERSION" COMMIT="$COMMIT" >/dev/null)
+image=${IMAGE:-registry.example.com/prestop}
+make -C "$work/a" release VERSION="$VERSION" COMMIT="$COMMIT" IMAGE="$image" SOURCE="${SOURCE:-}"
+(umask 077 && TZ=Asia/Shanghai LC_ALL=C.UTF-8 BINARY_CACHE="$work/cache" make -C "$work/a folder with another name" release VERSION="$VERSION" COMMIT="$COMMIT" IMAGE="$image" SOURCE="${SOURCE:-}" >/dev/null)
 diff -r "$work/a/dist" "$work/a folder with another name/dist"
 echo "built twice, the same bytes"

@@ -1,9 +1,10 @@
 // Package eureka takes a Pod's instances out of Eureka and puts them back.
 //
-// Out is the status override OUT_OF_SERVICE: an instance that is deleted while its app lives is registered again, UP, by
-// the app's next heartbeat (Netflix/eureka#1110). The override lives in each server's memory under the instance's ID
-// alone, outlives the app's process as long as something heartbeats with that ID, and is lost when a server restarts; so
-// each service URL is treated as a server of its own: told itself, and read back itself, past its caches.
+// Out is the status override OUT_OF_SERVICE: an instance that is deleted while its app lives is
+// registered again, UP, by the app's next heartbeat (Netflix/eureka#1110). The override lives in
+// each server's memory under the instance's ID alone, outlives the app's process as long as
+// something heartbeats with that ID, and is lost when a server restarts; so each service URL is
+// treated as a server of its own: told itself, and read back itself, past its caches.
 package eureka
 
 import (
@@ -15,11 +16,12 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
-// What callers with default settings add to what a server's read cache shows: the client's fetch (30 s) and Spring Cloud
-// LoadBalancer's cache (35 s); Ribbon's is 30 s. Callers were seen to go on for 64 s, so 2 s are spare. Before that comes
-// the server's read-only cache (30 s).
+// What callers with default settings add to what a server's read cache shows: the client's fetch
+// (30 s) and Spring Cloud LoadBalancer's cache (35 s); Ribbon's is 30 s. Callers were seen to go on
+// for 64 s, so 2 s are spare. Before that comes the server's read-only cache (30 s).
 const (
 	lingerAfterPublished = 67 * time.Second
 	lingerAfterLeave     = 97 * time.Second
@@ -33,21 +35,27 @@ const fresh = time.Second
 
 // Options configure a Registry.
 type Options struct {
-	// URLs are the service URLs as the app's own client has them; at least one. Userinfo is basic auth. A name of several
-	// addresses is a server at each, see [registry.HTTP.Servers].
+	// URLs are the service URLs as the app's own client has them; at least one. Userinfo is basic
+	// auth. A name of several addresses is a server at each, see [client.Client.Servers].
 	URLs []*url.URL
 	// InstanceID, if not "", is the one instance that is ours, whatever its address and port.
 	InstanceID string
+	// HeldBack says that the app registers itself as OUT_OF_SERVICE and is let in by somebody else
+	// later (eureka.instance.initial-status). What is found so is then the app's own word from the
+	// first look on.
+	HeldBack bool
 	// HTTP makes the calls.
-	HTTP *registry.HTTP
+	HTTP *client.Client
 }
 
-// Registry is one Eureka, a [registry.Registry]. A server that cannot be reached holds nothing up for more than two
-// seconds once another one has answered: nobody reads from it either. Leave, Rejoin and Forget then succeed without it,
-// and the caller's next look tells when it is back with something else.
+// Registry is one Eureka, a [registry.Registry]. A server that cannot be reached holds nothing up
+// for more than two seconds once another one has answered: nobody reads from it either. Leave,
+// Rejoin and Forget then succeed without it, and the caller's next look tells when it is back with
+// something else.
 type Registry struct {
 	id         string
-	http       *registry.HTTP
+	heldBack   bool
+	http       *client.Client
 	configured []*url.URL
 	servers    []*server // the ones behind them
 	held       []held
@@ -75,7 +83,7 @@ func (h held) is(r record) bool {
 
 // New returns a Registry for o. It makes no call.
 func New(o Options) *Registry {
-	r := &Registry{id: o.InstanceID, http: o.HTTP, configured: o.URLs}
+	r := &Registry{id: o.InstanceID, heldBack: o.HeldBack, http: o.HTTP, configured: o.URLs}
 	r.serve(o.URLs)
 	return r
 }
@@ -90,7 +98,7 @@ func (r *Registry) serve(urls []*url.URL) {
 		if known := slices.IndexFunc(r.servers, func(s *server) bool { return *s.url == *u }); known >= 0 {
 			servers[i] = r.servers[known]
 		} else {
-			servers[i] = newServer(u, r.http)
+			servers[i] = newServer(u, r.http, r.heldBack)
 		}
 	}
 	r.servers = servers
@@ -113,7 +121,8 @@ func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) {
 	return lingerAfterPublished, lingerAfterLeave
 }
 
-// Find looks by what is known, the cheapest way: the configured ID, the names of services, or else the whole list.
+// Find looks by what is known, the cheapest way: the configured ID, the names of services, or else
+// the whole list.
 func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
 	r.resolve(ctx)
 	found, err := r.discover(ctx, pod)
@@ -156,16 +165,19 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 // Only implements registry.Registry.
 func (r *Registry) Only(ports []uint16) { r.only = ports }
 
-// Leave puts OUT_OF_SERVICE over every instance that is In or Out already: the same status once more stores nothing but
-// is replicated, and so heals a peer that missed it. One that is Down is left alone: the override would hide what the
-// app said last, and the app is not called; should it come up during the drain, the caller's next look says In.
+// Leave puts OUT_OF_SERVICE over every instance that is In, or Out by an override: the same status
+// once more stores nothing but is replicated, and so heals a peer that missed it. One that is Out
+// without an override was not put so by us. One that is Down is left alone: the override would hide
+// what the app said last, and the app is not called; should it come up during the drain, the
+// caller's next look says In.
 func (r *Registry) Leave(ctx context.Context) error {
 	r.left = true
 	return r.change(ctx, (*server).leave)
 }
 
-// Rejoin removes what keeps an instance out, by the softest means that helps; see remedy. It looks at every server before:
-// what the app has just told one of them, the others may not have heard yet.
+// Rejoin removes what keeps an instance out, by the softest means that helps; see remedy. It looks
+// at every server before: what the app has just told one of them, the others may not have heard
+// yet.
 func (r *Registry) Rejoin(ctx context.Context) error {
 	r.left = false
 	if len(r.held) == 0 {
@@ -179,8 +191,9 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	return r.tell(ctx, r.each(func(s *server, ctx context.Context, h held) error { return s.rejoin(ctx, h, seen.of[h.key()]) }))
 }
 
-// Forget deletes the instances where they are held and are still this Pod's. It never sends a DELETE on a guess: even
-// where Eureka answers it with 404 it drops the override that another instance with that ID may live under.
+// Forget deletes the instances where they are held and are still this Pod's. It never sends a
+// DELETE on a guess: even where Eureka answers it with 404 it drops the override that another
+// instance with that ID may live under.
 func (r *Registry) Forget(ctx context.Context) error {
 	return r.change(ctx, (*server).forget)
 }
@@ -194,10 +207,10 @@ func (r *Registry) change(ctx context.Context, f func(*server, context.Context, 
 	return r.tell(ctx, r.each(f))
 }
 
-// Published looks at the list of recent changes that every Java client polls, and reports whether it shows no instance
-// as UP any more: then this server's read cache has been turned over. Where the list is switched off it looks at the
-// cached list of the application, if Find could read that before; a list that nobody has read before is made on the spot
-// and so would show it too early.
+// Published looks at the list of recent changes that every Java client polls, and reports whether
+// it shows no instance as UP any more: then this server's read cache has been turned over. Where
+// the list is switched off it looks at the cached list of the application, if Find could read that
+// before; a list that nobody has read before is made on the spot and so would show it too early.
 func (r *Registry) Published(ctx context.Context) (bool, error) {
 	if len(r.held) == 0 {
 		return true, nil
@@ -244,7 +257,8 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 		})
 		return found.list, err
 	}
-	// One list is enough in nearly every case, and it is megabytes: the next server's only if this one knows us not.
+	// One list is enough in nearly every case, and it is megabytes: the next server's only if this
+	// one knows us not.
 	answered, err := r.servers[0].all(ctx, r.urls(), false, take)
 	if err != nil && !registry.IsFinal(err) {
 		return nil, err
@@ -256,7 +270,8 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 		if registry.Redact(s.url) == answered {
 			continue
 		}
-		// The first answer stands, whatever the others say; unless it was a refusal, which is about one server.
+		// The first answer stands, whatever the others say; unless it was a refusal, which is about
+		// one server.
 		if _, other := s.all(ctx, []*url.URL{s.url}, true, take); other == nil {
 			err = nil
 		}
@@ -354,6 +369,9 @@ func stateOf(rec record) registry.State {
 	case "UP":
 		return registry.In
 	case "OUT_OF_SERVICE":
+		if rec.Own {
+			return registry.Down
+		}
 		return registry.Out
 	case rec.Override: // an override says so, not the app: a peer's late copy of a status makes one
 		if rec.Status != "UNKNOWN" {
@@ -363,8 +381,8 @@ func stateOf(rec record) registry.State {
 	return registry.Down // DOWN, STARTING, UNKNOWN: clients drop all but UP
 }
 
-// merge sums up what servers say of one instance. Where they disagree it is what was not asked for last: In after a
-// Leave, Out otherwise; so that the caller repeats what it asked for.
+// merge sums up what servers say of one instance. Where they disagree it is what was not asked for
+// last: In after a Leave, Out otherwise; so that the caller repeats what it asked for.
 func merge(states []registry.State, left bool) registry.State {
 	order := []registry.State{registry.Out, registry.In, registry.Down}
 	if left {
@@ -382,43 +400,44 @@ func merge(states []registry.State, left bool) registry.State {
 type step struct {
 	// override, if not "", is the status to leave when the override is removed.
 	override string
-	// deregister: delete the instance; the app's next heartbeat registers it again with its true status.
+	// deregister: delete the instance; the app's next heartbeat registers it again with its true
+	// status.
 	deregister bool
 }
 
 // softly is how often an override is removed before that is believed not to help.
 const softly = 3
 
-// remedy decides how to put an instance back in that a server holds as rec, and the servers together as all, where tried is
-// how often an override was removed before and put is when OUT_OF_SERVICE was put there last. The zero step means that
-// there is nothing to do.
+// remedy decides how to put an instance back in that a server holds as rec, and the servers
+// together as all. tried is how often an override was removed before, m what is known of our PUT,
+// and stores says that this server has shown an override of ours. The zero step means that there is
+// nothing to do.
 //
-// An override is removed by DELETE …/status with the status to show instead. Under an override OUT_OF_SERVICE shows only
-// while the app itself says UP (what it says otherwise shows through), so that is UP. In every other case it is UNKNOWN,
-// which makes the app say it again at its next heartbeat: where a DOWN shows through (to write DOWN would do here, but a
-// peer's late copy of it could cover the app's UP for good), where an override says DOWN, and where the app may have said
-// something since that a peer's late copy of the PUT has covered, or that this server has not heard of yet.
-// Where this process has not put OUT_OF_SERVICE it is UNKNOWN as well: the override may be a dead stranger's at our address,
-// who must not be shown as UP, while a live app registers anew with its next heartbeat.
-// Where no override is stored any more, after an hour without a heartbeat, the status sticks all the same and that DELETE
-// does nothing (200 nevertheless); then only deleting the instance helps. UP by an override is what peers make of a
-// Leave and a Rejoin within half a second (replication carries the status of the time at which it is sent); it would hide
-// what the app says of itself later. Never PUT UP: it would leave just that.
-func remedy(rec record, all []record, tried int, put time.Time) step {
-	overridden := rec.Override != "" && rec.Override != "UNKNOWN"
+// An override is removed by DELETE …/status with the status to show instead. That is UP if the last
+// word of the app left it UP before our PUT, and no server has heard another word since. In every
+// other case it is UNKNOWN, which makes the app say it again at its next heartbeat: it may have
+// said DOWN just before the PUT, which covers that, or another server may have heard it; a new
+// process may have registered itself as OUT_OF_SERVICE; and an override that we have not put may be
+// a dead Pod's, which had our address.
+//
+// Where no override is stored any more, after an hour without a heartbeat, the status sticks all
+// the same and that DELETE does nothing (200 nevertheless); then only deleting the instance helps.
+// A server that never shows an override (Polaris) may need its time to show the removal; there
+// nothing is deleted. UP by an override is what peers make of a Leave and a Rejoin within half a
+// second (replication carries the status of the time at which it is sent); it would hide what the
+// app says of itself later. Never PUT UP: it would leave just that.
+func remedy(rec record, all []record, tried int, m mark, stores bool) step {
 	state := stateOf(rec)
 	switch {
-	case state == registry.Absent, state != registry.Out && !overridden:
+	case state == registry.Absent, state != registry.Out && !rec.overridden():
 		return step{}
-	case state == registry.Out && tried >= softly && put.IsZero() && !overridden:
+	case state == registry.Out && tried >= softly && m.put.IsZero() && !rec.overridden():
 		return step{} // the app registered itself so, or it is a stranger's: it is not ours, and a live one is never deleted
-	case state == registry.Out && tried >= softly:
+	case state == registry.Out && tried >= softly && (stores || rec.overridden()):
 		return step{deregister: true}
 	case state != registry.Out && tried > 0: // what is left of the override goes with the app's next registration
 		return step{}
-	case put.IsZero():
-		return step{override: "UNKNOWN"}
-	case rec.Status == "UP", rec.Status == "OUT_OF_SERVICE" && !covered(rec.registered(), put) && !outdated(rec, all, put):
+	case state != registry.Down && m.up && m.heard == rec.Dirty && !outdated(rec, all):
 		return step{override: "UP"}
 	}
 	return step{override: "UNKNOWN"}
@@ -427,18 +446,9 @@ func remedy(rec record, all []record, tried int, put time.Time) step {
 // settled is when peers have told each other of a PUT: half a second, and some tries over.
 const settled = 5 * time.Second
 
-// covered reports whether a copy of the PUT may have reached the server after what the app said of itself last. The app's
-// clock is the node's and so ours.
-func covered(registered, put time.Time) bool {
-	return !put.IsZero() && !registered.Before(put) && registered.Sub(put) < settled
-}
-
-// outdated reports whether another server holds a later word of the app than rec, which is not UP or may not be.
-func outdated(rec record, all []record, put time.Time) bool {
-	return slices.ContainsFunc(all, func(other record) bool {
-		said := other.registered()
-		return said.After(rec.registered()) && (stateOf(other) == registry.Down || covered(said, put))
-	})
+// outdated reports whether another server holds a later word of the app than rec.
+func outdated(rec record, all []record) bool {
+	return slices.ContainsFunc(all, func(other record) bool { return other.registered().After(rec.registered()) })
 }
 
 // describe is the beginning of an error about an instance.

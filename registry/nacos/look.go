@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 const (
@@ -22,11 +23,13 @@ const (
 	patience = time.Second
 	// lookTimeout bounds a look at servers of which none answers.
 	lookTimeout = 3 * time.Second
-	// fewPlaces is up to how many clusters of services are looked at one by one; for more the whole catalog is cheaper.
+	// fewPlaces is up to how many clusters of services are looked at one by one; for more the whole
+	// catalog is cheaper.
 	fewPlaces = 8
 	// fewNames is the same for services that are looked for by name.
 	fewNames = 4
-	// sweepAgain is when the whole catalog is read again for a named service that was not found, while others were.
+	// sweepAgain is when the whole catalog is read again for a named service that was not found,
+	// while others were.
 	sweepAgain = 10 * time.Minute
 )
 
@@ -37,14 +40,15 @@ func (r *Registry) discover(ctx context.Context) (map[key]record, error) {
 		if err == nil || registry.IsFinal(err) || ctx.Err() != nil {
 			return found, err
 		}
-		r.pass(err)
-		if wait(ctx, pause) != nil {
+		r.skip(err)
+		if client.Wait(ctx, pause) != nil {
 			return nil, &registry.Error{Op: "find instances", URL: r.url, Err: fmt.Errorf("%w, last: %w", ctx.Err(), err)}
 		}
 	}
 }
 
-// sweep reads the catalog at the first of addrs that answers: the services that were named, or all of them.
+// sweep reads the catalog at the first of addrs that answers: the services that were named, or all
+// of them.
 func (r *Registry) sweep(ctx context.Context, addrs []*url.URL) (map[key]record, error) {
 	found := map[key]record{}
 	if n := len(r.pod.Services); n > 0 && n <= fewNames {
@@ -77,8 +81,9 @@ func (r *Registry) allNamed(found map[key]record) bool {
 	})
 }
 
-// byName looks into each service that was named by itself, where the user may read those and not the catalog, which was
-// refused with err. It sees the cluster DEFAULT alone, and without a group DEFAULT_GROUP alone.
+// byName looks into each service that was named by itself, where the user may read those and not
+// the catalog, which was refused with err. It sees the cluster DEFAULT alone, and without a group
+// DEFAULT_GROUP alone.
 func (r *Registry) byName(ctx context.Context, addrs []*url.URL, err error) (map[key]record, error) {
 	if !forbidden(err) || len(r.pod.Services) == 0 {
 		return nil, err
@@ -106,14 +111,14 @@ func forbidden(err error) bool {
 
 // catalog adds the Pod's instances in services whose name contains name to found.
 //
-// Pages overlap and go on without end on some versions: 2.x answers any page number with everything while there are fewer
-// services than a page has, 1.4 also when there are just as many, and 3.1 counts its pages wrongly. So it ends with a page
-// that is short or has nothing new.
+// Pages overlap and go on without end on some versions: 2.x answers any page number with everything
+// while there are fewer services than a page has, 1.4 also when there are just as many, and 3.1
+// counts its pages wrongly. So it ends with a page that is short or has nothing new.
 func (r *Registry) catalog(ctx context.Context, addrs []*url.URL, name string, found map[key]record) error {
 	seen := map[service]bool{}
 	for n := 0; ; n++ {
 		var size, news int
-		_, err := r.ask(ctx, addrs, "list the services", func(d dialect) registry.Call {
+		_, err := r.ask(ctx, addrs, "list the services", func(d dialect) client.Call {
 			call := d.catalog(r.namespace, r.group, name, d.firstPage()+n)
 			call.Large = true
 			call.Read = func(body io.Reader) error {
@@ -145,32 +150,53 @@ func (r *Registry) ours(h host) bool {
 	return h.Port > 0 && h.Port < 1<<16 && r.pod.Owns(h.IP, uint16(h.Port))
 }
 
-// wants is exact where the servers' filter is not: they look for names that contain what was asked for.
+// wants is exact where the servers' filter is not: they look for names that contain what was asked
+// for.
 func (r *Registry) wants(p place) bool {
 	return (r.group == "" || p.group == r.group) && r.pod.Wants(p.name)
 }
 
-// everywhere looks at every server in parallel. Once one has answered, the others get patience more, so that a dead or
-// hanging one holds nothing up; without any answer it ends after lookTimeout.
+// everywhere looks at every server in parallel. Once one has answered, the others get patience
+// more, so that a dead or hanging one holds nothing up; without any answer it ends after
+// lookTimeout.
 func (r *Registry) everywhere(ctx context.Context, look func(context.Context, *url.URL) (map[key]record, error)) []view {
+	return r.at(ctx, r.servers, look)
+}
+
+// at is everywhere for some of the servers.
+func (r *Registry) at(ctx context.Context, servers []*url.URL, look func(context.Context, *url.URL) (map[key]record, error)) []view {
 	looking, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	if _, err := r.speak(ctx); err != nil {
 		return []view{{err: err}}
 	}
-	views := make([]view, len(r.servers))
-	var wg sync.WaitGroup
-	for i, s := range r.servers {
-		wg.Go(func() {
-			held, err := look(looking, s)
-			views[i] = view{held, err}
-			if err == nil {
-				time.AfterFunc(patience, cancel)
-			}
-		})
+	views := make([]view, len(servers))
+	at := make([]int, len(servers))
+	for i := range at {
+		at[i] = i
 	}
-	wg.Wait()
+	errs := client.Everywhere(looking, at, patience, func(int) bool { return true }, func(ctx context.Context, i int) (err error) {
+		views[i].held, err = look(ctx, servers[i])
+		return err
+	})
+	for i, err := range errs {
+		views[i].err = err
+	}
 	return views
+}
+
+// anywhere looks at the first server that answers, beginning with the one that answered last.
+func (r *Registry) anywhere(ctx context.Context) view {
+	var v view
+	for _, s := range r.lastFirst(r.servers) {
+		looking, cancel := context.WithTimeout(ctx, patience)
+		v.held, v.err = r.look(looking, s)
+		cancel()
+		if v.err == nil {
+			return v
+		}
+	}
+	return v
 }
 
 // lookUntil looks at every server until one has answered or ctx ends.
@@ -181,7 +207,7 @@ func (r *Registry) lookUntil(ctx context.Context) ([]view, error) {
 		if err == nil || registry.IsFinal(err) || ctx.Err() != nil {
 			return views, err
 		}
-		if wait(ctx, poll) != nil {
+		if client.Wait(ctx, poll) != nil {
 			return views, err
 		}
 	}
@@ -200,7 +226,8 @@ func (r *Registry) look(ctx context.Context, server *url.URL) (map[key]record, e
 	return r.hosts(ctx, server, places, "look at", dialect.instances)
 }
 
-// listed reads what callers get of the remembered instances at one server. The catalog comes out of the same list.
+// listed reads what callers get of the remembered instances at one server. The catalog comes out of
+// the same list.
 func (r *Registry) listed(ctx context.Context, server *url.URL) (map[key]record, error) {
 	if len(r.places()) > fewPlaces {
 		found, err := r.look(ctx, server)
@@ -212,13 +239,13 @@ func (r *Registry) listed(ctx context.Context, server *url.URL) (map[key]record,
 
 // hosts reads those of the Pod's instances that one server has in places.
 func (r *Registry) hosts(ctx context.Context, server *url.URL, places []record, op string,
-	call func(dialect, string, place) (registry.Call, string)) (map[key]record, error) {
+	call func(dialect, string, place) (client.Call, string)) (map[key]record, error) {
 	var mu sync.Mutex
 	found := map[key]record{}
 	err := each(ctx, places, func(ctx context.Context, rec record) error {
 		p := rec.place
 		var here []record
-		_, err := r.ask(ctx, []*url.URL{server}, op+" "+p.group+"@@"+p.name, func(d dialect) registry.Call {
+		_, err := r.ask(ctx, []*url.URL{server}, op+" "+p.group+"@@"+p.name, func(d dialect) client.Call {
 			c, field := call(d, r.namespace, p)
 			c.Read = func(body io.Reader) error {
 				here = nil

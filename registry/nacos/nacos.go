@@ -1,22 +1,22 @@
-// Package nacos takes the instances of one Pod out of Nacos 1.4, 2.x and 3.x over its HTTP API and puts them back.
+// Package nacos takes the instances of one Pod out of Nacos 1.4, 2.x and 3.x over its HTTP API and
+// puts them back.
 //
-// An instance is disabled (enabled=false), never deregistered while it lives: a DELETE answers ok and does nothing for an
-// app that registered over gRPC, and is undone by the next heartbeat of one that registered over HTTP (nacos#6274,
-// nacos#12788). From 2.0 on the flag is a record beside the instance, kept in Raft under ip:port:cluster and laid over
-// whoever publishes that address. The record outlives the instance by a minute, or for ever, so that the next owner of the
-// address would come up disabled (nacos#14606): whoever disables must also clean up, see Rejoin and Forget.
+// An instance is disabled (enabled=false), never deregistered while it lives: a DELETE answers ok
+// and does nothing for an app that registered over gRPC, and is undone by the next heartbeat of one
+// that registered over HTTP (nacos#6274, nacos#12788). From 2.0 on the flag is a record beside the
+// instance, kept in Raft under ip:port:cluster and laid over whoever publishes that address. The
+// record outlives the instance by a minute, or for ever, so that the next owner of the address
+// would come up disabled (nacos#14606): whoever disables must also clean up, see Rejoin and Forget.
 //
-// Everything that a server tells about an instance, to its console and to its callers, comes out of one list for each
-// service that is rebuilt half a second after a change, together with the push to the subscribers. So a change is believed
-// only once it has been read back.
+// Everything that a server tells about an instance, to its console and to its callers, comes out of
+// one list for each service that is rebuilt half a second after a change, together with the push to
+// the subscribers. So a change is believed only once it has been read back.
 package nacos
 
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"net"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -24,34 +24,42 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 const (
-	// linger is how long callers may go on after the list has changed. A client 2.x is pushed the change within 0.6 s. A
-	// client 1.x whose UDP push is lost polls every 10 s. Then comes Spring Cloud LoadBalancer's cache, which does not
-	// listen to either (35 s; Ribbon's is 30 s). Callers were seen to go on for 42.1 s.
+	// linger is how long callers may go on after the list has changed. A client 2.x is pushed the
+	// change within 0.6 s. A client 1.x whose UDP push is lost polls every 10 s. Then comes Spring
+	// Cloud LoadBalancer's cache, which does not listen to either (35 s; Ribbon's is 30 s). Callers
+	// were seen to go on for 42.1 s.
 	linger = 47 * time.Second
-	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and each write is one of Raft.
+	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and
+	// each write is one of Raft.
 	parallel = 8
-	// rebuilt is when a server's lists show a change, after the answer to it (nacos.naming.push.pushTaskDelay, 500 ms).
+	// rebuilt is when a server's lists show a change, after the answer to it
+	// (nacos.naming.push.pushTaskDelay, 500 ms).
 	rebuilt = 600 * time.Millisecond
 	// poll is the pause between two looks after that.
 	poll = 200 * time.Millisecond
 	// repeat is how often a change that does not show is made again.
 	repeat = 3 * time.Second
-	// raft is how long a server may wait for its cluster with a write (JRaftProtocol), and so how long an unanswered one
-	// may still come true.
+	// raft is how long a server may wait for its cluster with a write (JRaftProtocol).
 	raft = 10 * time.Second
-	// notYet is how long after its registration an instance can be listed nowhere: then an absence becomes final.
+	// slow is when a write that has no answer yet makes us look whether its server is alive.
+	slow = 2 * time.Second
+	// notYet is how long after its registration an instance can be listed nowhere: then an absence
+	// becomes final.
 	notYet = 1200 * time.Millisecond
-	// stale is when a weight that was read is too old to be written back.
-	stale = 5 * time.Second
+	// oldWeight is when a weight that was read is too old to be written back.
+	oldWeight = 5 * time.Second
 )
 
 // Options say where Nacos is and who we are.
 type Options struct {
-	// Servers are the addresses of one cluster's servers with their context path, e.g. http://nacos-0:8848/nacos. At least
-	// one; a name that leads to several servers stands for all of them, see registry.HTTP.Servers. Userinfo is Username and Password where those are not given.
+	// Servers are the addresses of one cluster's servers with their context path, e.g.
+	// http://nacos-0:8848/nacos. At least one; a name that leads to several servers stands for all
+	// of them, see client.Client.Servers. Userinfo is Username and Password where those are not
+	// given.
 	Servers []*url.URL
 	// Namespace is a namespace's ID; "" is "public".
 	Namespace string
@@ -59,32 +67,47 @@ type Options struct {
 	Group string
 	// Username logs in where the server asks for it. "" never does.
 	Username string
-	// Password is called at each login, so that a file that holds it can change; nil is no password.
+	// Password is called at each login, so that a file that holds it can change; nil is no
+	// password.
 	Password func() (string, error)
+	// HeldBack says that the app registers itself with enabled=false and is let in by somebody else
+	// later (spring.cloud.nacos.discovery.instance-enabled). What is found disabled is then the
+	// app's own word. Nacos tells it from nothing else: without HeldBack it is a leftover.
+	HeldBack bool
 	// HTTP makes the calls.
-	HTTP *registry.HTTP
+	HTTP *client.Client
 }
 
-// Registry is one Nacos cluster as the instances of one Pod see it; it implements registry.Registry.
+// Registry is one Nacos cluster as the instances of one Pod see it; it implements
+// registry.Registry.
 type Registry struct {
 	configured []*url.URL
 	servers    []*url.URL // the ones behind them
 	url        string
 	namespace  string
 	group      string
-	http       *registry.HTTP
+	http       *client.Client
 	login      login
 
 	mu      sync.Mutex // guards what follows, since calls are made in parallel
 	dialect dialect    // nil until a server has told its generation
 	told    time.Time  // when it did
 	last    string     // the server that answered last, as it is shown
+	wrote   string     // the server that changes are sent to, as it is shown
 
 	pod     registry.Pod
 	records map[key]record
-	// disabled are the records that this process has disabled or found disabled, and has not yet enabled again. An
-	// instance that has vanished stays here: its record on the servers does not vanish with it.
+	// disabled are the records that this process has disabled or found disabled, and has not yet
+	// enabled again. An instance that has vanished stays here: its record on the servers does not
+	// vanish with it.
 	disabled map[key]record
+	// leftover are those of the disabled that this process has only found so.
+	leftover map[key]bool
+	// first is when a record was found for the first time.
+	first  map[key]finding
+	looked map[uint16]bool // the ports that Find has looked for before; 0 is any
+	// heldBack: what is found disabled is the app's own word.
+	heldBack bool
 	swept    time.Time // when the whole catalog was last read for a name that was not found
 	read     time.Time // when records were last read from a server
 	only     []uint16  // the ports whose records are changed; none: all
@@ -98,6 +121,10 @@ func New(o Options) *Registry {
 		http:      o.HTTP,
 		records:   map[key]record{},
 		disabled:  map[key]record{},
+		leftover:  map[key]bool{},
+		first:     map[key]finding{},
+		looked:    map[uint16]bool{},
+		heldBack:  o.HeldBack,
 		login:     login{username: o.Username, password: o.Password},
 	}
 	var shown []string
@@ -125,10 +152,12 @@ func (r *Registry) Kind() string { return "nacos" }
 // URL implements registry.Registry.
 func (r *Registry) URL() string { return r.url }
 
-// Linger implements registry.Registry. Both are the same: what Leave reads back changes together with what callers read.
+// Linger implements registry.Registry. Both are the same: what Leave reads back changes together
+// with what callers read.
 func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) { return linger, linger }
 
-// Find implements registry.Registry. An instance that registered less than a second ago may not be found yet.
+// Find implements registry.Registry. An instance that registered less than a second ago may not be
+// found yet.
 func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
 	r.resolve(ctx)
 	r.grown()
@@ -139,7 +168,8 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	views := []view{{held: found}}
 	if r.misses(found) {
-		// The server that was asked may be the one that does not know: an instance is forgotten only if no server holds it.
+		// The server that was asked may be the one that does not know: an instance is forgotten
+		// only if no server holds it.
 		more := r.everywhere(ctx, r.look)
 		if err := failed(more); err != nil {
 			return r.instances(nil), err
@@ -153,7 +183,15 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	for k, rec := range found {
 		r.records[k] = rec
+		if _, known := r.first[k]; !known {
+			r.first[k] = finding{at: time.Now(), registeredSince: r.looked[k.port] || r.looked[0]}
+		}
 	}
+	maps.DeleteFunc(r.first, func(k key, _ finding) bool { _, known := r.records[k]; return !known })
+	for _, port := range pod.Ports {
+		r.looked[port] = true
+	}
+	r.looked[0] = r.looked[0] || pod.AnyPort
 	r.learn(views)
 	return r.instances(views), nil
 }
@@ -161,23 +199,24 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 // Only implements registry.Registry.
 func (r *Registry) Only(ports []uint16) { r.only = ports }
 
-// Leave implements registry.Registry. It returns half a second after the servers have taken the change at the earliest:
-// only then do they show it, and have begun to push it to the callers.
+// Leave implements registry.Registry. It returns half a second after the servers have taken the
+// change at the earliest: only then do they show it, and have begun to push it to the callers.
 func (r *Registry) Leave(ctx context.Context) error {
 	if len(r.records) == 0 {
 		return nil
 	}
 	r.resolve(ctx)
-	if time.Since(r.read) > stale {
+	if time.Since(r.read) > oldWeight {
 		// For the weights that they have now: a change of the flag writes the weight too.
-		r.learn(r.everywhere(ctx, r.look))
+		r.learn([]view{r.anywhere(ctx)})
 	}
-	return r.settle(ctx, "left", func(ctx context.Context) error {
+	leaving := slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !rec.enabled && !r.noted(rec.key) })
+	return r.settle(ctx, "left", leaving, func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
-		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
-			// Noted before it is sent: a disable whose answer is lost has to be undone all the same.
-			known := r.noted(rec.key)
-			r.note(rec)
+		return each(ctx, leaving, func(ctx context.Context, rec record) error {
+			// Noted before it is sent: a disable whose answer is lost has to be undone all the
+			// same.
+			known := r.note(rec)
 			held, err := r.enable(ctx, rec, false, until)
 			if err == nil && !held && !known {
 				r.unnote(rec.key)
@@ -205,7 +244,8 @@ func (r *Registry) Published(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// Check implements registry.Registry. Nacos lets nobody look past the lists of its servers, so a change shows after 0.6 s.
+// Check implements registry.Registry. Nacos lets nobody look past the lists of its servers, so a
+// change shows after 0.6 s.
 func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 	if len(r.records) == 0 {
 		return nil, nil
@@ -219,10 +259,11 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 	return r.instances(views), nil
 }
 
-// Rejoin implements registry.Registry. It writes enabled=true wherever a server shows the opposite or this process has
-// written it, and never waits for the servers' record to expire: when it does, the list is not rebuilt and the instance
-// stays out of it until something else changes in its service. Of an instance that is gone it wipes the record, so that
-// the next one at its address comes up enabled.
+// Rejoin implements registry.Registry. It writes enabled=true wherever a server shows the opposite
+// or this process has written it, and never waits for the servers' record to expire: when it does,
+// the list is not rebuilt and the instance stays out of it until something else changes in its
+// service. Of an instance that is gone it wipes the record, so that the next one at its address
+// comes up enabled.
 func (r *Registry) Rejoin(ctx context.Context) error {
 	if len(r.records) == 0 && len(r.disabled) == 0 {
 		return nil
@@ -236,34 +277,35 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	if len(r.chosen(r.disabled)) == 0 {
 		return nil
 	}
-	err = r.settle(ctx, "rejoined", func(ctx context.Context) error {
-		var (
-			mu    sync.Mutex
-			gone  []record
-			until = time.Now().Add(notYet)
-		)
-		err := each(ctx, r.chosen(r.disabled), func(ctx context.Context, rec record) error {
+	var (
+		mu   sync.Mutex
+		gone = map[key]record{}
+	)
+	err = r.settle(ctx, "rejoined", r.back(), func(ctx context.Context) error {
+		until := time.Now().Add(notYet)
+		return each(ctx, r.chosen(r.disabled), func(ctx context.Context, rec record) error {
 			held, err := r.enable(ctx, rec, true, until)
-			if err == nil && !held {
+			if err == nil {
 				mu.Lock()
 				defer mu.Unlock()
-				gone = append(gone, rec)
+				if delete(gone, rec.key); !held {
+					gone[rec.key] = rec
+				}
 			}
 			return err
 		})
-		if err != nil {
-			return err
-		}
-		return r.wipe(ctx, gone)
 	}, func(h *record) bool { return h == nil || h.enabled })
+	if err == nil {
+		err = r.wipe(ctx, sorted(gone))
+	}
 	if err == nil {
 		r.enabledAgain()
 	}
 	return err
 }
 
-// Forget implements registry.Registry. What registered over HTTP is deleted; what registered over gRPC goes with its
-// connection, and is waited for. Then the record of the disabled is wiped.
+// Forget implements registry.Registry. What registered over HTTP is deleted; what registered over
+// gRPC goes with its connection, and is waited for. Then the record of the disabled is wiped.
 func (r *Registry) Forget(ctx context.Context) error {
 	if len(r.records) == 0 && len(r.disabled) == 0 {
 		return nil
@@ -274,8 +316,9 @@ func (r *Registry) Forget(ctx context.Context) error {
 		return err
 	}
 	r.learn(views)
-	err = r.settle(ctx, "gone", func(ctx context.Context) error {
-		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
+	forgotten := r.chosen(r.records)
+	err = r.settle(ctx, "gone", forgotten, func(ctx context.Context) error {
+		return each(ctx, forgotten, func(ctx context.Context, rec record) error {
 			if merged(views, rec.key) == nil {
 				return nil
 			}
@@ -292,68 +335,6 @@ func (r *Registry) Forget(ctx context.Context) error {
 	return err
 }
 
-// settle makes a change and returns when every server that answers shows it of every remembered record, as good tells
-// (nil: not held). It makes the change again every now and then until ctx ends.
-func (r *Registry) settle(ctx context.Context, what string, change func(context.Context) error, good func(*record) bool) error {
-	pending := r.chosen(r.records)
-	for {
-		unsure := change(ctx) // a write that failed may have been carried out: it is read back before it is made again
-		if registry.IsFinal(unsure) || ctx.Err() != nil && unsure != nil {
-			return unsure
-		}
-		again := time.Now().Add(repeat)
-		pause, next := rebuilt, poll
-		if unsure != nil {
-			r.pass(unsure)
-			next = time.Second
-			if timeout := net.Error(nil); errors.As(unsure, &timeout) && timeout.Timeout() {
-				again = time.Now().Add(raft)
-			}
-		}
-		if len(r.records) == 0 {
-			return nil
-		}
-		if d := r.spoken(); d != nil && d.immediate() {
-			pause = 0
-		}
-		for time.Now().Before(again) {
-			if err := wait(ctx, pause); err != nil {
-				return r.unsettled(what, cmp.Or(unsure, err), pending)
-			}
-			pause = next
-			views := r.everywhere(ctx, r.look)
-			err := failed(views)
-			if err == nil {
-				pending = slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return settled(views, rec.key, good) })
-			}
-			switch {
-			case err == nil && len(pending) == 0:
-				r.learn(views)
-				return nil
-			case registry.IsFinal(err):
-				return err
-			case ctx.Err() != nil:
-				return r.unsettled(what, cmp.Or(err, unsure, ctx.Err()), pending)
-			}
-			if unsure != nil && err == nil && slices.ContainsFunc(views, func(v view) bool { return v.err != nil }) {
-				break // one of the servers does not answer at all: perhaps the one that was told
-			}
-		}
-	}
-}
-
-// unsettled says which records have not been read back as they should be.
-func (r *Registry) unsettled(what string, cause error, pending []record) error {
-	ids := make([]string, 0, len(pending))
-	for _, rec := range pending {
-		ids = append(ids, r.id(rec.key))
-	}
-	if len(ids) > 5 {
-		ids = append(ids[:5], fmt.Sprintf("and %d more", len(pending)-5))
-	}
-	return &registry.Error{Op: "read back as " + what + " " + strings.Join(ids, ", "), URL: r.url, Err: cause}
-}
-
 // remembered are the records in a fixed order.
 func (r *Registry) remembered() []record { return sorted(r.records) }
 
@@ -364,49 +345,16 @@ func (r *Registry) chosen(of map[key]record) []record {
 	})
 }
 
+// back are the remembered records that a Rejoin changes now.
+func (r *Registry) back() []record {
+	return slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !r.noted(rec.key) })
+}
+
 // enabledAgain forgets that the records that are changed now were disabled.
 func (r *Registry) enabledAgain() {
 	for _, rec := range r.chosen(r.disabled) {
 		delete(r.disabled, rec.key)
-	}
-}
-
-// note remembers that rec is disabled on the servers. Safe for concurrent use.
-func (r *Registry) note(rec record) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.disabled[rec.key] = rec
-}
-
-// noted reports whether k may be disabled on the servers. Safe for concurrent use.
-func (r *Registry) noted(k key) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, ok := r.disabled[k]
-	return ok
-}
-
-// unnote takes a note back: there was nothing to disable. Safe for concurrent use.
-func (r *Registry) unnote(k key) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.disabled, k)
-}
-
-// learn takes over what the servers say of the remembered records.
-func (r *Registry) learn(views []view) {
-	for k := range r.records {
-		h := merged(views, k)
-		if h == nil {
-			continue
-		}
-		r.records[k] = *h
-		r.read = time.Now()
-		if !h.enabled || anyDisabled(views, k) {
-			r.disabled[k] = *h
-		} else if _, ours := r.disabled[k]; ours {
-			r.disabled[k] = *h // the weight may have changed; whether it stays enabled is not known before it is written
-		}
+		delete(r.leftover, rec.key)
 	}
 }
 
@@ -428,14 +376,17 @@ func (r *Registry) instances(views []view) []registry.Instance {
 		if views != nil {
 			h = merged(views, rec.key)
 		}
-		list = append(list, registry.Instance{
-			ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h),
-		})
+		i := registry.Instance{ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h)}
+		if i.State == registry.Out && !r.noted(rec.key) {
+			i.State = registry.Down // by its own app, or it is another Pod's: it is not ours to enable
+		}
+		list = append(list, i)
 	}
 	return list
 }
 
-// id is the name of a record for people: group@@service@cluster@ip:port, with namespace@@ in front where it is not public.
+// id is the name of a record for people: group@@service@cluster@ip:port, with namespace@@ in front
+// where it is not public.
 func (r *Registry) id(k key) string {
 	if r.namespace == "public" {
 		return k.String()
@@ -443,58 +394,10 @@ func (r *Registry) id(k key) string {
 	return r.namespace + "@@" + k.String()
 }
 
-// wait returns after d, or ctx's error if that ends first.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// each calls f for every record, parallel at a time, and returns the errors joined. After a Final one it starts no more.
+// each calls f for every record, parallel at a time, and returns the errors joined. After a Final
+// one it starts no more.
 func each(ctx context.Context, records []record, f func(context.Context, record) error) error {
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		errs []error
-		stop bool
-	)
-	turn := make(chan struct{}, parallel)
-	for _, rec := range records {
-		turn <- struct{}{}
-		mu.Lock()
-		over := stop
-		mu.Unlock()
-		if over {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-turn }()
-			if err := f(ctx, rec); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-				stop = stop || registry.IsFinal(err) || ctx.Err() != nil
-			}
-		})
-	}
-	wg.Wait()
-	// Hundreds of the same failure are told by a few; those that may pass come first, for they decide what the caller does.
-	slices.SortStableFunc(errs, func(a, b error) int {
-		return cmp.Compare(btoi(registry.IsFinal(a)), btoi(registry.IsFinal(b)))
-	})
-	return join(errs[:min(len(errs), 3)])
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+	return client.Each(ctx, parallel, records, f)
 }
 
 func sorted(m map[key]record) []record {

@@ -1,11 +1,11 @@
 package nacos
 
 import (
-	"errors"
 	"net"
 	"strconv"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // service is what callers look instances up by.
@@ -71,8 +71,8 @@ type view struct {
 	err  error
 }
 
-// merged is k as all servers that answered show it together: the one that callers are most likely sent to wins, since an
-// instance is out only if it is so everywhere. nil if no server holds it.
+// merged is k as all servers that answered show it together: the one that callers are most likely
+// sent to wins, since an instance is out only if it is so everywhere. nil if no server holds it.
 func merged(views []view, k key) *record {
 	var best *record
 	for _, v := range views {
@@ -123,13 +123,5 @@ func failed(views []view) error {
 		}
 		errs = append(errs, v.err)
 	}
-	return join(errs)
-}
-
-// join is errors.Join, but a single error stays what it is.
-func join(errs []error) error {
-	if len(errs) == 1 {
-		return errs[0]
-	}
-	return errors.Join(errs...)
+	return client.Join(errs)
 }

@@ -8,7 +8,8 @@ import (
 	"prestop/registry"
 )
 
-// cut cuts the link between the peers until the returned function repairs it, at the latest at the end of the test.
+// cut cuts the link between the peers until the returned function repairs it, at the latest at the
+// end of the test.
 func (p *eurekaPlace) cut() (repair func()) {
 	p.world.Cut(true)
 	repair = func() { p.world.Cut(false) }
@@ -45,7 +46,8 @@ func deafPeers(p *eurekaPlace) {
 	})
 }
 
-// The server drops what it could not tell a peer for half a minute, and tells that peer the next change alone.
+// The server drops what it could not tell a peer for half a minute, and tells that peer the next
+// change alone.
 func healsPeer(p *eurekaPlace) {
 	app := p.start(eurekaShape{App: p.app})
 	r := p.New(p, p.URLs()[:1])
@@ -72,8 +74,9 @@ func healsPeer(p *eurekaPlace) {
 	})
 }
 
-// toHold starts an app that knows the first server alone and that both have heard of, and a client for both. hold holds back
-// what the servers have to tell each other, or lets it go, at the latest at the end of the test.
+// toHold starts an app that knows the first server alone and that both have heard of, and a client
+// for both. hold holds back what the servers have to tell each other, or lets it go, at the latest
+// at the end of the test.
 func (p *eurekaPlace) toHold() (app *eurekaApp, r registry.Registry, hold func(bool)) {
 	app = p.atFirst(eurekaShape{App: p.app})
 	r = p.New(p, p.URLs())
@@ -89,7 +92,7 @@ func freshDown(p *eurekaPlace) {
 	app, r, hold := p.toHold()
 	hold(true)
 	p.leave(r)
-	app.report(p, down)
+	app.ReportStatus(p, down)
 	p.must(r.Rejoin(p.Context()), "rejoin")
 	if i, err := app.read(p.world.Servers[1]); err != nil || i == nil || i.Status == up {
 		p.Fatalf("the other server says %v, %v", i, err)
@@ -106,25 +109,25 @@ func freshDown(p *eurekaPlace) {
 		}
 		return nil
 	})
-	app.report(p, up)
+	app.ReportStatus(p, up)
 	p.back(r)
 }
 
-// A peer tells the others of a PUT with the status that the instance has there when it tells, which covers what the app has
-// said at another one since.
+// A peer tells the others of a PUT with the status that the instance has there when it tells, which
+// covers what the app has said at another one since.
 func lateCopy(p *eurekaPlace) {
 	app, r, hold := p.toHold()
 	p.eventually("leave and report in a moment", func() error {
 		hold(true)
 		began := time.Now()
 		p.leave(r)
-		app.report(p, down)
+		app.ReportStatus(p, down)
 		took := time.Since(began)
 		hold(false)
 		if took < 4*time.Second {
 			return nil
 		}
-		app.report(p, up) // too slow: by then a peer is taken to have been told
+		app.ReportStatus(p, up) // too slow: by then a peer is taken to have been told
 		p.rejoin(r)
 		p.back(r)
 		return errors.New(took.String())
@@ -133,7 +136,7 @@ func lateCopy(p *eurekaPlace) {
 		p.must(r.Rejoin(p.Context()), "rejoin")
 		return p.stillOut(r)
 	})
-	app.report(p, up)
+	app.ReportStatus(p, up)
 	p.back(r)
 	p.called(p.app)
 }

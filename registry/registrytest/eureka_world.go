@@ -18,7 +18,8 @@ import (
 	"prestop/registry"
 )
 
-// EurekaWorld is Eureka servers, real or in memory, with apps that do over REST what Netflix's client does.
+// EurekaWorld is Eureka servers, real or in memory, with apps that do over REST what Netflix's
+// client does.
 type EurekaWorld struct {
 	// Servers are the service URLs.
 	Servers []string
@@ -28,31 +29,35 @@ type EurekaWorld struct {
 	StartAgain func(t testing.TB)
 	// Heartbeat is the apps' pace.
 	Heartbeat time.Duration
-	// Cut cuts the link between two peers, or repairs it; nil where there are none. What could not be told for Forgotten is
-	// not told any more.
+	// Cut cuts the link between two peers, or repairs it; nil where there are none. What could not
+	// be told for Forgotten is not told any more.
 	Cut       func(cut bool)
 	Forgotten time.Duration
 	// Hold holds back what one of two peers has to tell the other, or lets it go.
 	Hold func(server int, hold bool)
 	// Jersey1: the server is one before Spring Cloud 4, with no second path at /v2.
 	Jersey1 bool
+	// Polaris: the servers are Polaris, where a new registration undoes what was set from outside.
+	Polaris bool
 	// Special starts a server that is set up otherwise.
 	Special func(t testing.TB, s EurekaSetup) *EurekaWorld
 }
 
 // EurekaSetup is how a Special server differs from a plain one.
 type EurekaSetup struct {
-	// Odd: the server is below the context path /registry, has no list of changes, and evicts no expired lease.
+	// Odd: the server is below the context path /registry, has no list of changes, and evicts no
+	// expired lease.
 	Odd bool
 	// User and Password are asked for unless User is "".
 	User, Password string
-	// CSRF and ReadOnly refuse what prestop writes; OpenError makes a refusal by CSRF a 403, where it is a 401 else.
+	// CSRF and ReadOnly refuse what prestop writes; OpenError makes a refusal by CSRF a 403, where
+	// it is a 401 else.
 	CSRF, OpenError, ReadOnly bool
 }
 
 // Traits are Eureka's.
 func (w *EurekaWorld) Traits() Traits {
-	return Traits{OwnDown: true, UndoneByRestart: true, StickyOut: true}
+	return Traits{OwnDown: true, UndoneByRestart: true, StickyOut: !w.Polaris}
 }
 
 // URLs are the service URLs.
@@ -79,6 +84,18 @@ func (w *EurekaWorld) Restart(t testing.TB) { w.StartAgain(t) }
 func (w *EurekaWorld) Start(t testing.TB, app App) Running {
 	t.Helper()
 	return w.start(t, eurekaShape{App: app})
+}
+
+// StartOut is Start for an app that registers itself as OUT_OF_SERVICE, as one does with
+// eureka.instance.initial-status.
+func (w *EurekaWorld) StartOut(t testing.TB, app App) Running {
+	t.Helper()
+	return w.start(t, eurekaShape{App: app, status: outOfService})
+}
+
+// Reporting is an app of Eureka, which may report any status.
+type Reporting interface {
+	ReportStatus(t testing.TB, status string)
 }
 
 // eurekaShape is an App with what only Eureka's apps have.
@@ -114,7 +131,8 @@ func (w *EurekaWorld) start(t testing.TB, shape eurekaShape) *eurekaApp {
 	return a
 }
 
-// EurekaID is the instance ID of an app, if it has not chosen one as Spring Cloud makes it where the host has no name.
+// EurekaID is the instance ID of an app, if it has not chosen one as Spring Cloud makes it where
+// the host has no name.
 func EurekaID(app App) string {
 	if app.ID != "" {
 		return app.ID
@@ -240,8 +258,8 @@ func (a *eurekaApp) register(ctx context.Context) error {
 	return err
 }
 
-// beat sends heartbeats until ctx ends. Like Netflix's client it registers anew where the server answers 404, and goes on
-// when the server cannot be reached.
+// beat sends heartbeats until ctx ends. Like Netflix's client it registers anew where the server
+// answers 404, and goes on when the server cannot be reached.
 func (a *eurekaApp) beat(ctx context.Context) {
 	defer close(a.ended)
 	tick := time.NewTicker(a.world.Heartbeat)
@@ -330,10 +348,11 @@ func (a *eurekaApp) Report(t testing.TB, ready bool) {
 	if ready {
 		status = up
 	}
-	a.report(t, status)
+	a.ReportStatus(t, status)
 }
 
-func (a *eurekaApp) report(t testing.TB, status string) {
+// ReportStatus registers with the status.
+func (a *eurekaApp) ReportStatus(t testing.TB, status string) {
 	t.Helper()
 	a.mu.Lock()
 	a.status = status

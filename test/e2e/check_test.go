@@ -31,7 +31,7 @@ func tooShort(g *stage) {
 	if err == nil || !strings.Contains(err.Error(), "exit code 1") {
 		g.Errorf("it ends with %v", err)
 	}
-	for _, want := range []string{"PROBLEM", "a linger of up to 95s", "its deadline is after 55s (grace period", "--grace-period to 110 or more", "1 problem."} {
+	for _, want := range []string{"PROBLEM", "60s", "95s", "--grace-period to 110 or more", "1 problem."} {
 		if !strings.Contains(page, want) {
 			g.Errorf("it does not say %q:\n%s", want, page)
 		}

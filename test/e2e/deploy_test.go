@@ -9,14 +9,17 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"text/template"
 	"time"
 
 	"prestop/test/kube"
 )
+
+// placeholder is the image that stands in deploy/ for prestop's.
+const placeholder = "prestop.invalid/prestop"
 
 // TestDeploy is about what lies in deploy/: every manifest is one that the API server takes, and the component makes a Pod of
 // any workload stop as the others do.
@@ -68,49 +71,37 @@ func TestDeploy(t *testing.T) {
 			proxy(s.stage(t, "privileged"), root, name)
 		})
 	}
-	t.Run("the Helm template makes a Pod that the API server takes", func(t *testing.T) {
+	t.Run("the library chart makes a workload that the API server takes", func(t *testing.T) {
 		t.Parallel()
-		helm(s.stage(t, "restricted"), root)
+		library(s.stage(t, "baseline"), root)
 	})
 	t.Run("the policy refuses a sidecar that believes in another grace period than its Pod's", func(t *testing.T) {
 		t.Parallel()
 		policy(s.stage(t, "restricted"), root)
 	})
-	t.Run("the injecting policy adds sidecar, hook and grace period to a Pod with the label, and to no other", func(t *testing.T) {
-		t.Parallel()
-		inject(s.stage(t, "restricted"), root)
-	})
 }
 
 // known leaves out what this cluster's API does not have, which is said: a policy that mutates is v1beta1 in Kubernetes 1.34
-// and 1.35, and v1 alone from 1.36 on.
+// and 1.35, and v1 alone from 1.36 on; Kyverno's is there where that is installed.
 func (g *stage) known(manifest []byte) []byte {
 	g.Helper()
-	if !bytes.Contains(manifest, []byte("kind: MutatingAdmissionPolicy\n")) {
+	m := regexp.MustCompile(`(?m)^apiVersion: (\S+)\nkind: (MutatingAdmissionPolicy|ClusterPolicy)$`).FindSubmatch(manifest)
+	if m == nil {
 		return manifest
 	}
-	version := "v1"
-	if bytes.Contains(manifest, []byte("apiVersion: admissionregistration.k8s.io/v1beta1\n")) {
-		version = "v1beta1"
+	version, kind := string(m[1]), string(m[2])
+	var api struct{ Resources []struct{ Kind string } }
+	if err := ignoreMissing(g.Get(g.Context(), "/apis/"+version, &api)); err != nil {
+		g.Fatal(err)
 	}
-	if g.mutates(version) {
+	if slices.ContainsFunc(api.Resources, func(r struct{ Kind string }) bool { return r.Kind == kind }) {
 		return manifest
 	}
-	g.Logf("this cluster has no MutatingAdmissionPolicy of %s; what is in the file is shown to be YAML only", version)
+	g.Logf("this cluster has no %s of %s; what is in the file is shown to be YAML only", kind, version)
 	if _, err := g.Kubectl(g.Context(), manifest, "create", "--dry-run=client", "--validate=false", "-f", "-", "-o", "name"); err != nil && !strings.Contains(err.Error(), "no matches for kind") {
 		g.Fatal(err)
 	}
 	return nil
-}
-
-// mutates reports whether the API server has MutatingAdmissionPolicy in that version of its API.
-func (g *stage) mutates(version string) bool {
-	g.Helper()
-	var api struct{ Resources []struct{ Name string } }
-	if err := ignoreMissing(g.Get(g.Context(), "/apis/admissionregistration.k8s.io/"+version, &api)); err != nil {
-		g.Fatal(err)
-	}
-	return slices.ContainsFunc(api.Resources, func(r struct{ Name string }) bool { return r.Name == "mutatingadmissionpolicies" })
 }
 
 // dryRun has the API server look at manifests, and Pod Security at the Pods in them.
@@ -143,7 +134,7 @@ func component(g *stage, root, kind, collection string) {
 	}})
 	g.apply(g.kustomize(root, kube.Object{
 		"resources": []string{"workload.json"}, "components": []string{"deploy/component/" + strings.ToLower(kind)},
-		"images": []kube.Object{image("ghcr.io/example/prestop", g.Prestop)},
+		"images": []kube.Object{image(placeholder, g.Prestop)},
 	}, workload))
 	p := g.ready(g.only())
 	g.callersGo(p)
@@ -181,144 +172,19 @@ func (g *stage) kustomize(root string, kustomization, workload kube.Object) stri
 	return made
 }
 
-// helm renders the template with what Helm's `include` would give it.
-func helm(g *stage, root string) {
-	t, err := template.ParseFiles(filepath.Join(root, "deploy", "helm", "_prestop.tpl"))
-	if err != nil {
-		g.Fatal(err)
-	}
-	render := func(name string, indent int) string {
-		var b strings.Builder
-		if err := t.ExecuteTemplate(&b, name, map[string]any{"image": g.Prestop, "gracePeriod": 75}); err != nil {
-			g.Fatal(err)
-		}
-		return strings.ReplaceAll("\n"+b.String(), "\n", "\n"+strings.Repeat(" ", indent))
-	}
-	g.dryRun([]byte(`apiVersion: v1
-kind: Pod
-metadata:
-  name: orders
-spec:
-  terminationGracePeriodSeconds: 75
-  securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
-  initContainers:` + render("prestop.sidecar", 4) + `
-  containers:
-    - name: orders
-      image: orders
-      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-      lifecycle:
-        preStop:` + render("prestop.hook", 10) + "\n"))
-}
-
-// served is the file in deploy/ whose injecting policy this cluster has, or "" with a cluster that has none.
-func (g *stage) served() string {
-	switch {
-	case g.mutates("v1"):
-		return "inject.yaml"
-	case g.mutates("v1beta1"):
-		return "inject-v1beta1.yaml"
-	}
-	return ""
-}
-
-// inject applies the injecting policy, for this case's namespace alone, and shows what it makes of Pods.
-func inject(g *stage, root string) {
-	var files [2][]byte
-	for i, name := range []string{"inject.yaml", "inject-v1beta1.yaml"} {
-		var err error
-		if files[i], err = os.ReadFile(filepath.Join(root, "deploy", name)); err != nil {
-			g.Fatal(err)
-		}
-		_, files[i], _ = bytes.Cut(files[i], []byte("\napiVersion: ")) // what stands above it differs
-	}
-	if !bytes.Equal(files[0], bytes.ReplaceAll(files[1], []byte("admissionregistration.k8s.io/v1beta1"), []byte("admissionregistration.k8s.io/v1"))) {
-		g.Error("inject.yaml and inject-v1beta1.yaml differ in more than the version of the API")
-	}
-	name := g.served()
-	if name == "" {
-		g.Log("this cluster has no MutatingAdmissionPolicy: that it is refused is all there is to see")
-		if _, err := g.Kubectl(g.Context(), nil, "apply", "--dry-run=server", "-f", filepath.Join(root, "deploy", "inject.yaml")); err == nil {
-			g.Error("it was taken")
-		}
-		return
-	}
-	g.ownPolicy(root, name, "prestop-inject", "  policyName: prestop-inject-"+g.ns)
-	pod := func(labels kube.Object, lifecycle kube.Object, grace int) podSpec {
-		container := kube.Object{
-			"name": "orders", "image": "orders",
-			"securityContext": kube.Object{"allowPrivilegeEscalation": false, "capabilities": kube.Object{"drop": []string{"ALL"}}},
-		}
-		if lifecycle != nil {
-			container["lifecycle"] = lifecycle
-		}
-		body, err := json.Marshal(kube.Object{
-			"apiVersion": "v1", "kind": "Pod", "metadata": kube.Object{"name": service, "labels": labels},
-			"spec": kube.Object{
-				"terminationGracePeriodSeconds": grace, "containers": []kube.Object{container},
-				"securityContext": kube.Object{"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": kube.Object{"type": "RuntimeDefault"}},
-			},
-		})
+// library has the API server look at the Pod of a chart that takes prestop from the library chart.
+func library(g *stage, root string) {
+	h := newHelm(g, root)
+	for _, native := range []string{"true", "false"} {
+		made, err := h.run("template", "orders", filepath.Join(root, "test", "chart", "testdata", "app"), "--set", "prestop.image="+g.Prestop+",prestop.native="+native)
 		if err != nil {
 			g.Fatal(err)
 		}
-		answer, err := g.Call(g.Context(), http.MethodPost, g.path("v1/pods")+"?dryRun=All", "", body)
-		if err != nil {
-			g.Fatal(err)
-		}
-		var made struct{ Spec podSpec }
-		if err := json.Unmarshal(answer, &made); err != nil {
-			g.Fatal(err)
-		}
-		return made.Spec
-	}
-	label := kube.Object{"prestop": "inject"}
-	var made podSpec
-	await(g.T, "the policy adds the sidecar", func() error { // the API server takes it up when it has heard of it
-		if made = pod(label, nil, 82); len(made.InitContainers) != 1 {
-			return fmt.Errorf("the Pod is %+v", made)
-		}
-		return nil
-	})
-	if c := made.InitContainers[0]; c.Name != "prestop" || c.RestartPolicy != "Always" || c.env("PRESTOP_GRACE_PERIOD") != "82" {
-		g.Errorf("the sidecar is %+v", c)
-	}
-	if h := made.Containers[0].Lifecycle.PreStop.HTTPGet; h.Path != "/shutdown" || h.Port != 8090 {
-		g.Errorf("the hook is %+v", h)
-	}
-	own := kube.Object{"preStop": kube.Object{"httpGet": kube.Object{"path": "/bye", "port": 8081}}}
-	if h := pod(label, own, 30).Containers[0].Lifecycle.PreStop.HTTPGet; h.Path != "/bye" || h.Port != 8081 {
-		g.Errorf("the Pod's own hook became %+v", h)
-	}
-	if made := pod(nil, nil, 30); len(made.InitContainers) > 0 || made.Containers[0].Lifecycle.PreStop.HTTPGet.Path != "" {
-		g.Errorf("a Pod without the label became %+v", made)
-	}
-}
-
-// podSpec is what the injecting policy changes of a Pod.
-type podSpec struct {
-	InitContainers, Containers []injected
-}
-
-type injected struct {
-	Name, RestartPolicy string
-	Env                 []struct{ Name, Value string }
-	Lifecycle           struct {
-		PreStop struct {
-			HTTPGet struct {
-				Path string
-				Port int
-			}
+		_, made, _ = strings.Cut(made, "---\n") // what Helm says of links
+		if _, err := g.Kubectl(g.Context(), []byte(made), "apply", "-n", g.ns, "--dry-run=server", "--validate=strict", "-f", "-"); err != nil {
+			g.Error(err)
 		}
 	}
-}
-
-func (c injected) env(name string) string {
-	for _, e := range c.Env {
-		if e.Name == name {
-			return e.Value
-		}
-	}
-	return ""
 }
 
 // ownPolicy applies a policy of deploy/ under a name of its own and, by its binding, for this case's namespace alone. at is

@@ -42,7 +42,7 @@ func example(g *stage, root, name string) {
 	g.apply(g.kustomize(root, kube.Object{
 		"resources": []string{"deploy/example-" + name + ".yaml"},
 		"patches":   []kube.Object{g.patch(s.deployment(g)), g.patch(kube.Object{"apiVersion": "v1", "kind": "ConfigMap", "metadata": kube.Object{"name": s.workload}, "data": s.config})},
-		"images":    []kube.Object{image("ghcr.io/example/prestop", g.Prestop), image("ghcr.io/example/"+s.workload, g.Fixture)},
+		"images":    []kube.Object{image(placeholder, g.Prestop), image("app.invalid/"+s.workload, g.Fixture)},
 	}, nil))
 	p := g.ready(g.only())
 	g.callersGo(p)
@@ -114,7 +114,7 @@ func programOf(g *stage, name string) (p program) {
 		envoy, err = servers.Envoy(g.Context())
 		p.image, p.command, p.mounts = "docker.io/envoyproxy/envoy", []string{"/envoy/envoy"}, map[string]string{"/envoy": filepath.Dir(envoy)}
 	case "gateway":
-		p.image, p.config = "ghcr.io/example/gateway", map[string]string{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE": g.world + "/eureka/"}
+		p.image, p.config = "app.invalid/gateway", map[string]string{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE": g.world + "/eureka/"}
 		p.command, p.mounts, err = gateway(g)
 		p.code = 128 + int(syscall.SIGTERM) // a JVM's, after its shutdown hooks
 	}
@@ -166,7 +166,7 @@ func proxy(g *stage, root, name string) {
 	maps.DeleteFunc(container, func(k string, _ any) bool { return k != "name" })
 	// In the place of a DNS, which this cluster may not have.
 	template["hostAliases"] = []kube.Object{{"ip": behind.Status.PodIP, "hostnames": []string{service}}}
-	images := []kube.Object{image("ghcr.io/example/prestop", g.Prestop)}
+	images := []kube.Object{image(placeholder, g.Prestop)}
 	program := programOf(g, name)
 	patches := []kube.Object{}
 	if program.config != nil {

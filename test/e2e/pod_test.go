@@ -99,10 +99,23 @@ func (g *stage) sidecar(c cast) kube.Object {
 		"startupProbe":             kube.Object{"httpGet": kube.Object{"path": "/healthz", "port": g.ports.sidecar}, "periodSeconds": 1, "failureThreshold": 30},
 		"resources":                kube.Object{"requests": kube.Object{"cpu": "20m", "memory": "16Mi"}, "limits": kube.Object{"memory": "32Mi"}},
 	}
-	if c.style == old {
+	switch c.style {
+	case native:
+		sidecar["lifecycle"] = kube.Object{"preStop": g.stopping(c.hook)}
+	case old:
 		sidecar["lifecycle"] = kube.Object{"preStop": c.hook}
 	}
 	return sidecar
+}
+
+// stopping is the own hook of a native sidecar, reached as the application's hook reaches it.
+func (g *stage) stopping(hook kube.Object) kube.Object {
+	get := kube.Object{"port": g.ports.sidecar}
+	if like, ok := hook["httpGet"].(kube.Object); ok {
+		maps.Copy(get, like)
+	}
+	get["path"] = "/stopping"
+	return kube.Object{"httpGet": get}
 }
 
 func (g *stage) app(c cast) kube.Object {

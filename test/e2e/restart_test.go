@@ -19,6 +19,7 @@ var restarts = []row{
 	{sentence: "a sidecar that is killed while the app serves takes nothing out, and drains afterwards", play: sidecarKilled},
 	{sentence: "a sidecar that is killed in the drain of a Pod that stops cuts the hook short, and the Pod goes on", play: sidecarKilledInDrain},
 	{sentence: "a sidecar that is killed in the drain of a liveness restart puts the app back", play: sidecarKilledInRestart},
+	{sentence: "a container that has all of the Pod's restarted leaves the app in service", play: restartAll},
 	{sentence: "an app and its sidecar that are killed together come back into service", play: bothKilled},
 }
 
@@ -74,6 +75,11 @@ func livenessRestart(g *stage, resume bool) {
 		g.Error(answer.Text)
 	}
 	over := g.said(p, "prestop", `"result":"drained"`, 1)
+	for _, l := range g.rec.logs.with(p.Metadata.UID, "prestop", `"result":"drained"`) {
+		if !strings.Contains(l.text, `"cause":"hook"`) {
+			g.Errorf("the restart of a container was told as another cause: %s", l.text)
+		}
+	}
 	if term := g.journaled("SIGTERM"); term.Time.Before(over) {
 		g.Errorf("the app got SIGTERM at %s, before the drain was over at %s", term.Time, over)
 	}
@@ -128,6 +134,7 @@ func crashLoop(g *stage) {
 	if s := last.Container("prestop").State.Terminated; s == nil || s.ExitCode != 0 {
 		g.Errorf("prestop ended with %+v", s)
 	}
+	g.said(p, "prestop", `the Pod is said to stop`, 1) // no app was there to have a hook called
 	if held := g.seen().Held; len(held) > 0 {
 		g.Errorf("Eureka still holds %v", held)
 	}
@@ -174,6 +181,39 @@ func sidecarKilledInRestart(g *stage) {
 	g.restarted(1, "prestop", "app")
 	g.callersGo(p)
 	g.awaitStatus(service, "serves", func(s status) bool { return s.State == "serving" })
+}
+
+// restartAll is about RestartAllContainers, which Kubernetes has from 1.36 on: no hook is called, the containers get SIGTERM and
+// two seconds, the sidecars last, and the Pod stays.
+func restartAll(g *stage) {
+	const since = 36
+	if g.Minor < since {
+		g.Logf("Kubernetes 1.%d has no RestartAllContainers, which came with 1.%d", g.Minor, since)
+		return
+	}
+	p := g.play(cast{app: map[string]string{"START_DELAY": "2s"}, change: func(p *parts) {
+		p.app["restartPolicy"] = "Never"
+		p.app["restartPolicyRules"] = []kube.Object{{"action": "RestartAllContainers", "exitCodes": kube.Object{"operator": "In", "values": []int{3}}}}
+	}})
+	g.ask(service, g.ports.control, "/crash") // it does not live to answer
+	again := g.restarted(1, "prestop", "app")
+	if again.Metadata.UID != p.Metadata.UID || again.Status.PodIP != p.Status.PodIP {
+		g.Errorf("it is another Pod: %s", summary(again))
+	}
+	g.callersGo(again)
+	g.awaitStatus(service, "serves and has found both instances", func(s status) bool {
+		found := 0
+		for _, r := range s.Registries {
+			found += len(r.Instances)
+		}
+		return s.State == "serving" && found == 2
+	})
+	if called := g.rec.logs.with(p.Metadata.UID, "prestop", "hook called"); len(called) > 0 {
+		g.Errorf("a hook was called: %v", called)
+	}
+	g.delete(service)
+	g.rec.await(g.T, p.Metadata.UID)
+	g.callersGo()
 }
 
 func bothKilled(g *stage) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"prestop/test/kube"
@@ -37,6 +38,9 @@ var stops = []row{
 	{sentence: "a drain that is not over at its deadline says who is left, and the app has its reserve to stop in", play: deadlineFirst},
 	{sentence: "a hook that outlasts the grace period is cut off, and nothing of the Pod stays in the registries", play: graceFirst},
 	{sentence: "an exec hook from an image without a shell runs a binary that an init container has installed", play: execHook},
+	{sentence: "an exec hook runs the binary of an image that is mounted as a volume", play: imageVolume},
+	{sentence: "an app without a hook is out of the registries as soon as its Pod is to stop", play: withoutHook},
+	{sentence: "in a user namespace of its own the sidecar drains as elsewhere", play: userNamespace},
 	{sentence: "with a token a stranger cannot drain the Pod, and the hook can", play: token},
 	{sentence: "with hostNetwork the hook names 127.0.0.1, and the next Pod at the address is in service", play: hostNetwork, security: "privileged"},
 	{sentence: "with hostNetwork and without a port prestop does not start, and says so", play: hostNetworkWithoutPort, security: "privileged"},
@@ -112,6 +116,11 @@ func (g *stage) endsInOrder(p kube.Pod) kube.Pod {
 			g.Errorf("prestop said %s %d times", text, n)
 		}
 	}
+	// A native sidecar has a hook of its own, which says that the Pod goes.
+	native := len(last.Status.InitContainerStatuses) > 0
+	if told := g.rec.logs.with(p.Metadata.UID, "prestop", `"msg":"the drain is over"`); strings.Contains(told[0].text, `"cause":"pod"`) != native {
+		g.Errorf("the cause is told as %s", told[0].text)
+	}
 	g.endedWell(last)
 	if g.rec.hadEvent("FailedPreStopHook") {
 		g.Error("the kubelet says that the hook failed")
@@ -185,6 +194,93 @@ func execHook(g *stage) {
 		p.app["volumeMounts"] = tools
 	}}
 	g.stops(g.play(c), g.deletes)
+}
+
+// imageVolume is the exec hook without a copy of the binary, where the node can mount an image.
+func imageVolume(g *stage) {
+	c := cast{hook: kube.Object{"exec": kube.Object{"command": []string{"/tools/prestop", "shutdown"}}}, change: func(p *parts) {
+		p.spec["volumes"] = []kube.Object{{"name": "tools", "image": kube.Object{"reference": g.Prestop, "pullPolicy": "IfNotPresent"}}}
+		p.app["volumeMounts"] = []kube.Object{{"name": "tools", "mountPath": "/tools", "readOnly": true}}
+	}}
+	if runtime := g.node().Status.NodeInfo.ContainerRuntimeVersion; g.Minor < 35 || olderContainerd(runtime, 2, 1) {
+		g.Logf("Kubernetes 1.%d with %s mounts no images: that the API server takes the Pod is all there is to see", g.Minor, runtime)
+		g.takes(g.pod(c))
+		return
+	}
+	g.stops(g.play(c), g.deletes)
+}
+
+// userNamespace has root in the Pod be nobody on the node, where the node can.
+func userNamespace(g *stage) {
+	c := cast{change: func(p *parts) { p.spec["hostUsers"] = false }}
+	handlers := g.node().Status.RuntimeHandlers
+	if !slices.ContainsFunc(handlers, func(h runtimeHandler) bool { return h.Features.UserNamespaces }) {
+		g.Logf("the node has no user namespaces (%+v): that the API server takes the Pod is all there is to see", handlers)
+		g.takes(g.pod(c))
+		return
+	}
+	g.stops(g.play(c), g.deletes)
+}
+
+// node is what is read of the first one.
+type node struct {
+	Status struct {
+		NodeInfo        struct{ ContainerRuntimeVersion string }
+		RuntimeHandlers []runtimeHandler
+	}
+}
+
+type runtimeHandler struct{ Features struct{ UserNamespaces bool } }
+
+func (g *stage) node() node {
+	g.Helper()
+	var list struct{ Items []node }
+	if err := g.Get(g.Context(), "/api/v1/nodes", &list); err != nil || len(list.Items) == 0 {
+		g.Fatalf("no node: %v", err)
+	}
+	return list.Items[0]
+}
+
+// olderContainerd reports whether a runtime, told as containerd://1.7.24, is a containerd before major.minor.
+func olderContainerd(runtime string, major, minor int) bool {
+	var has [2]int
+	if n, _ := fmt.Sscanf(runtime, "containerd://%d.%d", &has[0], &has[1]); n != 2 {
+		return false // another runtime
+	}
+	return has[0] < major || has[0] == major && has[1] < minor
+}
+
+// takes has the API server look at a Pod.
+func (g *stage) takes(pod kube.Object) {
+	g.Helper()
+	if err := g.Post(g.Context(), g.path("v1/pods")+"?dryRun=All&fieldValidation=Strict", pod); err != nil {
+		g.Error(err)
+	}
+}
+
+// withoutHook is an app that the kubelet stops at once, and that finishes its requests by itself: prestop's own hook takes it
+// out of the registries meanwhile.
+func withoutHook(g *stage) {
+	p := g.play(cast{app: map[string]string{"GRACEFUL": "true"}, change: func(p *parts) { delete(p.app, "lifecycle") }})
+	g.hold(p, "slow")
+	g.delete(service)
+	g.journaled("SIGTERM")
+	g.callersGo()
+	if e := g.find("exits"); e.Text != "" {
+		g.Errorf("the app ended at %s, before its request was answered", e.Time)
+	}
+	g.order(service, "/release?id=slow")
+	if answer := g.journaled("call slow: a"); !strings.Contains(answer.Text, "answered 200") {
+		g.Error(answer.Text)
+	}
+	last := g.rec.await(g.T, p.Metadata.UID)
+	g.endedWell(last)
+	if draining := g.rec.logs.with(p.Metadata.UID, "prestop", `"msg":"draining"`); len(draining) != 1 || !strings.Contains(draining[0].text, `"cause":"pod"`) {
+		g.Errorf("it did not drain for the Pod's end: %v", draining)
+	}
+	if held := g.seen().Held; len(held) > 0 {
+		g.Errorf("Eureka still holds %v", held)
+	}
 }
 
 func token(g *stage) {

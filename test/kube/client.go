@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,7 +17,9 @@ import (
 )
 
 // client speaks to the API server through a `kubectl proxy` on a unix socket, which knows how to log in.
-type client struct{ http http.Client }
+type client struct {
+	http http.Client
+}
 
 // Error is an answer of the API server that is not a success.
 type Error struct {
@@ -47,7 +51,7 @@ func connect(t testing.TB, kubectl []string) (*client, error) {
 		_ = proxy.Wait() // killed
 		_ = os.RemoveAll(dir)
 	})
-	c := &client{http.Client{Transport: &http.Transport{
+	c := &client{http: http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: 100,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -65,6 +69,19 @@ func connect(t testing.TB, kubectl []string) (*client, error) {
 			return nil, fmt.Errorf("the API server is not reached by kubectl proxy: %w\n%s", err, said.String())
 		}
 	}
+}
+
+// URL is an address at which a program on this machine speaks to the API server as we do. It ends with the test.
+func (c *Cluster) URL(t testing.TB) string {
+	t.Helper()
+	s := httptest.NewServer(&httputil.ReverseProxy{
+		Transport: c.client.http.Transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", "localhost", "localhost"
+		},
+	})
+	t.Cleanup(s.Close)
+	return s.URL
 }
 
 // do makes a call; contentType is that of the body, application/json if "".

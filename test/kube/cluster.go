@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +24,8 @@ import (
 type Cluster struct {
 	// Prestop and Fixture are the images, loaded, of the sidecar and of the applications of the tests.
 	Prestop, Fixture string
+	// Minor is the 36 of Kubernetes 1.36.3.
+	Minor int
 
 	kubectl []string // the command
 	script  string   // that started it; "" for one that KUBECONFIG names
@@ -52,10 +56,25 @@ func Connect(t testing.TB) *Cluster {
 	if c.client, err = connect(t, c.kubectl); err != nil {
 		t.Fatal(err)
 	}
+	if c.Minor, err = c.minor(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := c.images(t.Context(), t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// minor asks the API server for its version, which must be the one that KUBE_VERSION names, if that is set.
+func (c *Cluster) minor(ctx context.Context) (int, error) {
+	var v struct{ Minor, GitVersion string }
+	if err := c.Get(ctx, "/version", &v); err != nil {
+		return 0, err
+	}
+	if want := os.Getenv("KUBE_VERSION"); c.script != "" && want != "" && v.GitVersion != "v"+want {
+		return 0, fmt.Errorf("the cluster that runs is %s and KUBE_VERSION is %s: end it by %s down", v.GitVersion, want, c.script)
+	}
+	return strconv.Atoi(strings.TrimRight(v.Minor, "+"))
 }
 
 // OnNode returns the words that, before a command, run it where Pods and Services are reached, with KUBECONFIG set. It starts
@@ -115,7 +134,7 @@ func start(ctx context.Context, script string) error {
 	}
 	defer unlock()
 	if runs(ctx, script) {
-		return nil
+		return mutating(ctx, script)
 	}
 	for command, pkg := range map[string]string{
 		"containerd": "containerd", "runc": "runc", "iptables": "iptables", "ip": "iproute2", "openssl": "openssl", "python3": "python3", "curl": "curl", "nsenter": "util-linux",
@@ -138,6 +157,56 @@ func start(ctx context.Context, script string) error {
 	if _, err := run(ctx, nil, script, "up"); err != nil {
 		return fmt.Errorf("start the cluster (after a crash, `%s down` clears up): %w", script, err)
 	}
+	return mutating(ctx, script)
+}
+
+// mutating restarts the API server of 1.34 or 1.35 with MutatingAdmissionPolicy, which it has but does not serve by itself.
+// The script's own restart keeps the command line as it is.
+func mutating(ctx context.Context, script string) error {
+	const api = "/apis/admissionregistration.k8s.io/"
+	served := func(version string) bool {
+		out, err := run(ctx, nil, script, "k", "get", "--raw", api+version)
+		return err == nil && strings.Contains(out, `"mutatingadmissionpolicies"`)
+	}
+	version, err := run(ctx, nil, script, "k", "get", "--raw", "/version")
+	if err != nil || !regexp.MustCompile(`"minor": *"3[45]`).MatchString(version) || served("v1beta1") {
+		return err
+	}
+	dir, err := cacheOfScript()
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "run", "apiserver.pid")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	words, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return err
+	}
+	args := strings.Split(strings.TrimRight(string(words), "\x00"), "\x00")
+	args = append(args, "--feature-gates=MutatingAdmissionPolicy=true", "--runtime-config=admissionregistration.k8s.io/v1beta1=true")
+	again := `
+		kill "$PID"; while kill -0 "$PID" 2>/dev/null; do sleep 0.1; done
+		setsid nohup nsenter --net=/run/netns/kn1 "$@" >>"$DIR/run/apiserver.log" 2>&1 </dev/null &
+		echo $! >"$DIR/run/apiserver.pid"`
+	command := append([]string{"PID=" + strconv.Itoa(pid), "DIR=" + dir, "sh", "-c", again, "sh"}, args...)
+	if _, err := run(ctx, nil, "env", command...); err != nil {
+		return err
+	}
+	limit := time.After(2 * time.Minute)
+	for tick := time.Tick(200 * time.Millisecond); !runs(ctx, script) || !served("v1beta1"); {
+		select {
+		case <-tick:
+		case <-limit:
+			return errors.New("the API server does not serve MutatingAdmissionPolicy")
+		}
+	}
 	return nil
 }
 
@@ -146,15 +215,20 @@ func runs(ctx context.Context, script string) bool {
 	return err == nil && strings.TrimSpace(out) == "ok"
 }
 
+// cacheOfScript is where the script keeps what it has built and what it runs.
+func cacheOfScript() (string, error) {
+	if dir := os.Getenv("KUBE_DIR"); dir != "" {
+		return dir, nil
+	}
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "kube-up"), err
+}
+
 // isBuilt reports whether everything is there that the script's build leaves; one that was interrupted leaves some of it.
 func isBuilt() (bool, error) {
-	dir := os.Getenv("KUBE_DIR")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return false, err
-		}
-		dir = filepath.Join(cache, "kube-up")
+	dir, err := cacheOfScript()
+	if err != nil {
+		return false, err
 	}
 	bin := "bin" // what was built last; the script builds the version that it wants, if that is another
 	if version := os.Getenv("KUBE_VERSION"); version != "" {
