@@ -220,16 +220,25 @@ func (c *container) close(why string, hooks []*hook) {
 	l.kill()
 }
 
-// closePort closes the port alone: the process lives and heartbeats. It reports whether it was open.
-func (c *container) closePort() bool {
+// closePort closes the port alone: the process lives and heartbeats. The result opens it again, if
+// the process lives still; nil: it was not open.
+func (c *container) closePort() (reopen func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.l == nil {
-		return false
+		return nil
 	}
 	c.w.say("%s closes its port", c.name)
 	c.close("closes its port", nil)
-	return true
+	life := c.routines
+	return func() {
+		c.mu.Lock()
+		same := c.running && c.routines == life
+		c.mu.Unlock()
+		if same {
+			c.open()
+		}
+	}
 }
 
 // facts are what the judge needs.
@@ -257,14 +266,4 @@ func (c *container) isRegistered() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.holds) == len(c.w.servers)
-}
-
-// reopen opens the port again that the process closed.
-func (c *container) reopen() {
-	c.mu.Lock()
-	again := c.running && c.l == nil && len(c.up) > 0
-	c.mu.Unlock()
-	if again {
-		c.open()
-	}
 }

@@ -232,12 +232,10 @@ func (w *world) do(ctx context.Context, e event, acts *sync.WaitGroup) {
 	case liveness:
 		acts.Go(func() { k.restart(c, e.drop, e.span) })
 	case closes:
-		if c.closePort() {
+		if reopen := c.closePort(); reopen != nil {
 			acts.Go(func() {
 				_ = wait(ctx, e.span)
-				if !w.deleted.Load() {
-					c.reopen()
-				}
+				reopen()
 			})
 		}
 	case resumed:

@@ -49,6 +49,7 @@ type world struct {
 	// What the judge counts.
 	lost, requests int
 	excused        map[string]int
+	asked          []string
 }
 
 // newWorld makes the Pod and its surroundings. Nothing in it runs yet but the registries.
