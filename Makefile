@@ -27,7 +27,7 @@ build: ## the binary, ./prestop
 cross: ## it builds for every platform that it runs on, and for those of its developers
 	for p in linux/amd64 linux/arm64 darwin/arm64 windows/amd64; do \
 	  echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(BUILD) -o /dev/null .; \
-	  GOOS=$${p%/*} GOARCH=$${p#*/} go vet . ./drain/... ./registry/...; done
+	  GOOS=$${p%/*} GOARCH=$${p#*/} go vet . ./internal/... ./drain/... ./registry/...; done
 
 demo: ## a rolling restart on this machine, with and without prestop; no cluster, no Java
 	go run ./demo
@@ -39,10 +39,10 @@ test-all: ## and the older versions of the registries
 	test/all.sh -tags all
 
 race: ## the product's tests under the race detector, few at a time; needs a C compiler
-	CGO_ENABLED=1 $(SUDO) go test -race -count=1 -p 1 -parallel 8 -timeout 40m . ./drain/... ./registry/...
+	CGO_ENABLED=1 $(SUDO) go test -race -count=1 -p 1 -parallel 8 -timeout 40m ./internal/... ./drain/... ./registry/...
 
 mutate: ## how much of the code its tests hold: MUTANTS of each package of PACKAGES, drawn by SEED, JOBS at a time
-	cd test && go run ./mutate -C .. -n $${MUTANTS:-40} -seed $${SEED:-1} -parallel $${JOBS:-1} -least $${LEAST:-0} $${PACKAGES:-. ./drain/... ./registry/...}
+	cd test && go run ./mutate -C .. -n $${MUTANTS:-40} -seed $${SEED:-1} -parallel $${JOBS:-1} -least $${LEAST:-0} $${PACKAGES:-./internal/... ./drain/... ./registry/...}
 
 traps: ## every trap against every version of the registries, and the tables of test/README.md from that
 	{ s=0; go test -v -count 1 ./registry/... || s=1; (cd test && go test -v -count 1 -tags all -timeout 60m .) || s=1; exit $$s; } | \
@@ -82,7 +82,7 @@ bench: ## the figures of the design
 	cd test && go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
 
 docs: ## what the pages have from the program: the settings from the flags, the versions from the tests that ran
-	go test . -count=1 -run '^(TestTheConfigurationPageIsTheFlags|TestTheCompatibilityPageIsWhatRan)$$' -update-docs
+	go test ./internal/cli -count=1 -run '^(TestTheConfigurationPageIsTheFlags|TestTheCompatibilityPageIsWhatRan)$$' -update-docs
 
 charts: ## what comes from the charts: deploy/inject*.yaml and the grace period's policy, the settings in their schemas, the golden files
 	cd test && go test ./chart -count=1 -update
