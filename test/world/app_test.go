@@ -15,10 +15,11 @@ import (
 	"prestop/registry/registrytest"
 )
 
-// podAddress is where the Pod's containers are reached.
+// The Pod's addresses. The sidecar is given the first.
 const (
 	podAddress    = "10.0.0.1"
 	secondAddress = "10.0.7.1"
+	sixthAddress  = "fd00::1" // by IPv6
 )
 
 // plan is what a container is like.
@@ -66,7 +67,7 @@ type container struct {
 }
 
 func (c *container) identity() identity {
-	return identity{"orders-" + c.name, c.w.registeredBy(), c.port, c.w.lease}
+	return identity{"orders-" + c.name, c.w.by, c.port, c.w.lease}
 }
 
 // start starts the container's process, unless it runs.
@@ -137,7 +138,7 @@ func (c *container) live(ctx context.Context, s *server) {
 			}
 		}
 		c.registered(s)
-		connection := s.nacos.Register(registrytest.NacosInstance{Service: c.identity().service, IP: c.w.registeredBy(), Port: c.port, Weight: 1})
+		connection := s.nacos.Register(registrytest.NacosInstance{Service: c.identity().service, IP: c.identity().nacosIP(), Port: c.port, Weight: 1})
 		<-ctx.Done()
 		connection.Close()
 		return

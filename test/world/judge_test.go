@@ -289,6 +289,7 @@ func (w *world) judge() {
 	for _, s := range w.servers {
 		w.judgeRequests(s)
 	}
+	w.say("%d calls, %d lost, excused: %v", len(w.calls), w.lost, w.excused)
 }
 
 // at is a time in the story.
