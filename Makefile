@@ -19,7 +19,7 @@ CHARTS      ?=
 # Before what needs root.
 SUDO        ?=
 
-.PHONY: build cross demo test test-all race mutate traps e2e e2e-all kyverno trust rollout soak fuzz bench docs charts lint vulncheck image images manifests release reproducible push-charts sign verify github-release clean
+.PHONY: build cross demo test test-all race mutate traps e2e e2e-all kyverno trust rollout rollout-docs soak fuzz bench docs charts lint vulncheck image images manifests release reproducible push-charts sign verify github-release clean
 
 build: ## the binary, ./prestop
 	$(BUILD) -o "$${OUT:-prestop}" .
@@ -27,7 +27,7 @@ build: ## the binary, ./prestop
 cross: ## it builds for every platform that it runs on, and for those of its developers
 	for p in linux/amd64 linux/arm64 darwin/arm64 windows/amd64; do \
 	  echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(BUILD) -o /dev/null .; \
-	  GOOS=$${p%/*} GOARCH=$${p#*/} go vet . ./drain/... ./registry/...; done
+	  GOOS=$${p%/*} GOARCH=$${p#*/} go vet . ./internal/... ./drain/... ./registry/...; done
 
 demo: ## a rolling restart on this machine, with and without prestop; no cluster, no Java
 	go run ./demo
@@ -39,10 +39,10 @@ test-all: ## and the older versions of the registries
 	test/all.sh -tags all
 
 race: ## the product's tests under the race detector, few at a time; needs a C compiler
-	CGO_ENABLED=1 $(SUDO) go test -race -count=1 -p 1 -parallel 8 -timeout 40m . ./drain/... ./registry/...
+	CGO_ENABLED=1 $(SUDO) go test -race -count=1 -p 1 -parallel 8 -timeout 40m ./internal/... ./drain/... ./registry/...
 
 mutate: ## how much of the code its tests hold: MUTANTS of each package of PACKAGES, drawn by SEED, JOBS at a time
-	cd test && go run ./mutate -C .. -n $${MUTANTS:-40} -seed $${SEED:-1} -parallel $${JOBS:-1} -least $${LEAST:-0} $${PACKAGES:-. ./drain/... ./registry/...}
+	cd test && go run ./mutate -C .. -n $${MUTANTS:-40} -seed $${SEED:-1} -parallel $${JOBS:-1} -least $${LEAST:-0} $${PACKAGES:-./internal/... ./drain/... ./registry/...}
 
 traps: ## every trap against every version of the registries, and the tables of test/README.md from that
 	{ s=0; go test -v -count 1 ./registry/... || s=1; (cd test && go test -v -count 1 -tags all -timeout 60m .) || s=1; exit $$s; } | \
@@ -60,8 +60,15 @@ kyverno: ## the policies for clusters before 1.34, by Kyverno's command line, wh
 trust: ## signs an image, the charts and the checksums of a release, and verifies them; cosign takes minutes to build the first time
 	cd test && go test ./trust -count=1 -v -timeout 60m
 
-rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its table, and docs/rollout.svg (half an hour)
-	rm -f test/rollout/results/*.json && mkdir -p docs && cd test && go run ./rollout -out rollout/results && go run ./rollout -out rollout/results -svg ../docs/rollout.svg
+rollout: ## what callers see of a rolling update, stopped in every way, on Kubernetes; its tables and pictures in docs/ (half an hour)
+	rm -f test/rollout/results/*.json && cd test && go run ./rollout -out rollout/results
+	$(MAKE) rollout-docs
+
+rollout-docs: ## the tables and pictures of the rolling update, from test/rollout/results
+	cd test && for l in en:svg zh:zh-CN.svg; do \
+	  go run ./rollout -out rollout/results -lang $${l%:*} -svg ../docs/rollout.$${l#*:} >/dev/null; \
+	  go run ./rollout -out rollout/results -lang $${l%:*} -hero -svg ../docs/hero.$${l#*:} >/dev/null; done
+	cd test && go test ./rollout -count=1 -run '^TestTheDocumentationShowsTheRecordedRuns$$' -update-docs
 
 soak: ## a million random histories of the drain
 	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -timeout 3h
@@ -73,8 +80,8 @@ bench: ## the figures of the design
 	go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
 	cd test && go test ./... -run '^$$' -bench . -benchtime $${BENCHTIME:-1s} -timeout 1h
 
-docs: ## the settings in both READMEs, from the flags
-	go test . -count=1 -run '^TestTheSettingsInTheREADMEsAreTheFlags$$' -update-docs
+docs: ## what the pages have from the program: the settings from the flags, the versions from the tests that ran
+	go test ./internal/cli -count=1 -run '^(TestTheConfigurationPageIsTheFlags|TestTheCompatibilityPageIsWhatRan)$$' -update-docs
 
 charts: ## what comes from the charts: deploy/inject*.yaml and the grace period's policy, the settings in their schemas, the golden files
 	cd test && go test ./chart -count=1 -update

@@ -128,7 +128,7 @@ func drawPanel(d *picture, p panel, left, top, width, span float64, l lang) {
 	for s := 0.0; s <= span; s += 5 {
 		at := zero + s/span*(right-zero)
 		d.add(`<path d="M%s %sV%s" class="grid"/>`, px(at), px(rows), px(bottom))
-		label := drawnSeconds.f(l, s)
+		label := drawnSeconds.f(l, s*scale)
 		d.text(at, bottom+16, "small", "middle", label)
 	}
 	for k, r := range p.Rows {

@@ -67,11 +67,11 @@ func TestTimelineFitsIntoANarrowTerminal(t *testing.T) {
 
 func TestVerdictSaysHowManyAndWhy(t *testing.T) {
 	p := example()
-	if got, want := p.verdict(english), "5 of 1,234 lost (4 refused, 1 cut off)"; got != want {
+	if got, want := p.verdict(english), "5 of 1,234 failed (4 refused, 1 cut off)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	p.Failed = nil
-	if got, want := p.verdict(english), "none of 1,234 requests lost"; got != want {
+	if got, want := p.verdict(english), "none of 1,234 requests failed"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -22,16 +22,16 @@ import (
 
 var ways = []way{
 	{"without", text{"No preStop hook", "没有 preStop 钩子"}, text{
-		"SIGTERM at once: the application deregisters and exits, but the callers' caches live on.",
-		"立即收到 SIGTERM：应用注销并退出，而调用方的缓存还在。",
+		"SIGTERM at once: the application deregisters and exits, but the callers' caches still have it.",
+		"立即收到 SIGTERM：应用注销并退出，但调用方的缓存里还有它。",
 	}, noHook},
 	{"sleep", text{"sleep 35", "sleep 35"}, text{
-		"What many do today, here 3.5 s. Nobody is told to go elsewhere while it sleeps, so it only puts the losses off.",
-		"很多人现在的做法，图中为 3.5 秒。睡觉期间没有人通知调用方换个实例，所以只是把失败推迟。",
+		"What many do today. Nobody tells the callers anything while it sleeps, so the same requests fail later.",
+		"很多人现在的做法。sleep 期间没有任何人通知调用方，失败只是推迟了 35 秒。",
 	}, sleeps},
 	{"prestop", text{"prestop", "prestop"}, text{
-		"Leaves the registry first; returns when callers have forgotten the instance and nothing is in flight.",
-		"先从注册中心下线；等调用方忘掉这个实例、没有请求在处理，才返回。",
+		"Deregisters first. Returns when the callers' caches have expired and no request is in flight.",
+		"先从注册中心摘除实例；等调用方缓存失效、没有在途请求，才返回。",
 	}, callsPrestop},
 }
 
@@ -164,7 +164,7 @@ func summary(panels []panel, l lang) string {
 	for _, p := range panels {
 		var stops []string
 		for _, s := range p.Stops {
-			stops = append(stops, fmt.Sprintf("%.1f", s))
+			stops = append(stops, fmt.Sprintf("%.0f", s*scale))
 		}
 		row(p.Title.f(l), saysOn.f(l, p.Service, p.Registry), thousands(p.Requests), thousands(p.lost()), strings.Join(stops, "  "))
 	}

@@ -73,7 +73,7 @@ func (p panel) stop(l lang) string {
 	for _, s := range p.Stops {
 		sum += s
 	}
-	return saysStop.f(l, sum/float64(len(p.Stops)))
+	return saysStop.f(l, scale*sum/float64(len(p.Stops)))
 }
 
 func thousands(n int) string {

@@ -49,7 +49,7 @@ func (s *screen) progress(panels []panel, now time.Time) {
 			fmt.Fprint(s.out, saysStarting.f(s.lang, p.Service))
 			continue
 		}
-		fmt.Fprint(s.out, saysProgress.f(s.lang, p.Seconds, p.Service, thousands(p.Requests), p.lost()))
+		fmt.Fprint(s.out, saysProgress.f(s.lang, p.Seconds*scale, p.Service, thousands(p.Requests), p.lost()))
 	}
 }
 

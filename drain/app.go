@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"prestop/drain/conns"
 	"prestop/registry"
 )
 
@@ -16,6 +17,19 @@ type socket struct {
 	port uint16
 	// id tells this socket from a later one on the same port.
 	id uint64
+	// foreign: it is a mesh's proxy, or one that nobody outside the Pod can reach.
+	foreign bool
+}
+
+// proxies are the users that a mesh's proxy runs as: Istio's and Linkerd's. Each mesh's iptables
+// leave the traffic of that user alone, so no app runs as one of them.
+var proxies = []uint32{1337, 2102}
+
+// isForeign reports whether a listener cannot be the app's way in: it is a mesh's proxy, or it
+// listens on the loopback alone, as an admin port or a database proxy does. With loopback the
+// callers are on this machine too, so the latter may be the app.
+func isForeign(l conns.Listener, loopback bool) bool {
+	return l.HasUID && slices.Contains(proxies, l.UID) || !loopback && l.Address.IsLoopback()
 }
 
 // port is what is known of one port.
@@ -27,6 +41,8 @@ type port struct {
 	listened bool
 	// since is when it began to listen, or stopped; of one that never listened, when it became known.
 	since time.Time
+	// began is when it last began to listen; zero if it never has.
+	began time.Time
 	// before is when it was last seen not to listen before it began to; zero if it listened at the first look.
 	before time.Time
 	// given by --port; registered: an instance was found on it, now or earlier. That outlives the instance's record.
@@ -34,6 +50,9 @@ type port struct {
 	// through: an instance on it was seen in service although nobody had ever listened on it, while the app was up. Callers
 	// reach the app through it (NAT, a NodePort).
 	through bool
+	// foreign: every socket that listened on it last was foreign. Unless the port is given or registered,
+	// it says nothing of the app.
+	foreign bool
 	// unmissed: it has been gone for so long, while others listen, that it was not the app's.
 	unmissed bool
 	// atBegin are the sockets that listened when the drain began; stopped: since then it was seen without one.
@@ -60,6 +79,12 @@ func (p port) another(running bool) bool {
 // ephemeral reports whether the port is one that Linux gives to outgoing connections, or to a listener that asked for any
 // (RMI, FTP): net.ipv4.ip_local_port_range begins at 32768. Such a listener says nothing of the app when there are others.
 func (p port) ephemeral() bool { return p.number >= 32768 }
+
+// mayServe reports whether the port may be one of the app's: given, registered, or found and neither
+// ephemeral nor foreign.
+func (p port) mayServe() bool {
+	return p.given || p.registered || !p.ephemeral() && !p.foreign
+}
 
 // appState is what the ports say of the app as a whole.
 type appState int
@@ -111,10 +136,15 @@ func (ps ports) see(sockets []socket, looked, now time.Time) ports {
 	for i := range ps {
 		p := &ps[i]
 		var ids []uint64
+		foreign := true
 		for _, s := range sockets {
 			if s.port == p.number {
 				ids = append(ids, s.id)
+				foreign = foreign && s.foreign
 			}
+		}
+		if len(ids) > 0 {
+			p.foreign = foreign
 		}
 		slices.Sort(ids)
 		switch other := !slices.ContainsFunc(ids, func(id uint64) bool { return slices.Contains(p.sockets, id) }); {
@@ -124,7 +154,7 @@ func (ps ports) see(sockets []socket, looked, now time.Time) ports {
 			}
 			p.stopped = true
 		case !p.up() || other:
-			p.since, p.before = now, looked
+			p.since, p.began, p.before = now, now, looked
 			p.listened, p.unmissed = true, false
 		}
 		p.sockets = ids
@@ -189,7 +219,7 @@ func (ps ports) deciding() ports {
 			known = append(known, p)
 			listened = listened || p.listened
 			through = through || p.through
-		case p.unmissed || !p.listened:
+		case p.unmissed || !p.listened || p.foreign:
 		case p.ephemeral():
 			fleeting = append(fleeting, p)
 		default:
@@ -254,11 +284,43 @@ func (ps ports) dead() []uint16 {
 // held are the ports on which nobody has listened yet: an instance there is what an earlier life of the Pod left, or what
 // another Pod left that had the address before, so it is not put in.
 func (ps ports) held() []uint16 {
-	return ps.numbers(func(p port) bool { return !p.listened && !p.through })
+	return ps.numbers(func(p port) bool { return !p.listened })
 }
 
+// live are the ports that are listened on now, by whomever.
+func (ps ports) live() []uint16 { return ps.numbers(port.up) }
+
 // listening are the app's ports that are listened on now.
-func (ps ports) listening() []uint16 { return ps.numbers(port.up) }
+func (ps ports) listening() []uint16 {
+	return ps.numbers(func(p port) bool { return p.up() && (p.given || p.registered || !p.foreign) })
+}
+
+// since tells of each port that may be one of the app's, and that listens, since when.
+func (ps ports) since() map[uint16]time.Time {
+	all := map[uint16]time.Time{}
+	for _, p := range ps {
+		if p.up() && p.mayServe() {
+			all[p.number] = p.since
+		}
+	}
+	for _, p := range ps.deciding() { // an app with a random port has none but ephemeral ones
+		if p.up() {
+			all[p.number] = p.since
+		}
+	}
+	return all
+}
+
+// newest is when a port that may be one of the app's began to listen last.
+func (ps ports) newest() time.Time {
+	var at time.Time
+	for _, p := range ps {
+		if p.mayServe() {
+			at = later(at, p.began)
+		}
+	}
+	return at
+}
 
 // known are the ports by which an instance is the Pod's: those given, and those on which somebody listens or has listened.
 func (ps ports) known() []uint16 {

@@ -29,6 +29,9 @@ type Options struct {
 	Ports []uint16
 	// OnlyPorts: no port but Ports is looked at, since others' look like ours (hostNetwork, several apps on one host).
 	OnlyPorts bool
+	// Loopback: callers are on this machine, not outside a Pod, so that what listens on the loopback
+	// alone may be the app too.
+	Loopback bool
 	// Budget is the longest that a drain may take: grace period less reserve.
 	Budget time.Duration
 	// Linger is how long callers may go on after the read-back; negative means by registry.
@@ -95,7 +98,7 @@ func New(o Options) *Drain {
 		afterPublished, afterLeave := r.Linger()
 		d.policy.afterPublished = append(d.policy.afterPublished, afterPublished)
 		d.policy.afterLeave = append(d.policy.afterLeave, afterLeave)
-		d.reconcilers = append(d.reconcilers, newReconciler(i, o, d.pod, d.send))
+		d.reconcilers = append(d.reconcilers, newReconciler(i, d))
 	}
 	first := start(o.Ports, o.Counter == nil, len(o.Registries), time.Now())
 	d.status.Store(&snapshot{state: first})
@@ -110,6 +113,9 @@ func (d *Drain) pod() registry.Pod {
 	p.AnyPort = s.unseen && len(d.options.Ports) == 0
 	return p
 }
+
+// since tells of each port that may be one of the app's, and that listens, since when.
+func (d *Drain) since() map[uint16]time.Time { return d.status.Load().state.ports.since() }
 
 // send hands a message to the owner, unless that has ended.
 func (d *Drain) send(m message) { _ = d.sendWithin(context.Background(), m) }

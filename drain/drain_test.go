@@ -177,7 +177,7 @@ func TestDrainReassertsWhatARegistryUndid(t *testing.T) {
 func TestDrainWithoutACountEndsWithTheLinger(t *testing.T) {
 	in(t, 0, nil, func(t *testing.T, w *world) {
 		w.mu.Lock()
-		w.blind, w.active = true, 5
+		w.blind, w.containers[0].active = true, 5
 		w.mu.Unlock()
 		out := <-w.hook(t.Context())
 		out.must(t, Drained)

@@ -45,13 +45,15 @@ type target struct {
 	dead, held []uint16
 	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be seen.
 	since map[uint16]time.Time
+	// newest is when a port began to listen last, though it may be dead by now; with wantIn.
+	newest time.Time
 	// serving is since when the Pod has been serving; with wantIn.
 	serving time.Time
 }
 
 func (t target) equal(o target) bool {
 	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) && maps.Equal(t.since, o.since) &&
-		t.serving.Equal(o.serving)
+		t.newest.Equal(o.newest) && t.serving.Equal(o.serving)
 }
 
 // regState is what was reported of one registry since its target changed last.
@@ -94,9 +96,14 @@ type state struct {
 	// app is what the ports say together, and appSince when it became so.
 	app      appState
 	appSince time.Time
-	// began, deadline and cause belong to the current or the last drain.
+	// drains is how many have begun; began, deadline and cause belong to the newest of them.
+	drains          int
 	began, deadline time.Time
 	cause           cause
+	// result is how that drain ended; "" while it runs and before the first.
+	result Result
+	// joined: a hook belongs to that drain. unhooked: SIGTERM began it, and no hook came within hookSoon.
+	joined, unhooked bool
 	// told is when the newest report of a registry arrived: what a count from before shows was not known to be enough.
 	told time.Time
 	// hooked: somebody has called the hook. met: a connection was open during the drain.
@@ -161,8 +168,9 @@ const (
 	eventPublished
 	// eventBlind: publication cannot be observed.
 	eventBlind
-	// eventUndone: something put the Pod back in.
+	// eventUndone: something put the Pod back in. eventLate: an instance of the Pod has registered since.
 	eventUndone
+	eventLate
 	// eventGaveUp: the time to try to leave is over.
 	eventGaveUp
 	// eventIn: every instance is as it shall be, or there is none yet.
@@ -208,6 +216,9 @@ const (
 	// rehook is how long after the end of a drain another call gets the same answer. Later, a hook is about a new stop:
 	// clients may have come since, by a Service, so it drains anew.
 	rehook = 10 * time.Second
+	// hookSoon is how long after SIGTERM a hook may come: the kubelet calls the hooks of a Pod's
+	// containers as it sends SIGTERM to those without.
+	hookSoon = 500 * time.Millisecond
 	// forgetFor bounds the deletion of a dead app's leftovers: after SIGTERM the kubelet may give no more than 2 s.
 	forgetFor = 1500 * time.Millisecond
 )
@@ -281,13 +292,13 @@ func (p policy) take(s state, e event, now time.Time) state {
 	}
 	switch e.kind {
 	case eventHook, eventStopping:
-		if s.phase == serving || s.stale(now) {
+		if s.phase == serving || s.stale(now) && !s.stopping {
 			s = p.begin(s, causeHook, now)
 		}
 		if e.kind == eventStopping {
 			s.cause = causePod
 		} else {
-			s.hooked = true
+			s.hooked, s.joined, s.unhooked = true, true, false
 		}
 	case eventSIGTERM:
 		s = p.stop(s, now)
@@ -297,7 +308,7 @@ func (p policy) take(s state, e event, now time.Time) state {
 		if s.phase != serving && s.returned(now) {
 			s = s.serve(now)
 		}
-	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventGaveUp, eventIn, eventForgotten:
+	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp, eventIn, eventForgotten:
 		s.regs[e.reg], s.told = s.regs[e.reg].hear(e.kind, now), now
 	}
 	return s
@@ -314,7 +325,7 @@ func (r regState) hear(k eventKind, now time.Time) regState {
 		r.published = now
 	case eventBlind:
 		r.blind = true
-	case eventUndone:
+	case eventUndone, eventLate:
 		r = regState{held: true} // callers may learn of it again: its linger starts anew
 	case eventGaveUp:
 		r.gaveUp = now
@@ -333,7 +344,8 @@ func (p policy) stop(s state, now time.Time) state {
 		return s
 	}
 	s.stopping = true
-	if !s.dead() && (s.phase == serving || s.stale(now)) {
+	unsure := s.app == appPartly && s.phase == serving // a hook may come yet, which tells
+	if !s.dead() && (s.phase == serving || s.stale(now)) || unsure {
 		s = p.begin(s, causeSIGTERM, now)
 	}
 	s.stopBy = now.Add(p.budget)
@@ -348,24 +360,53 @@ func (s state) returned(now time.Time) bool {
 	return !s.unseen && s.ports.returned(s.phase == draining, s.since, s.deadline, now)
 }
 
-// reachable reports whether callers can reach something of the app.
-func (s state) reachable() bool { return s.app == appUp || s.app == appPartly || s.app == appUnseen }
+// reachable reports whether callers may reach something of the app. Beside a registered port that is
+// gone another container may serve that has not registered yet, or is called by a Service alone: only
+// SIGTERM tells that it is no app, since it comes when the apps have ended.
+func (s state) reachable() bool {
+	switch {
+	case s.stopping && s.dead():
+		return false
+	case s.app == appUp || s.app == appPartly || s.app == appUnseen:
+		return true
+	}
+	return s.othersListen()
+}
 
-// dead reports whether nothing of the app is there any more, for one who was told to stop. Where its ports are known only
-// by who listened, one of them that is gone is enough: what listens still is another container's, which ends after us.
+// countedPorts are the ports whose connections count. Once nothing of the app is there any more they are
+// those that it listened on, where it may still answer: what listens is another container's.
+func (s state) countedPorts() []uint16 {
+	if s.stopping && s.dead() {
+		return s.ports.deciding().numbers(port.gone)
+	}
+	return s.ports.counted()
+}
+
+// dead reports whether nothing of the app is there any more, for one who was told to stop. Where its
+// ports are known only by who listened, one of them that is gone is enough: what listens still is
+// another container's, which ends after us. But not while a hook waits, or may come: it is called for
+// a container that lives.
 func (s state) dead() bool {
+	waits := s.phase == draining && s.joined && s.othersListen()
 	switch s.app {
 	case appGone, appAbsent:
-		return true
+		return !waits
 	case appPartly:
-		return !s.ports.identified()
+		awaited := s.phase == draining && !s.unhooked
+		return !s.ports.identified() && !waits && !awaited
 	}
 	return false
+}
+
+// othersListen reports whether somebody listens on a port that may be the app's.
+func (s state) othersListen() bool {
+	return slices.ContainsFunc(s.ports, func(p port) bool { return p.up() && p.mayServe() })
 }
 
 // settle moves on to the phase that the state calls for.
 func (p policy) settle(s state, now time.Time) state {
 	if s.phase == draining {
+		s.unhooked = !s.joined && s.cause == causeSIGTERM && !now.Before(s.began.Add(hookSoon))
 		if p.done(s, now) {
 			s = s.enter(drained, now)
 		} else if !now.Before(s.deadline) {
@@ -378,11 +419,18 @@ func (p policy) settle(s state, now time.Time) state {
 	return s
 }
 
-// begin starts a drain. It counts anew: what an earlier count showed, or that there was none, says nothing of now.
+// begin starts a drain. It counts anew: what an earlier count showed, or that there was none, says
+// nothing of now. The registries are searched anew too, for what has registered since.
 func (p policy) begin(s state, c cause, now time.Time) state {
+	s.drains++
 	s.began, s.deadline, s.cause, s.told = now, now.Add(p.budget), c, now
-	s.counted, s.met = tally{}, false
+	if s.stopping && !s.stopBy.IsZero() && s.stopBy.Before(s.deadline) {
+		s.deadline = s.stopBy
+	}
+	s.counted, s.met, s.result = tally{}, false, ""
+	s.joined, s.unhooked = false, false
 	s.ports = s.ports.begin()
+	s.changeTarget()
 	return s.enter(draining, now)
 }
 
@@ -402,6 +450,16 @@ func (s state) changeTarget() {
 }
 
 func (s state) enter(p phase, now time.Time) state {
+	if s.phase == draining {
+		switch p {
+		case drained:
+			s.result = Drained
+		case expired:
+			s.result = Expired
+		default:
+			s.result = Cancelled
+		}
+	}
 	s.phase, s.since = p, now
 	return s
 }
@@ -421,13 +479,8 @@ func (s state) target() target {
 		if s.unseen {
 			return t
 		}
-		t.since = map[uint16]time.Time{}
 		t.dead, t.held = s.ports.dead(), s.ports.held()
-		for _, p := range s.ports {
-			if p.up() && (!p.ephemeral() || p.given || p.registered) {
-				t.since[p.number] = p.since
-			}
-		}
+		t.since, t.newest = s.ports.since(), s.ports.newest()
 		return t
 	}
 	return target{want: wantOut}
@@ -436,7 +489,7 @@ func (s state) target() target {
 // done reports whether no request can be lost any more: callers have had their time and no connection is in use.
 func (p policy) done(s state, now time.Time) bool {
 	for _, r := range s.regs {
-		if r.left.IsZero() && r.gaveUp.IsZero() {
+		if r.left.IsZero() && r.gaveUp.IsZero() && !(s.stopping && s.dead()) {
 			return false
 		}
 	}
@@ -584,6 +637,9 @@ func (p policy) wake(s state, now time.Time) time.Time {
 	}
 	if s.phase == draining {
 		soonest(s.deadline)
+		if s.stopping && s.app == appPartly {
+			soonest(s.began.Add(hookSoon))
+		}
 		if until, known := p.lingerUntil(s); known {
 			soonest(until)
 		}

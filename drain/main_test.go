@@ -9,7 +9,7 @@ import (
 
 func TestMain(m *testing.M) {
 	// Before the command line is read, so that -rapid.checks overrides it; `make soak` asks for a million.
-	if err := flag.Set("rapid.checks", "10000"); err != nil {
+	if err := flag.Set("rapid.checks", "20000"); err != nil {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)

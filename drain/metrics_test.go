@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // scraped is what Prometheus' own parser makes of the metrics.
@@ -107,22 +108,22 @@ func TestMetricsTellTheRequestsToTheRegistries(t *testing.T) {
 	}))
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	client := registry.NewHTTP(nil, "prestop/test")
+	calls := client.New(nil, "prestop/test")
 	call := func(method, to string) {
 		u, err := url.Parse(to)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = client.Do(t.Context(), []*url.URL{u}, registry.Call{Op: "test", Method: method, Once: true}) // some are to fail
+		_, _ = calls.Do(t.Context(), []*url.URL{u}, client.Call{Op: "test", Method: method, Once: true}) // some are to fail
 	}
 	call(http.MethodGet, answers.URL)
 	call(http.MethodGet, answers.URL)
 	call(http.MethodPut, answers.URL)
 	call(http.MethodGet, gone.URL)
-	client.Close()
+	calls.Close()
 	answers.Close()
 
-	w := newWorld(1, func(o *Options) { o.Traffic = map[string]*registry.Traffic{"nacos": client.Traffic()} })
+	w := newWorld(1, func(o *Options) { o.Traffic = map[string]*registry.Traffic{"nacos": calls.Traffic()} })
 	defer w.end()
 	families := scraped(t, w, "v")
 	for kind, want := range map[[2]string]float64{{"GET", "2xx"}: 2, {"PUT", "4xx"}: 1, {"GET", "unreachable"}: 1} {

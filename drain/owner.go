@@ -19,7 +19,7 @@ type owner struct {
 func (o *owner) run() {
 	o.command()
 	defer func() { o.cancel() }()
-	defer o.release(Cancelled)
+	defer o.release()
 	for !o.state.exit(time.Now()) {
 		timer := time.NewTimer(until(o.policy.wake(o.state, time.Now())))
 		var m message
@@ -62,20 +62,24 @@ func (o *owner) handle(m message) {
 // effects brings the world in line with the state.
 func (o *owner) effects(was state, e event, now time.Time) {
 	s := o.state
-	if s.began != was.began {
+	if s.drains != was.drains {
 		o.begin()
 	}
 	o.publish() // before anybody is answered, so that what he asks next agrees with the answer
 	if s.app != was.app {
 		o.appChanged(was)
 	}
-	if s.phase != was.phase || s.began != was.began { // a drain with nothing to wait for begins and ends in one step
+	if s.result != "" && !o.runs.over() { // also of one that began in this very step
+		o.answer(o.outcome(s, s.result, now)) // before anything that takes time
+	}
+	if s.phase != was.phase || s.drains != was.drains { // a drain with nothing to wait for begins and ends in one step
 		o.phaseChanged(e, now)
 	}
-	if e.kind == eventResume && s.phase == serving || !s.target().equal(was.target()) {
+	again := s.drains != was.drains || e.kind == eventResume && s.phase == serving
+	if again || !s.target().equal(was.target()) {
 		o.command()
 	}
-	o.watcher.follow(o.paceFor(now), s.ports.counted())
+	o.watcher.follow(o.paceFor(now), s.countedPorts())
 }
 
 // begin makes the drain that hooks join from now on.
@@ -123,7 +127,7 @@ func (o *owner) command() {
 	for i, r := range o.reconcilers {
 		number := o.order
 		r.give(order{
-			ctx: ctx, target: o.state.target(), live: o.state.ports.listening(), serves: o.state.reachable(),
+			ctx: ctx, target: o.state.target(), live: o.state.ports.live(), serves: o.state.reachable(),
 			observe: o.policy.linger < 0 || o.policy.quiet > 0,
 			report:  func(k eventKind) { o.send(message{event: event{kind: k, reg: i}, order: number}) },
 		})
@@ -148,9 +152,8 @@ func (o *owner) appChanged(was state) {
 func (o *owner) phaseChanged(e event, now time.Time) {
 	switch s := o.state; s.phase {
 	case drained, expired:
-		o.finish(s, now)
+		o.readyFile(s.phase == drained)
 	case serving:
-		o.release(Cancelled)
 		o.calls.end()
 		o.readyFile(false)
 		o.log.Info("serving", "cause", map[bool]string{true: "resume", false: "the app listens again"}[e.kind == eventResume])
@@ -160,33 +163,19 @@ func (o *owner) phaseChanged(e event, now time.Time) {
 	case draining:
 		o.readyFile(false)
 	case forgotten:
-		o.release(Cancelled)
 		o.log.Info("told to stop and the app is gone; deleting what the registries still hold of it")
 	}
 }
 
-// finish ends the drain with what came of it.
-func (o *owner) finish(s state, now time.Time) {
-	r := Drained
-	if s.phase == expired {
-		r = Expired
-	}
-	o.answer(o.outcome(s, r, now)) // before anything that takes time
-	o.readyFile(s.phase == drained)
-}
-
-// release answers those who wait for a drain that will not come to its end.
-func (o *owner) release(r Result) {
+// release answers those who wait for a drain that the end of the process cuts off.
+func (o *owner) release() {
 	if o.runs != nil && !o.runs.over() {
-		o.answer(o.outcome(o.state, r, time.Now()))
+		o.answer(o.outcome(o.state, Cancelled, time.Now()))
 	}
 }
 
-// answer closes the current drain with its outcome, once, and tells of it.
+// answer closes the current drain with its outcome, and tells of it.
 func (o *owner) answer(out Outcome) {
-	if o.runs.over() {
-		return
-	}
 	o.runs.outcome = out
 	o.history.add(out)
 	close(o.runs.done)

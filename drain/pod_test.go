@@ -219,3 +219,33 @@ func TestAnHourOfACrashCostsWhatAnIdleOneDoes(t *testing.T) {
 		}
 	})
 }
+
+// An app that listened a short while before the hook registers in the middle of its drain.
+func TestAnInstanceThatRegistersWhileItIsDrainedIsTakenOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newPod(1, []*container{{port: appPort, registers: true}, {port: 9090}}, nil)
+		defer w.end()
+		w.start()
+		w.startOne(1)
+		wait(t.Context(), 5*time.Second)
+		h := w.hook(t.Context())
+		wait(t.Context(), 2*time.Second)
+		w.regs[0].register(9090)
+		registered := time.Now()
+		for !w.regs[0].outAt(9090) {
+			wait(t.Context(), 100*time.Millisecond)
+			if time.Since(registered) > 5*time.Second {
+				t.Fatal("the one that has registered is in")
+			}
+		}
+		out := <-h
+		out.must(t, Drained)
+		// Its callers have their time too: fakePublish, and what the registry says of caches.
+		if after := time.Since(registered); after < 5*time.Second {
+			t.Errorf("drained %v after it registered", after)
+		}
+		if text := strings.Join(out.Registries, "; "); strings.Contains(text, "put back") {
+			t.Errorf("somebody is said to have put it back: %s", text)
+		}
+	})
+}

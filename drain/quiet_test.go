@@ -15,7 +15,7 @@ func TestAQuietPeriodEndsTheLinger(t *testing.T) {
 		h := w.hook(t.Context())
 		for range 10 { // callers go on for 10 s
 			wait(t.Context(), time.Second)
-			w.do(action{name: "talk"})
+			w.do(action{Name: "talk"})
 		}
 		if s := w.drain.Status(t.Context()); s.LingerUntil == nil || s.Connections.LastHeard == nil || s.LingerUntil.Sub(s.Connections.LastHeard.At) < 5*time.Second ||
 			s.LingerUntil.Sub(s.Connections.LastHeard.At) > 6*time.Second || s.Connections.LastHeard.Address != "10.0.0.9" {
@@ -51,7 +51,7 @@ func TestCallersThatGoOnHaveTheWholeLinger(t *testing.T) {
 		h := w.hook(t.Context())
 		for range 39 {
 			wait(t.Context(), time.Second)
-			w.do(action{name: "talk"})
+			w.do(action{Name: "talk"})
 		}
 		out := <-h
 		out.must(t, Drained)

@@ -57,6 +57,7 @@ type reconciler struct {
 	index     int
 	registry  registry.Registry
 	pod       func() registry.Pod
+	since     func() map[uint16]time.Time // of each port that may be the app's and listens now
 	timeout   time.Duration
 	elsewhere func(ctx context.Context, i int) ([]registry.Instance, error)
 	log       *slog.Logger
@@ -70,16 +71,18 @@ type reconciler struct {
 	err      error           // what was told as wrong last
 	searched time.Time       // when the last search succeeded; zero before
 	wasIn    map[string]bool // the instances that were seen in service since they were last taken out, by ID
+	took     map[string]bool // those that were in service until we took them out, by ID
 	warned   bool            // that nothing is registered
 	// fruitless are the ports whose instance was searched for all through rejoinWindow, in vain.
 	fruitless map[uint16]bool
 }
 
-func newReconciler(i int, o Options, pod func() registry.Pod, send func(message)) *reconciler {
+func newReconciler(i int, d *Drain) *reconciler {
+	o := d.options
 	r := o.Registries[i]
 	k := &reconciler{
-		index: i, registry: r, pod: pod, timeout: o.RegistryTimeout, elsewhere: o.Elsewhere, send: send,
-		orders: make(chan order, 1), wasIn: map[string]bool{}, fruitless: map[uint16]bool{}, log: o.Log.With("registry", r.Kind()),
+		index: i, registry: r, pod: d.pod, since: d.since, send: d.send, timeout: o.RegistryTimeout, elsewhere: o.Elsewhere,
+		orders: make(chan order, 1), wasIn: map[string]bool{}, took: map[string]bool{}, fruitless: map[uint16]bool{}, log: o.Log.With("registry", r.Kind()),
 		jitter: rand.New(rand.NewPCG(o.Seed, uint64(i))),
 	}
 	if o.Seed == 0 {
@@ -187,7 +190,7 @@ func (k *reconciler) keepOutOnce(d *departure) {
 		k.pause(d.ctx, reassert)
 	case !d.out:
 		k.pause(d.trying, time.Second)
-	case !d.watched:
+	case !d.watched, k.mayRegister(0):
 		k.pause(d.ctx, d.glance)
 		d.glance = min(2*d.glance, observe)
 	case time.Since(d.began) > reassertFor:
@@ -206,6 +209,10 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 		}
 		d.checked = true
 	}
+	known := map[string]bool{}
+	for _, i := range k.found {
+		known[i.ID] = true
+	}
 	err := k.look(ctx, d)
 	if err != nil && d.checked && !d.searched && !d.out && (registry.IsFinal(err) || time.Since(d.began) >= searchPatience) {
 		k.log.Warn("cannot search the registry for further instances; those that are known are out", "error", err)
@@ -219,15 +226,33 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 		return nil
 	}
 	if d.out {
-		k.log.Warn("the registry shows the instance in service again; taking it out once more", "instances", k.names(registry.In))
-		d.report(eventUndone)
+		if slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.State == registry.In && known[i.ID] }) {
+			k.log.Warn("the registry shows the instance in service again; taking it out once more", "instances", k.names(registry.In))
+			d.report(eventUndone)
+		} else {
+			k.log.Info("an instance has registered since; taking it out too", "instances", k.names(registry.In))
+			d.report(eventLate)
+		}
 		d.try(k.timeout)
 	}
 	return k.leave(ctx)
 }
 
-// look learns what the registry holds: by a search at first, and where it was empty or another port listens since; else
-// by asking for what is known.
+// mayRegister reports whether the registry is worth another search: a port began to listen since the
+// last one, or so lately that its instance may still come.
+func (k *reconciler) mayRegister(again time.Duration) bool {
+	for port, since := range k.since() {
+		known := slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port })
+		late := time.Since(since) < rejoinWindow && time.Since(k.searched) > again
+		if !known && (late || k.searched.Before(since)) {
+			return true
+		}
+	}
+	return false
+}
+
+// look learns what the registry holds: by a search at first, and where it was empty, another port
+// listens since, or an instance may still come; else by asking for what is known.
 func (k *reconciler) look(ctx context.Context, d *departure) error {
 	pod := k.pod()
 	again := emptySearch
@@ -235,7 +260,8 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 		again = rareSearch
 	}
 	switch {
-	case !d.searched, !slices.Equal(pod.Ports, d.ports), len(k.found) == 0 && time.Since(k.searched) > again:
+	case !d.searched, !slices.Equal(pod.Ports, d.ports), k.mayRegister(min(again, reassert)),
+		len(k.found) == 0 && time.Since(k.searched) > again:
 		err := k.search(ctx)
 		if err == nil {
 			d.searched, d.ports = true, pod.Ports
@@ -248,6 +274,11 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 }
 
 func (k *reconciler) leave(ctx context.Context) error {
+	for _, i := range k.found {
+		if i.State == registry.In {
+			k.took[i.ID] = true
+		}
+	}
 	if err := k.registry.Leave(ctx); err != nil {
 		return err
 	}
@@ -374,7 +405,7 @@ func (k *reconciler) keepInOnce(ctx context.Context, o order) (changed bool, err
 		}
 		changed = true
 	}
-	if len(k.portsOf(registry.Out, func(i registry.Instance) bool { return o.wants(i) && k.wasIn[i.ID] && !o.lately(i) })) > 0 {
+	if len(k.portsOf(registry.Out, func(i registry.Instance) bool { return k.wants(o, i) && k.wasIn[i.ID] && !o.lately(i) })) > 0 {
 		return changed, errDisabled
 	}
 	return changed, nil
@@ -385,9 +416,10 @@ var errDisabled = errors.New("the instance is disabled, and not by prestop; enab
 
 func (o order) dead(i registry.Instance) bool { return slices.Contains(o.target.dead, i.Port) }
 
-// wants reports whether the instance shall be in: somebody listens on its port, or is reached through it.
-func (o order) wants(i registry.Instance) bool {
-	return !o.dead(i) && !slices.Contains(o.target.held, i.Port)
+// wants reports whether the instance shall be in: somebody listens on its port, or it was in service
+// until we took it out, so that the app is reached through it.
+func (k *reconciler) wants(o order, i registry.Instance) bool {
+	return !o.dead(i) && (k.took[i.ID] || !slices.Contains(o.target.held, i.Port))
 }
 
 // lately reports whether the instance's port, or the Pod, began to serve within rejoinWindow.
@@ -397,7 +429,7 @@ func (o order) lately(i registry.Instance) bool {
 
 // ours tells which disabled instances are ours to put in: leftovers, and those that we took out ourselves.
 func (o order) ours(k *reconciler) func(registry.Instance) bool {
-	return func(i registry.Instance) bool { return o.wants(i) && (!k.wasIn[i.ID] || o.lately(i)) }
+	return func(i registry.Instance) bool { return k.wants(o, i) && (!k.wasIn[i.ID] || o.lately(i)) }
 }
 
 // portsOf returns the ports of the instances in the state for which ok holds.
@@ -417,6 +449,7 @@ func (k *reconciler) remember(o order) {
 		switch {
 		case i.State == registry.In:
 			k.wasIn[i.ID] = true
+			delete(k.took, i.ID)
 		case o.dead(i):
 			delete(k.wasIn, i.ID)
 		}
@@ -436,14 +469,14 @@ func (k *reconciler) lookIn(ctx context.Context, o order) error {
 
 // searchIn reports whether the registry is to be searched: nothing is known yet; a port began to listen a short while ago
 // that no instance is known of; or one has vanished and the last search is long ago. While nothing listens, nothing can
-// have registered.
+// have registered but what did before the port was gone.
 func (k *reconciler) searchIn(o order) bool {
 	since := time.Since(k.searched)
 	switch {
 	case k.searched.IsZero():
 		return true
 	case len(o.target.since) == 0 && o.target.since != nil && !k.pod().AnyPort:
-		return since >= rareSearch && len(k.found) == 0
+		return since >= rareSearch && len(k.found) == 0 || k.searched.Before(o.target.newest)
 	case len(k.found) == 0 && !k.ever:
 		return true
 	}

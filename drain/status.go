@@ -155,7 +155,7 @@ func (o *owner) outcome(s state, r Result, now time.Time) Outcome {
 	if !out.Uncounted {
 		out.Connections = s.counted.whole
 	}
-	if s.phase != drained && s.phase != expired {
+	if r == Cancelled || s.drains == 0 {
 		return out
 	}
 	if out.Count >= worthTelling && out.Connections.Active == 0 && s.busy.Began.After(s.began) {

@@ -56,6 +56,7 @@ const (
 type watcher struct {
 	counter   conns.Counter // nil: nothing can be seen
 	only      []uint16      // with hostNetwork: the only ports that may be ours; nil: all
+	loopback  bool          // callers are on this machine: a listener on the loopback may be the app
 	threshold int           // --min-open-connections
 	log       *slog.Logger
 	report    func(event)
@@ -91,7 +92,7 @@ type question struct {
 
 func newWatcher(o Options, report func(event)) *watcher {
 	w := &watcher{
-		counter: o.Counter, threshold: o.MinOpen, log: o.Log, report: report,
+		counter: o.Counter, loopback: o.Loopback, threshold: o.MinOpen, log: o.Log, report: report,
 		poked: make(chan struct{}, 1), asked: make(chan question),
 	}
 	if o.OnlyPorts {
@@ -346,7 +347,7 @@ func (l *watcher) saw(listeners []conns.Listener) {
 	now := make([]socket, 0, len(listeners))
 	for _, s := range listeners {
 		if l.only == nil || slices.Contains(l.only, s.Port) {
-			now = append(now, socket{port: s.Port, id: s.ID})
+			now = append(now, socket{s.Port, s.ID, isForeign(s, l.loopback)})
 		}
 	}
 	slices.SortFunc(now, func(a, b socket) int { return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.id, b.id)) })

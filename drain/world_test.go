@@ -21,10 +21,20 @@ import (
 type container struct {
 	port      uint16
 	registers bool
+	uid       uint32        // whom its process belongs to; 0 of an app
+	loopback  bool          // nobody outside the Pod reaches it
+	delay     time.Duration // from when it listens until it registers
 	up        bool
 	started   time.Time // when it listened last
 	changed   time.Time // when up changed last
+	ended     time.Time // when it ended last
 	socket    uint64    // identity of its listening socket
+	active    int       // connections in use
+	connected time.Time // when a connection came that is still in use
+
+	// What a sidecar may know of it. seen: it has seen it listen. missed: it has seen it not listen
+	// since the last call to stop, at which it was up as atStop says.
+	seen, missed, atStop bool
 }
 
 // world is a Pod's surroundings in a test: containers with their sockets, and registries that hold the apps among them.
@@ -33,8 +43,6 @@ type world struct {
 	mu         sync.Mutex
 	containers []*container
 	sockets    uint64
-	active     int
-	connected  time.Time // when a connection came that is still in use
 	expired    int       // of those that were, and are not told yet
 	blind      bool      // counts fail
 	deaf       bool      // counts do not tell when clients were heard
@@ -47,6 +55,17 @@ type world struct {
 	drain      *Drain
 	done       chan struct{} // closed when Run has returned
 	cancel     context.CancelFunc
+	past       past
+}
+
+// past is what happened to a world's sidecar, as far as the oracle needs it.
+type past struct {
+	began   time.Time   // when it was started last
+	stops   []time.Time // calls to stop, of whatever kind, in this life and since the last /resume
+	resumed time.Time   // the last /resume
+	termed  time.Time   // SIGTERM; zero: none
+	exited  time.Time   // when it ended by itself; zero while it runs
+	killed  bool        // it was ended the hard way
 }
 
 const appPort = 8080
@@ -81,11 +100,28 @@ func (w *world) run() {
 	done := make(chan struct{})
 	w.cancel, w.done = cancel, done
 	d := w.drain
-	go func() { d.Run(ctx); close(done) }()
+	w.mu.Lock()
+	w.past = past{began: time.Now()}
+	for _, c := range w.containers {
+		c.seen, c.missed, c.atStop = false, false, false
+	}
+	w.mu.Unlock()
+	go func() {
+		d.Run(ctx)
+		w.mu.Lock()
+		if !w.past.killed {
+			w.past.exited = time.Now()
+		}
+		w.mu.Unlock()
+		close(done)
+	}()
 }
 
 // end ends the drain the hard way, if it has not ended.
 func (w *world) end() {
+	w.mu.Lock()
+	w.past.killed = true
+	w.mu.Unlock()
 	w.cancel()
 	<-w.done
 }
@@ -110,12 +146,23 @@ func (w *world) startOne(i int) {
 	c.up, c.started, c.changed = true, time.Now(), time.Now()
 	w.sockets++
 	c.socket = w.sockets
+	socket := c.socket
 	w.mu.Unlock()
 	w.event()
-	for _, r := range w.regs {
-		if c.registers {
-			r.register(c.port)
+	register := func() {
+		w.mu.Lock()
+		same := c.up && c.socket == socket
+		w.mu.Unlock()
+		for _, r := range w.regs {
+			if c.registers && same {
+				r.register(c.port)
+			}
 		}
+	}
+	if c.delay > 0 {
+		time.AfterFunc(c.delay, register)
+	} else {
+		register()
 	}
 }
 
@@ -124,20 +171,21 @@ func (w *world) crash() { w.crashOne(0) }
 
 func (w *world) crashOne(i int) {
 	w.mu.Lock()
-	w.containers[i].up, w.containers[i].changed = false, time.Now()
-	if i == 0 {
-		w.active = 0
-	}
+	c := w.containers[i]
+	c.up, c.changed, c.ended, c.active = false, time.Now(), time.Now(), 0
 	w.mu.Unlock()
 	w.event()
 }
 
-// connect changes the number of connections in use.
-func (w *world) connect(n int) {
+// connect changes the number of connections in use to the app.
+func (w *world) connect(n int) { w.connectTo(0, n) }
+
+func (w *world) connectTo(i, n int) {
 	w.mu.Lock()
-	w.active = max(0, w.active+n)
+	c := w.containers[i]
+	c.active = max(0, c.active+n)
 	if n > 0 {
-		w.heard, w.connected = time.Now(), time.Now()
+		w.heard, c.connected = time.Now(), time.Now()
 	}
 	w.mu.Unlock()
 	if n < 0 {
@@ -197,8 +245,13 @@ func (w *world) Listeners(context.Context) ([]conns.Listener, error) {
 	w.looks++
 	var all []conns.Listener
 	for _, c := range w.containers {
+		c.seen, c.missed = c.seen || c.up, c.missed || !c.up
 		if c.up {
-			all = append(all, conns.Listener{Port: c.port, ID: c.socket})
+			l := conns.Listener{Port: c.port, ID: c.socket, UID: c.uid, HasUID: true, Address: netip.IPv6Unspecified()}
+			if c.loopback {
+				l.Address = netip.MustParseAddr("127.0.0.1")
+			}
+			all = append(all, l)
 		}
 	}
 	return all, nil
@@ -213,8 +266,16 @@ func (w *world) Count(_ context.Context, ports []uint16) (conns.Tally, error) {
 	t := conns.Tally{Source: "fake", Began: time.Now()}
 	if len(ports) > 0 {
 		t.Expired, w.expired = w.expired, 0
-		t.Open, t.Active = w.active, w.active
-		t.Peers = []conns.Peer{{Address: netip.MustParseAddr("10.0.0.9"), Port: appPort, Active: w.active, Open: w.active, Since: 2 * time.Second, ClientPort: 50001}}
+		for i, c := range w.containers {
+			if !slices.Contains(ports, c.port) || i > 0 && c.active == 0 {
+				continue
+			}
+			t.Open, t.Active = t.Open+c.active, t.Active+c.active
+			t.Peers = append(t.Peers, conns.Peer{
+				Address: netip.MustParseAddr("10.0.0.9"), Port: c.port, Active: c.active, Open: c.active,
+				Since: 2 * time.Second, ClientPort: 50001,
+			})
+		}
 		if w.heard.Before(w.watched) {
 			w.heard = w.watched
 		}
@@ -243,6 +304,8 @@ func (w *world) Close() error           { return nil }
 type fakeRecord struct {
 	registered, disabled bool
 	changed              time.Time // when callers' view began to change
+	since                time.Time // when it was registered
+	left                 bool      // it was in the registry already when its app was started
 }
 
 // fakeRegistry holds an instance for each registered port.
@@ -250,16 +313,19 @@ type fakeRegistry struct {
 	world *world
 	name  string
 
-	mu      sync.Mutex
+	mu      sync.Mutex // taken after the world's
 	records map[uint16]*fakeRecord
 	broken  bool     // every call fails
 	hanging bool     // every call waits for its context
 	held    []uint16 // what Find has remembered
+	ever    []uint16 // what it has ever found, in this life of the process
 	only    []uint16
 	leaves  int
 	deleted int
 	calls   int
 	finds   int
+	healed  time.Time // when it was last broken or hanging
+	undid   time.Time // when it last put the instances back in by itself
 }
 
 const fakePublish = 2 * time.Second
@@ -275,7 +341,8 @@ func (r *fakeRegistry) rec(port uint16) *fakeRecord {
 func (r *fakeRegistry) register(port uint16) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.rec(port).registered = true
+	rec := r.rec(port)
+	rec.left, rec.registered, rec.since = rec.registered, true, time.Now()
 }
 
 // expireLease forgets the instances of those that do not live.
@@ -293,22 +360,33 @@ func (r *fakeRegistry) expireLease(live func(port uint16) bool) {
 func (r *fakeRegistry) forgetAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.held, r.only = nil, nil
+	r.held, r.ever, r.only = nil, nil, nil
 }
 
 // undo puts the instances back in, as a restarted server does.
 func (r *fakeRegistry) undo() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, rec := range r.records {
-		rec.disabled = false
+	for port, rec := range r.records {
+		rec.disabled = strangers[port]
 	}
+	r.undid = time.Now()
 }
 
 func (r *fakeRegistry) set(broken, hanging bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.broken || r.hanging {
+		r.healed = time.Now()
+	}
 	r.broken, r.hanging = broken, hanging
+}
+
+// well reports whether it has answered for d.
+func (r *fakeRegistry) well(d time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.broken && !r.hanging && time.Since(r.healed) >= d
 }
 
 func (r *fakeRegistry) isOut() bool { return r.outAt(appPort) }
@@ -324,6 +402,12 @@ func (r *fakeRegistry) deletions() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.deleted
+}
+
+func (r *fakeRegistry) hasFound(port uint16) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.ever, port)
 }
 
 // call takes a while, and fails as it is told to.
@@ -390,7 +474,7 @@ func (r *fakeRegistry) Find(ctx context.Context, pod registry.Pod) ([]registry.I
 	r.held = nil
 	for _, port := range slices.Sorted(maps.Keys(r.records)) {
 		if r.records[port].registered && pod.Owns("10.0.0.1", port) {
-			r.held = append(r.held, port)
+			r.held, r.ever = append(r.held, port), append(r.ever, port)
 		}
 	}
 	return r.instances(), nil
@@ -439,27 +523,33 @@ func (r *fakeRegistry) Rejoin(ctx context.Context) error {
 	if err := r.call(ctx); err != nil {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for port, rec := range r.chosen() {
+	for port, rec := range r.all() {
 		if rec.disabled && r.world.drain.options.Counter != nil && r.world.deadSince(port, asked.Add(-time.Second)) {
 			r.world.problem(fmt.Sprintf("callers are sent to port %d, on which nobody listens", port))
 		}
+		r.mu.Lock()
 		rec.disabled = false
+		r.mu.Unlock()
 	}
 	return nil
 }
 
-func (r *fakeRegistry) Forget(ctx context.Context) error {
-	// It may come to life while it is being deleted, when nobody can know; its heartbeat registers it again.
-	since := r.world.drain.status.Load().state.since
+// all is what is chosen, for one who does not hold r.mu: the world's lock comes before it.
+func (r *fakeRegistry) all() map[uint16]*fakeRecord {
 	r.mu.Lock()
-	for port := range r.chosen() {
-		if r.world.upBefore(port, since) {
+	defer r.mu.Unlock()
+	return r.chosen()
+}
+
+func (r *fakeRegistry) Forget(ctx context.Context) error {
+	// It may come to life while it is being deleted, when nobody can know; its heartbeat registers it
+	// again.
+	begun := time.Now().Add(-forgetFor - lookTimeout)
+	for port := range r.all() {
+		if r.world.upBefore(port, begun) {
 			r.world.problem("a live instance was deleted")
 		}
 	}
-	r.mu.Unlock()
 	if err := r.call(ctx); err != nil {
 		return err
 	}
@@ -470,54 +560,6 @@ func (r *fakeRegistry) Forget(ctx context.Context) error {
 		r.deleted++
 	}
 	return nil
-}
-
-// hook calls Shutdown and sends what came of it.
-func (w *world) hook(ctx context.Context) <-chan ended {
-	c := make(chan ended, 1)
-	began := time.Now()
-	d := w.drain
-	go func() {
-		out, err := d.Shutdown(ctx)
-		if err == nil && time.Since(began) > 0 {
-			w.judge(out)
-		}
-		c <- ended{out, err, time.Since(began)}
-	}()
-	return c
-}
-
-// judge compares what a hook was told with what the world knows, as it is told.
-func (w *world) judge(out Outcome) {
-	w.mu.Lock()
-	// A request that came in this very moment cannot have been seen.
-	if out.Result == Drained && !out.Uncounted && w.active > 0 && time.Since(out.Ended) == 0 && time.Since(w.connected) > 5*time.Millisecond {
-		w.problems = append(w.problems, fmt.Sprintf("drained with %d connections in use, the last one since %v", w.active, time.Since(w.connected)))
-	}
-	w.mu.Unlock()
-	w.early(out)
-}
-
-// early checks a drain that has just ended before the callers had had their whole time.
-func (w *world) early(out Outcome) {
-	if out.Early == 0 || time.Since(out.Ended) > 0 {
-		return
-	}
-	for _, r := range w.regs {
-		r.mu.Lock()
-		for _, rec := range r.records {
-			if since := time.Since(rec.changed); rec.registered && rec.disabled && since < fakePublish+w.drain.policy.quiet {
-				w.problem(fmt.Sprintf("the linger ended early %v after %s was left", since, r.name))
-			}
-		}
-		r.mu.Unlock()
-	}
-	w.mu.Lock()
-	silent := time.Since(w.heard)
-	w.mu.Unlock()
-	if silent > 0 && silent-out.Count < w.drain.policy.quiet {
-		w.problem(fmt.Sprintf("the linger ended early, with a client heard %v before", silent-out.Count))
-	}
 }
 
 type ended struct {

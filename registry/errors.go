@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"prestop/internal/sentence"
 )
 
 // Error is a call to a registry that failed: what was attempted, where, and what to do about it.
@@ -19,6 +21,9 @@ type Error struct {
 	Remedy string
 	// Final: trying the same again cannot help (401, 403, 410, a certificate that is not trusted).
 	Final bool
+	// Unsent: the call was certainly not carried out: no connection came to be, or the server said
+	// that it did not take it.
+	Unsent bool
 	// Err is the cause; may be nil when Code says it all.
 	Err error
 }
@@ -28,9 +33,9 @@ func (e *Error) Error() string {
 	fmt.Fprintf(&b, "%s at %s: ", e.Op, e.URL)
 	switch {
 	case e.Err != nil && e.Code != 0:
-		fmt.Fprintf(&b, "status %d: %v", e.Code, e.Err)
+		fmt.Fprintf(&b, "status %d: %s", e.Code, sentence.Of(e.Err))
 	case e.Err != nil:
-		fmt.Fprint(&b, e.Err)
+		b.WriteString(sentence.Of(e.Err))
 	default:
 		fmt.Fprintf(&b, "status %d", e.Code)
 	}

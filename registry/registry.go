@@ -1,7 +1,9 @@
-// Package registry says what a service registry must be able to do for a Pod that stops, and holds what every
-// implementation shares: the identity of the Pod, the errors, and HTTP with retries and fail-over.
+// Package registry says what a service registry must be able to do for a Pod that stops: the contract
+// between the drain and every kind of registry, with the identity of the Pod, the errors and the count
+// of requests.
 //
-// registry/eureka and registry/nacos implement [Registry]; registry/registrytest judges them.
+// registry/eureka and registry/nacos implement [Registry] over registry/client; registry/registrytest
+// judges them.
 package registry
 
 import (
@@ -28,7 +30,10 @@ import (
 //     disabled, never deleted: its next heartbeat would bring it back. It stays out through its heartbeats; whatever undoes
 //     it (a restart, a fail-over, the app's new registration) is seen by Check, and repeating Leave heals it.
 //   - Back means back, as it was: a Rejoin leaves no mark that would take the instance out again after a crash; weight and
-//     metadata survive. What an earlier life of the Pod left is undone by it too. The app's own Down is never made In.
+//     metadata survive. What an earlier life of the Pod left is undone by it too.
+//   - The app's own word stands: what it said of itself last is that again after a Leave and a Rejoin. What it registered
+//     out of service is never made In, and no live record is deleted for it.
+//   - A stranger's record is a stranger's: one that a dead Pod left at our address is never made In.
 //   - Idempotent: repeating what succeeded changes nothing, and heals a server that missed it. With nothing remembered
 //     Leave, Check, Rejoin and Forget do nothing.
 //   - Patient: what may pass (no answer, 5xx, a page that is not the registry's) is tried again inside the method, with
@@ -85,8 +90,9 @@ const (
 	In
 	// Out: disabled from outside (Eureka: OUT_OF_SERVICE; Nacos: enabled=false). Leave makes it so, Rejoin undoes it.
 	Out
-	// Down: the app itself says that it is not ready (Eureka: DOWN, STARTING; Nacos: unhealthy). Callers are not sent to
-	// it and it is not ours to change.
+	// Down: callers are not sent to it, and it is not ours to change. The app itself says that it is
+	// not ready (Eureka: DOWN, STARTING; Nacos: unhealthy), or registered itself out of service, or the
+	// record may be a dead Pod's that had our address before us.
 	Down
 )
 
@@ -130,6 +136,9 @@ type Pod struct {
 	AnyPort bool
 	// Services restricts to these names, compared without case; empty means every service.
 	Services []string
+	// Since is when the Pod got its addresses. Before that they may have been another Pod's, whose
+	// records a registry can hold for a while. The zero time is long ago.
+	Since time.Time
 }
 
 // Owns reports whether an instance registered as host (an address or a name) and one of ports is this Pod's.

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
 )
 
-// Traffic counts the requests that an HTTP has sent, every attempt by itself. Its zero value is ready, and it is safe for
+// Traffic counts the requests that a Registry has sent, every attempt by itself. Its zero value is ready, and it is safe for
 // concurrent use.
 type Traffic struct {
 	mu  sync.Mutex
@@ -52,9 +51,10 @@ func (t *Traffic) Requests() Requests {
 	return sum
 }
 
-// note counts one attempt.
-func (t *Traffic) note(r *http.Request, resp *http.Response, err error, took time.Duration) {
-	kind := Request{r.Method, outcome(resp, err)}
+// Note counts one attempt: by its HTTP method, the status of its answer or why there was none, and
+// the time that this took.
+func (t *Traffic) Note(method string, status int, err error, took time.Duration) {
+	kind := Request{method, outcome(status, err)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.sum.Total == nil {
@@ -73,11 +73,11 @@ func (t *Traffic) note(r *http.Request, resp *http.Response, err error, took tim
 }
 
 // outcome is the Outcome of an attempt.
-func outcome(resp *http.Response, err error) string {
+func outcome(status int, err error) string {
 	var slow interface{ Timeout() bool }
 	switch {
 	case err == nil:
-		return fmt.Sprintf("%dxx", min(max(resp.StatusCode/100, 2), 5))
+		return fmt.Sprintf("%dxx", min(max(status/100, 2), 5))
 	case errors.Is(err, context.Canceled):
 		return "cancelled"
 	case errors.As(err, &slow) && slow.Timeout():

@@ -17,7 +17,7 @@ archive() { # FOLDER FILE: the folder of $work as dist/FILE
 }
 
 mkdir "$work/manual"
-go test . -count=1 -run '^TestTheManualAndTheCompletions$' -manual "$work/manual" >/dev/null
+go test ./internal/cli -count=1 -run '^TestTheManualAndTheCompletions$' -manual "$work/manual" >/dev/null
 
 for arch in amd64 arm64; do
   name=prestop-$VERSION-linux-$arch

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/eureka"
 	"prestop/registry/registrytest"
 	"prestop/test/servers"
 )
 
 func eurekaClient(t testing.TB, urls []*url.URL) registry.Registry {
-	h := registry.NewHTTP(nil, "prestop/test")
+	h := client.New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	return eureka.New(eureka.Options{URLs: urls, HTTP: h})
 }

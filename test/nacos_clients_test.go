@@ -18,11 +18,11 @@ import (
 	"prestop/test/servers"
 )
 
-// client registers an app at the server on port of loopback.
-type client func(t testing.TB, port int, i registrytest.NacosInstance) registrytest.NacosConnection
+// registers makes a client register an app at the server on port of loopback.
+type registers func(t testing.TB, port int, i registrytest.NacosInstance) registrytest.NacosConnection
 
 // javaClient is the official one of a version; before 2.0 it sends heartbeats.
-func javaClient(jvm *servers.NacosClients) client {
+func javaClient(jvm *servers.NacosClients) registers {
 	return func(t testing.TB, port int, i registrytest.NacosInstance) registrytest.NacosConnection {
 		t.Helper()
 		c, err := connect(jvm, fmt.Sprintf("http://127.0.0.1:%d/nacos", port), i)
@@ -32,7 +32,7 @@ func javaClient(jvm *servers.NacosClients) client {
 }
 
 // goClient is nacos-sdk-go; batch registers with its call for several instances at once, whose record no server removes.
-func goClient(batch bool) client {
+func goClient(batch bool) registers {
 	return func(t testing.TB, port int, i registrytest.NacosInstance) registrytest.NacosConnection {
 		t.Helper()
 		dir := t.TempDir()
@@ -84,7 +84,7 @@ func clientsLeave(t *testing.T, n *servers.Nacos) {
 	mustNot(t, err, "read the port")
 	for k, c := range []struct {
 		name   string
-		client client
+		client registers
 		beats  *atomic.Int64 // counts the client's requests where it sends heartbeats
 	}{
 		{"Java 1.4.8", javaClient(servers.RunNacosClients(t, "1.4.8")), requests},
@@ -110,7 +110,7 @@ func clientsLeave(t *testing.T, n *servers.Nacos) {
 // registered is an app with its client.
 type registered struct {
 	n      *servers.Nacos
-	client client
+	client registers
 	port   int           // where the client finds the server
 	line   *servers.Line // to there; nil for one that sends heartbeats
 	beats  *atomic.Int64

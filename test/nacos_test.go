@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/nacos"
 	"prestop/registry/registrytest"
 	"prestop/test/servers"
@@ -30,7 +31,7 @@ func runNacos(t testing.TB, version string, settings ...string) *servers.Nacos {
 
 // nacosClient makes a Registry with the administrator's login where the URL has none.
 func nacosClient(t testing.TB, urls []*url.URL, namespace, group string) registry.Registry {
-	h := registry.NewHTTP(nil, "prestop/test")
+	h := client.New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	o := nacos.Options{Servers: urls, Namespace: namespace, Group: group, HTTP: h}
 	if urls[0].User == nil {

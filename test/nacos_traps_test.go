@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/nacos"
 	"prestop/registry/registrytest"
 )
@@ -20,7 +21,7 @@ func nacosOrder(service string) registrytest.NacosInstance {
 }
 
 func nacosAs(t testing.TB, server, user, password, namespace string) registry.Registry {
-	h := registry.NewHTTP(nil, "prestop/test")
+	h := client.New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	u, err := url.Parse(server)
 	if err != nil {

@@ -63,7 +63,7 @@ func scan(t *testing.T, with *net.TCPAddr) {
 func halfOpen(t *testing.T, c Counter, port uint16) (n int) {
 	t.Helper()
 	err := c.(*netlinkCounter).dump(t.Context(), openStates, false, []uint16{port}, func() { n = 0 }, func(m *message) {
-		if m.opening() && m.retransmits > 0 {
+		if m.opening() && m.SynAckRetransmits > 0 {
 			n++
 		}
 	})

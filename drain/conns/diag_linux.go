@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"prestop/drain/conns/inuse"
 )
 
 // The messages of sock_diag: what is asked, and what comes back. include/uapi/linux/{netlink,inet_diag,tcp}.h.
@@ -23,6 +25,7 @@ const (
 	dportAt    = sportAt + 2
 
 	stateSynSent = 2 // nobody's connection yet, but a client's end
+	stateListen  = 10
 
 	tcpDiagGetSock   = 18 // TCPDIAG_GETSOCK: struct inet_diag_req, of 60 bytes
 	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY: struct inet_diag_req_v2, of 56
@@ -43,6 +46,12 @@ var (
 	errMalformed   = errors.New("malformed answer of the kernel")
 	errInterrupted = errors.New("the socket table changed while it was read")
 )
+
+// openStates are the states in which a connection may count. FIN_WAIT2 and TIME_WAIT are none of them:
+// everything was delivered and acknowledged. SYN_RECV is reported for what is kept as NEW_SYN_RECV, so both
+// are asked for.
+const openStates = 1<<inuse.Established | 1<<inuse.SynRecv | 1<<inuse.NewSynRecv | 1<<inuse.CloseWait |
+	1<<inuse.FinWait1 | 1<<inuse.Closing | 1<<inuse.LastAck
 
 // appendDump appends the request for all TCP sockets of a family in states, with tcp_info if info, and with ports only
 // those that have one as their own. AF_UNSPEC asks for both families in the manner of Linux before 3.3, which takes one
@@ -122,7 +131,7 @@ func appendPortFilter(b []byte, ports []uint16) []byte {
 // message is one socket as a dump tells it.
 type message struct {
 	connection
-	sample
+	inuse.Sample
 	cookie uint64
 	inode  uint32 // 0: no process holds it, as in the accept queue or after a close
 	owner  owner
@@ -148,10 +157,10 @@ func (m *message) listener() Listener {
 }
 
 // open reports whether data may go both ways.
-func (m *message) open() bool { return m.state == stateEstablished || m.state == stateCloseWait }
+func (m *message) open() bool { return m.State == inuse.Established || m.State == inuse.CloseWait }
 
 // opening reports whether the handshake is not over.
-func (m *message) opening() bool { return m.state == stateSynRecv || m.state == stateNewSynRecv }
+func (m *message) opening() bool { return m.State == inuse.SynRecv || m.State == inuse.NewSynRecv }
 
 // parseDump calls each for every socket in b, a whole datagram of a dump's answer, and reports whether the dump is
 // complete. The message is reused between calls.
@@ -204,7 +213,7 @@ func parseMessage(b []byte, m *message) bool {
 		return false
 	}
 	*m = message{}
-	m.state, m.retransmits = b[1], b[3]
+	m.State, m.SynAckRetransmits = b[1], b[3]
 	id := b[socketAt:]
 	m.localPort, m.remotePort = binary.BigEndian.Uint16(id), binary.BigEndian.Uint16(id[2:])
 	if b[0] == unix.AF_INET {
@@ -213,7 +222,7 @@ func parseMessage(b []byte, m *message) bool {
 		m.local, m.remote = [16]byte(id[4:]), [16]byte(id[20:])
 	}
 	m.cookie = uint64(native.Uint32(id[44:]))<<32 | uint64(native.Uint32(id[40:]))
-	m.unread, m.unsent = native.Uint32(b[56:]), native.Uint32(b[60:])
+	m.Unread, m.Unacked = native.Uint32(b[56:]), native.Uint32(b[60:])
 	m.owner.uid = native.Uint32(b[64:])
 	m.inode = native.Uint32(b[68:])
 	m.family, m.id = b[0], [sockidLen]byte(id)
@@ -225,7 +234,7 @@ func parseMessage(b []byte, m *message) bool {
 		switch native.Uint16(a[2:]) {
 		case attrInfo:
 			info := a[4:length]
-			parseInfo(info, &m.sample)
+			parseInfo(info, &m.Sample)
 			m.opened = openedHere(info)
 			if len(info) >= 144 {
 				m.segments = native.Uint32(info[140:])
@@ -242,33 +251,36 @@ func parseMessage(b []byte, m *message) bool {
 
 // parseInfo reads struct tcp_info, which has grown over the years and never changed: what an older kernel's lacks is
 // marked as missing.
-func parseInfo(b []byte, s *sample) {
+func parseInfo(b []byte, s *inuse.Sample) {
 	if len(b) >= 60 {
-		s.hasClocks = true
-		s.sinceSent = millis(b[44:])
-		s.sinceReceived = millis(b[52:])
-		s.sinceAcked = millis(b[56:])
+		s.HasClocks = true
+		s.SinceSent = millis(b[44:])
+		s.SinceReceived = millis(b[52:])
+		s.SinceAcked = millis(b[56:])
+	}
+	if len(b) >= 24 {
+		s.LargestReceived = native.Uint32(b[20:])
 	}
 	if len(b) >= 136 {
-		s.hasBytes = true
-		s.bytesSent = native.Uint64(b[120:]) // acknowledged
-		s.bytesReceived = native.Uint64(b[128:])
+		s.HasBytes = true
+		s.BytesSent = native.Uint64(b[120:]) // acknowledged
+		s.BytesReceived = native.Uint64(b[128:])
 	}
 	if len(b) >= 160 {
-		s.hasSegments = true
-		s.segmentsReceived = native.Uint32(b[152:])
-		s.segmentsSent = native.Uint32(b[156:])
-		s.acknowledgements = uint16(native.Uint32(b[136:]) - s.segmentsSent)
+		s.HasSegments = true
+		s.SegmentsReceived = native.Uint32(b[152:])
+		s.SegmentsSent = native.Uint32(b[156:])
+		s.BareACKs = uint16(native.Uint32(b[136:]) - s.SegmentsSent)
 	}
 	if len(b) >= 216 {
 		repeated := native.Uint64(b[208:])
-		s.bytesSent = native.Uint64(b[200:]) - repeated
+		s.BytesSent = native.Uint64(b[200:]) - repeated
 		if repeated == 0 {
 			return // nothing was repeated but SYN-ACKs
 		}
 	}
-	if s.hasSegments {
-		s.segmentsSent = fresh(s.segmentsSent, native.Uint32(b[100:]), s.bytesSent)
+	if s.HasSegments {
+		s.SegmentsSent = fresh(s.SegmentsSent, native.Uint32(b[100:]), s.BytesSent)
 	}
 }
 

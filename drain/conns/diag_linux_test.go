@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"prestop/drain/conns/inuse"
 )
 
 // aSocket is a message about an IPv4 connection of port 8080 with as much of tcp_info as infoLen, and an attribute that
 // no kernel sends yet before and after.
 func aSocket(infoLen int) []byte {
 	b := make([]byte, headerLen+messageLen)
-	b[headerLen], b[headerLen+1] = unix.AF_INET, stateCloseWait
+	b[headerLen], b[headerLen+1] = unix.AF_INET, inuse.CloseWait
 	id := b[headerLen+socketAt:]
 	copy(id, []byte{0x1f, 0x90, 0xc3, 0x51, 10, 0, 0, 1})
 	copy(id[20:], []byte{10, 0, 0, 2})
@@ -62,20 +64,20 @@ func TestParseDumpReadsAsMuchOfTCPInfoAsThereIs(t *testing.T) {
 	want := message{
 		connection: connection{localPort: 8080, remotePort: 50001,
 			local: mapped([4]byte{10, 0, 0, 1}), remote: mapped([4]byte{10, 0, 0, 2})},
-		sample: sample{state: stateCloseWait, unread: 3, unsent: 4},
+		Sample: inuse.Sample{State: inuse.CloseWait, Unread: 3, Unacked: 4},
 		cookie: 0x5566778811223344,
 		inode:  5,
 		family: unix.AF_INET,
 		id:     [sockidLen]byte(aSocket(0)[headerLen+socketAt:]),
 	}
 	clocks := func(m *message) {
-		m.hasClocks, m.sinceSent, m.sinceReceived, m.sinceAcked = true, time.Second, 2*time.Second, 3*time.Second
+		m.HasClocks, m.SinceSent, m.SinceReceived, m.SinceAcked = true, time.Second, 2*time.Second, 3*time.Second
 	}
-	acked := func(m *message) { m.hasBytes, m.bytesSent, m.bytesReceived = true, 1<<33, 1<<34 }
+	acked := func(m *message) { m.HasBytes, m.BytesSent, m.BytesReceived = true, 1<<33, 1<<34 }
 	segments := func(m *message) {
-		m.hasSegments, m.segmentsReceived, m.segmentsSent, m.segments, m.acknowledgements = true, 6, 7, 8, 5
+		m.HasSegments, m.SegmentsReceived, m.SegmentsSent, m.segments, m.BareACKs = true, 6, 7, 8, 5
 	}
-	sent := func(m *message) { m.bytesSent = 1 << 35 }
+	sent := func(m *message) { m.BytesSent = 1 << 35 }
 	for _, c := range []struct {
 		infoLen int
 		has     []func(*message)
@@ -122,9 +124,9 @@ func TestRepeatedSegmentsAreNotCounted(t *testing.T) {
 	native.PutUint32(info[100:], 2)
 	native.PutUint32(info[156:], 2)
 	native.PutUint64(info[200:], 500)
-	var s sample
-	if parseInfo(info, &s); s.segmentsSent != 2 || s.bytesSent != 500 {
-		t.Errorf("the SYN-ACK alone was repeated, and the data are read as %d bytes in %d segments", s.bytesSent, s.segmentsSent)
+	var s inuse.Sample
+	if parseInfo(info, &s); s.SegmentsSent != 2 || s.BytesSent != 500 {
+		t.Errorf("the SYN-ACK alone was repeated, and the data are read as %d bytes in %d segments", s.BytesSent, s.SegmentsSent)
 	}
 }
 
@@ -180,21 +182,21 @@ func FuzzParseDump(f *testing.F) {
 	f.Add(slices.Concat(aSocket(248), aSocket(136), anEnd(unix.NLMSG_DONE, 0)))
 	f.Add(anEnd(unix.NLMSG_ERROR, -2))
 	f.Add(aSocket(60)[:100])
-	rule := Rule{IdleAfter: time.Second, RequestTimeout: time.Minute}
+	rule := inuse.Rule{IdleAfter: time.Second, RequestTimeout: time.Minute}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var m message
 		sockets := 0
 		_, _ = parseDump(b, &m, func(m *message) {
 			sockets++
-			v, past := rule.judge(m.sample, mark{})
-			if v.next < 0 || v.silent < 0 || v.use != active && v.next != 0 {
-				t.Errorf("judged %+v as %+v", m.sample, v)
+			v, past := rule.Judge(&m.Sample, inuse.Memory{})
+			if v.Next < 0 || v.Silent < 0 || v.Class != inuse.InUse && v.Next != 0 {
+				t.Errorf("judged %+v as %+v", m.Sample, v)
 			}
-			if again, _ := rule.judge(m.sample, past); again.use != v.use {
-				t.Errorf("judged %+v as %+v, and then as %+v", m.sample, v, again)
+			if again, _ := rule.Judge(&m.Sample, past); again.Class != v.Class {
+				t.Errorf("judged %+v as %+v, and then as %+v", m.Sample, v, again)
 			}
-			if m.state == stateEstablished && !m.hasClocks && v.use != active {
-				t.Errorf("idle without a clock: %+v", m.sample)
+			if m.State == inuse.Established && !m.HasClocks && v.Class != inuse.InUse {
+				t.Errorf("idle without a clock: %+v", m.Sample)
 			}
 		})
 		if most := len(b) / (headerLen + messageLen); sockets > most {
@@ -214,11 +216,11 @@ func TestParseRow(t *testing.T) {
 	address := func(s string) [16]byte { return netip.MustParseAddr(s).As16() }
 	for line, want := range map[string]message{
 		procIPv4: {connection: connection{8080, 50001, address("127.0.0.1"), address("127.0.0.2")},
-			sample: sample{state: stateCloseWait, unsent: 4, unread: 3}, inode: 5, owner: owner{uid: 65534}},
+			Sample: inuse.Sample{State: inuse.CloseWait, Unacked: 4, Unread: 3}, inode: 5, owner: owner{uid: 65534}},
 		procIPv6: {connection: connection{443, 54321, address("127.0.0.1"), address("2001:db8::1")},
-			sample: sample{state: stateEstablished, retransmits: 2}, inode: 4026531840},
+			Sample: inuse.Sample{State: inuse.Established, SynAckRetransmits: 2}, inode: 4026531840},
 		procMini: {connection: connection{8080, 0, address("0.0.0.0"), address("0.0.0.0")},
-			sample: sample{state: stateListen, unread: 1}, inode: 7},
+			Sample: inuse.Sample{State: stateListen, Unread: 1}, inode: 7},
 	} {
 		var r message
 		if !parseRow([]byte(line), &r) || r != want {

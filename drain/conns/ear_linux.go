@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"prestop/drain/conns/inuse"
 )
 
 // ear hears from the kernel's word of each connection that ended when its client last said something, so that one which
@@ -17,7 +19,6 @@ type ear struct {
 	buf   []byte
 	ports portSet
 	heard heard // since the ports are listened for
-	plain *plain
 	msg   message
 	// origins say who the client was; nil: not asked.
 	origins *origins
@@ -36,7 +37,7 @@ type received struct{ all, data uint32 }
 const earQueue = 1 << 20
 
 func newEar(l *look) *ear {
-	return &ear{rule: &l.rule, plain: &l.plain, fd: -1, buf: make([]byte, 4<<10)}
+	return &ear{rule: &l.rule, fd: -1, buf: make([]byte, 4<<10)}
 }
 
 // listen listens for connections to ports from now on. No ports: not any more.
@@ -44,7 +45,6 @@ func (e *ear) listen(ports []uint16) error {
 	e.close()
 	e.ports.set(ports, e.rule.ExcludePorts)
 	e.heard = heard{}
-	e.plain.forget()
 	if len(ports) == 0 {
 		return nil
 	}
@@ -98,14 +98,13 @@ func (e *ear) take(b []byte) {
 			return
 		}
 		if _, keep := e.kept[m.cookie]; keep {
-			e.kept[m.cookie] = received{m.segments, m.segmentsReceived}
+			e.kept[m.cookie] = received{m.segments, m.SegmentsReceived}
 		}
-		if !m.hasClocks {
+		if !m.HasClocks {
 			e.heard.join(heard{at: now})
 			return
 		}
-		e.heard.add(m.connection, m.sample, now, gone)
-		e.plain.note(m.localPort, m.sample)
+		e.heard.add(m.connection, &m.Sample, now, inuse.Gone)
 	})
 	if err != nil {
 		e.heard.join(heard{at: now})

@@ -3,6 +3,8 @@ package conns
 import (
 	"net/netip"
 	"time"
+
+	"prestop/drain/conns/inuse"
 )
 
 // heard is when a client was last heard: connected or sent a byte. What the app sends does not count, nor what acknowledges
@@ -14,15 +16,15 @@ type heard struct {
 	deaf bool
 }
 
-// add takes a connection as it was at now, of which the rule says use.
-func (h *heard) add(c connection, s sample, now time.Time, use use) {
+// add takes a connection as it was at now, of which the rule says class.
+func (h *heard) add(c connection, s *inuse.Sample, now time.Time, class inuse.Class) {
 	switch {
-	case s.hasClocks:
+	case s.HasClocks:
 		// The clock starts when the connection is opened, so one on which nothing was said yet counts as well.
-		now = now.Add(-s.sinceReceived)
-	case use == gone:
+		now = now.Add(-s.SinceReceived)
+	case class == inuse.Gone:
 		return // a SYN that nobody follows up
-	case s.state != stateSynRecv && s.state != stateNewSynRecv:
+	case s.State != inuse.SynRecv && s.State != inuse.NewSynRecv:
 		h.deaf = true
 		return
 	}

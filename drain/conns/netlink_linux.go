@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"prestop/drain/conns/inuse"
 )
 
 const (
@@ -119,9 +121,9 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 		if !l.ports.has(m.localPort) {
 			return
 		}
-		if m.state == stateListen {
+		if m.State == stateListen {
 			o.listening.add(m.localPort)
-			n.backlog.note(m.localPort, m.unread, m.unsent, l.at)
+			n.backlog.note(m.localPort, m.Unread, m.Unacked, l.at)
 			return
 		}
 		if counts, why := o.admit(m, l.at); counts {
@@ -158,10 +160,10 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 
 // count counts a connection of a whole look.
 func (n *netlinkCounter) count(m *message) {
-	if m.retransmits > 0 && m.opening() && n.backlog.held(m.localPort, m.retransmits, n.look.at) {
-		m.retransmits = 0 // the client is there
+	if m.SynAckRetransmits > 0 && m.opening() && n.backlog.held(m.localPort, m.SynAckRetransmits, n.look.at) {
+		m.SynAckRetransmits = 0 // the client is there
 	}
-	if n.look.add(m.connection, m.sample, m.cookie) == active {
+	if n.look.add(m.connection, &m.Sample, m.cookie) == inuse.InUse {
 		n.rest.add(m)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"prestop/drain/conns/inuse"
 )
 
 // mostSuspects bounds the connections of one look whose client is inside the Pod and that are kept until
@@ -243,7 +245,7 @@ func (o *origins) resolve(sockets table, counted *portSet) error {
 			o.clients[s.id()] = s.owner
 		}
 		// One that is connected to nobody was connected a moment ago: the next look will know.
-		if s.counts = s.state == stateEstablished; s.known {
+		if s.counts = s.State == inuse.Established; s.known {
 			_, s.counts = w.fronts[w.whose(s.owner)]
 		}
 	}
@@ -290,7 +292,7 @@ func (w *web) server(m *message) {
 		w.restart()
 	}
 	port := m.localPort
-	if m.state == stateListen {
+	if m.State == stateListen {
 		who := w.whose(m.owner)
 		w.listeners[port] = who
 		if w.counted.has(port) {
@@ -344,7 +346,7 @@ func (w *web) restartClients() {
 
 // client takes the clients' ends.
 func (w *web) client(m *message) {
-	if m.state == stateListen || m.inode == 0 {
+	if m.State == stateListen || m.inode == 0 {
 		return
 	}
 	end := m.localEnd()

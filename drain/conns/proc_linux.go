@@ -54,7 +54,7 @@ func (p *procCounter) Listeners(ctx context.Context) ([]Listener, error) {
 	excluded.set(p.look.rule.ExcludePorts, nil)
 	var listeners []Listener
 	err := p.read(ctx, func(r *message) {
-		if r.state == stateListen && !excluded.has(r.localPort) {
+		if r.State == stateListen && !excluded.has(r.localPort) {
 			listeners = append(listeners, r.listener())
 		}
 	})
@@ -79,8 +79,8 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	o.begin(&l.rule)
 	p.backlog.begin()
 	err := p.read(ctx, func(r *message) {
-		if !l.ports.has(r.localPort) || openStates>>r.state&1 == 0 {
-			if r.state == stateListen {
+		if !l.ports.has(r.localPort) || openStates>>r.State&1 == 0 {
+			if r.State == stateListen {
 				o.listening.add(r.localPort)
 			}
 			return
@@ -94,7 +94,7 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	if err == nil {
 		err = o.resolve(func(_ func(), each func(*message)) error {
 			return p.read(ctx, func(r *message) {
-				if r.state == stateListen || r.state == stateSynSent || openStates>>r.state&1 == 1 {
+				if r.State == stateListen || r.State == stateSynSent || openStates>>r.State&1 == 1 {
 					each(r)
 				}
 			})
@@ -116,10 +116,10 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 
 // count counts a connection.
 func (p *procCounter) count(m *message) {
-	if m.retransmits > 0 && m.opening() && p.backlog.held(m.localPort, m.retransmits, p.look.at) {
-		m.retransmits = 0 // the client is there
+	if m.SynAckRetransmits > 0 && m.opening() && p.backlog.held(m.localPort, m.SynAckRetransmits, p.look.at) {
+		m.SynAckRetransmits = 0 // the client is there
 	}
-	p.look.add(m.connection, m.sample, 0)
+	p.look.add(m.connection, &m.Sample, 0)
 }
 
 func (p *procCounter) CountFew(context.Context, []uint16) (Tally, bool) { return Tally{}, false }
@@ -212,7 +212,7 @@ func parseRow(line []byte, r *message) bool {
 	if !ok1 || !ok2 || !ok3 || !ok4 || s > 0xff {
 		return false
 	}
-	r.state, r.unsent, r.unread, r.retransmits = uint8(s), unsent, unread, uint8(min(repeated, 0xff))
+	r.State, r.Unacked, r.Unread, r.SynAckRetransmits = uint8(s), unsent, unread, uint8(min(repeated, 0xff))
 	uid, _ := field(&line)
 	field(&line) // timeout
 	inode, ok := field(&line)

@@ -72,11 +72,11 @@ func (r *rest) forget() { r.all, r.valid, r.few = r.all[:0], false, false }
 
 // add takes a connection in use.
 func (r *rest) add(m *message) {
-	if !r.few || len(r.all) == fewInUse || !m.hasSegments {
+	if !r.few || len(r.all) == fewInUse || !m.HasSegments {
 		r.few = false
 		return
 	}
-	r.all = append(r.all, inUse{received{m.segments, m.segmentsReceived}, m.cookie, m.family, m.id})
+	r.all = append(r.all, inUse{received{m.segments, m.SegmentsReceived}, m.cookie, m.family, m.id})
 }
 
 // end ends a whole look.
@@ -140,9 +140,9 @@ func (n *netlinkCounter) lookUp(fd int, c inUse) (now received, known bool) {
 		return received{}, false
 	}
 	_, err = parseDump(n.buf[:size], &n.msg, func(m *message) {
-		if m.cookie == c.cookie && m.hasSegments {
-			n.look.add(m.connection, m.sample, m.cookie)
-			now, known = received{m.segments, m.segmentsReceived}, true
+		if m.cookie == c.cookie && m.HasSegments {
+			n.look.add(m.connection, &m.Sample, m.cookie)
+			now, known = received{m.segments, m.SegmentsReceived}, true
 		}
 	})
 	if known || err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESTALE) {

@@ -10,9 +10,14 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"prestop/drain/conns/inuse"
 )
 
 // These are two names of a server: one has TLS tickets sent, as they are by default, and the other has not.
+// A bare ACK comes 30 to 220 ms after the data (inuse/RULE.md).
+const leastDelayedACK, delayedACK = 30 * time.Millisecond, 220 * time.Millisecond
+
 const withTickets, withoutTickets = "tickets.example", "without.example"
 
 // A first request over TLS that waits for its answer, and one that was answered, on the same port: the tickets that the
@@ -23,13 +28,13 @@ func TestTheKernelDoesNotTellAnAnswerFromTLSTickets(t *testing.T) {
 	c := counter(t, Netlink, Rule{IdleAfter: time.Second, RequestTimeout: time.Hour}).(*netlinkCounter)
 	config := servesBoth(t)
 
-	first := func(name string, answer int) sample { return firstOverTLS(t, l, c, config, name, answer) }
+	first := func(name string, answer int) inuse.Sample { return firstOverTLS(t, l, c, config, name, answer) }
 	const some = 100
-	answer := some + int(first(withTickets, 0).bytesSent) - int(first(withoutTickets, some).bytesSent)
+	answer := some + int(first(withTickets, 0).BytesSent) - int(first(withoutTickets, some).BytesSent)
 	if answer <= 0 {
 		t.Fatalf("the tickets are %d bytes shorter than no answer", -answer)
 	}
-	var waiting, answered sample
+	var waiting, answered inuse.Sample
 	for range 20 { // how segments and acknowledgements fall has the last word
 		if waiting, answered = first(withTickets, 0), first(withoutTickets, answer); waiting == answered {
 			break
@@ -38,16 +43,16 @@ func TestTheKernelDoesNotTellAnAnswerFromTLSTickets(t *testing.T) {
 	if waiting != answered {
 		t.Fatalf("the kernel tells them apart: waiting %+v, answered %+v", waiting, answered)
 	}
-	late := waiting.sinceAcked
-	waiting.sinceSent, waiting.sinceReceived, waiting.sinceAcked = time.Minute, time.Minute+waiting.sinceReceived, time.Minute-late
-	if v, _ := c.look.rule.judge(waiting, mark{}); v.use != active {
+	late := waiting.SinceAcked
+	waiting.SinceSent, waiting.SinceReceived, waiting.SinceAcked = time.Minute, time.Minute+waiting.SinceReceived, time.Minute-late
+	if v, _ := c.look.rule.inUse().Judge(&waiting, inuse.Memory{}); v.Class != inuse.InUse {
 		t.Errorf("what may be in use is judged %+v: %+v", v, waiting)
 	}
 }
 
 // firstOverTLS is what the kernel tells of a connection to one of the names on which one request was sent; answer is the
 // length of its answer, 0 for none yet.
-func firstOverTLS(t *testing.T, l net.Listener, c *netlinkCounter, config *tls.Config, name string, answer int) sample {
+func firstOverTLS(t *testing.T, l net.Listener, c *netlinkCounter, config *tls.Config, name string, answer int) inuse.Sample {
 	t.Helper()
 	client, server := accepted(t, l, l.Addr().String())
 	defer client.Close()
@@ -74,23 +79,23 @@ func firstOverTLS(t *testing.T, l net.Listener, c *netlinkCounter, config *tls.C
 			t.Fatal(err)
 		}
 	}
-	var s sample
+	var s inuse.Sample
 	eventually(t, "the kernels have said all", func() bool {
 		err := c.dump(t.Context(), openStates, true, []uint16{portOf(l.Addr())}, func() {}, func(m *message) {
 			if m.remotePort == portOf(client.LocalAddr()) {
-				s = m.sample
+				s = m.Sample
 			}
 		})
-		return err == nil && s.silent() > 2*delayedAck
+		return err == nil && min(s.SinceSent, s.SinceReceived) > 2*delayedACK
 	})
 	// Two runs of the same differ by a jiffy or two, and by how long the client's kernel waits with an acknowledgement.
-	if s.sinceReceived -= s.sinceSent; s.sinceReceived.Abs() < settled {
-		s.sinceReceived = 0
+	if s.SinceReceived -= s.SinceSent; s.SinceReceived.Abs() < 20*time.Millisecond {
+		s.SinceReceived = 0
 	}
-	if s.sinceAcked = s.sinceSent - s.sinceAcked; s.sinceAcked >= leastDelayedAck && s.sinceAcked <= delayedAck {
-		s.sinceAcked = leastDelayedAck
+	if s.SinceAcked = s.SinceSent - s.SinceAcked; s.SinceAcked >= leastDelayedACK && s.SinceAcked <= delayedACK {
+		s.SinceAcked = leastDelayedACK
 	}
-	s.sinceSent = 0
+	s.SinceSent = 0
 	return s
 }
 

@@ -96,3 +96,6 @@ func accepted(t testing.TB, l net.Listener, address string) (client, server net.
 	t.Cleanup(func() { server.Close() })
 	return client, server
 }
+
+// second is the error of a call that returns something else as well.
+func second(_ int, err error) error { return err }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"prestop/drain/conns/inuse"
 )
 
 // knownPeers bounds the client addresses and ports that one look keeps apart.
@@ -18,13 +20,17 @@ type look struct {
 	ports portSet
 	tally Tally
 	peers map[client]peer
-	past  history
-	plain plain
-	// at is when the kernel told what is being added.
-	at    time.Time
-	heard heard
+	past  inuse.Table
+	// at is when the kernel told what is being added, epoch when the first look began.
+	at, epoch time.Time
+	heard     heard
 	// left are the connections that are left out.
 	left map[LeftOut]int
+}
+
+// inUse is the part of the rule that says when an open connection is not in use.
+func (r *Rule) inUse() inuse.Rule {
+	return inuse.Rule{IdleAfter: r.IdleAfter, RequestTimeout: r.RequestTimeout}
 }
 
 // client is a client address and the port of the app that it is connected to.
@@ -54,7 +60,7 @@ func mapped(a [4]byte) [16]byte {
 // begin empties the look for connections to ports.
 func (l *look) begin(source string, ports []uint16) {
 	l.ports.set(ports, l.rule.ExcludePorts)
-	l.past.begin()
+	l.past.Begin()
 	l.beginPart(source)
 }
 
@@ -62,6 +68,9 @@ func (l *look) begin(source string, ports []uint16) {
 func (l *look) beginPart(source string) {
 	l.tally = Tally{Source: source, Began: time.Now()}
 	l.at, l.heard = l.tally.Began, heard{}
+	if l.epoch.IsZero() {
+		l.epoch = l.at
+	}
 	if l.peers == nil {
 		l.peers = make(map[client]peer)
 	}
@@ -107,33 +116,33 @@ func (r *Rule) excludes(remote [16]byte) bool {
 }
 
 // add judges and counts one connection; cookie is its socket's, 0 if the source has none.
-func (l *look) add(c connection, s sample, cookie uint64) use {
-	v := l.judge(c, s, cookie)
-	l.heard.add(c, s, l.at, v.use)
-	if v.use == gone {
-		return gone
+func (l *look) add(c connection, s *inuse.Sample, cookie uint64) inuse.Class {
+	v := l.judge(s, cookie)
+	l.heard.add(c, s, l.at, v.Class)
+	if v.Class == inuse.Gone {
+		return inuse.Gone
 	}
 	t := &l.tally
 	t.Open++
-	if v.expired {
+	if v.Expired {
 		t.Expired++
 	}
-	if v.use == idle && t.Open > knownPeers {
+	if v.Class == inuse.Idle && t.Open > knownPeers {
 		t.Idle++ // whose it is would be most of our cost
-		return idle
+		return inuse.Idle
 	}
 	who := client{c.remote, c.localPort}
 	p, known := l.peers[who]
 	p.open++
-	if v.use == active {
+	if v.Class == inuse.InUse {
 		t.Active++
 		p.active++
-		if p.active == 1 || v.silent > p.silent {
-			p.silent, p.port = v.silent, c.remotePort
+		if p.active == 1 || v.Silent > p.silent {
+			p.silent, p.port = v.Silent, c.remotePort
 		}
-		if v.next > 0 && (t.NextIdle == 0 || v.next < t.NextIdle) {
+		if v.Next > 0 && (t.NextIdle == 0 || v.Next < t.NextIdle) {
 			// A long look sees its connections well after it began.
-			t.NextIdle = min(l.at.Sub(t.Began)+v.next, cmp.Or(t.NextIdle, math.MaxInt64))
+			t.NextIdle = min(l.at.Sub(t.Began)+v.Next, cmp.Or(t.NextIdle, math.MaxInt64))
 		}
 	} else {
 		t.Idle++
@@ -142,25 +151,19 @@ func (l *look) add(c connection, s sample, cookie uint64) use {
 		l.forgetPeers()
 	}
 	l.peers[who] = p
-	return v.use
+	return v.Class
 }
 
 // judge says what the rule does of a connection, and remembers what it shall of it.
-func (l *look) judge(c connection, s sample, cookie uint64) verdict {
-	if l.past.resting(cookie, &s) {
-		return verdict{use: idle, silent: s.silent()}
+func (l *look) judge(s *inuse.Sample, cookie uint64) inuse.Verdict {
+	if l.past.StillIdle(cookie, s) {
+		return inuse.Verdict{Class: inuse.Idle, Silent: min(s.SinceSent, s.SinceReceived)}
 	}
-	past := l.past.find(cookie)
-	s.plain = l.plain.known(c.localPort)
-	v, now := l.rule.judge(s, past)
-	if v.use == gone {
-		return v
-	}
-	if now.rest && !past.rest {
-		l.plain.note(c.localPort, s)
-	}
-	if now != past {
-		l.past.note(cookie, now)
+	past := l.past.Find(cookie)
+	s.At = l.at.Sub(l.epoch)
+	v, now := l.rule.inUse().Judge(s, past)
+	if v.Class != inuse.Gone && now != past {
+		l.past.Keep(cookie, now)
 	}
 	return v
 }

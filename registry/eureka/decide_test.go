@@ -1,7 +1,6 @@
 package eureka
 
 import (
-	"strconv"
 	"testing"
 	"time"
 
@@ -10,48 +9,51 @@ import (
 	"prestop/registry"
 )
 
-// spoke is a record of a status, with an override of OUT_OF_SERVICE, as of the app's last word at that time.
-func spoke(status text, at time.Time) record {
-	return record{Status: status, Override: "OUT_OF_SERVICE", Dirty: text(strconv.FormatInt(at.UnixMilli(), 10))}
-}
-
 func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
-	put := time.UnixMilli(1_790_000_000_000)
+	const before, since, put = "1789999999000", "1790000060000", 1_790_000_000_000
+	none := mark{}
+	ours := mark{put: time.UnixMilli(put), heard: before, up: true}
+	found := mark{put: time.UnixMilli(put), heard: before} // it was out already when we put it so
+	out := func(dirty text) record {
+		return record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: dirty}
+	}
+	bare := record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN", Dirty: before}
 	for name, c := range map[string]struct {
 		rec    record
 		others []record
 		tried  int
-		put    time.Time
+		m      mark
+		stores bool
 		want   step
 	}{
-		"absent":               {record{}, nil, 0, time.Time{}, step{}},
-		"up":                   {record{Status: "UP", Override: "UNKNOWN"}, nil, 0, time.Time{}, step{}},
-		"up, no override told": {record{Status: "UP"}, nil, 0, time.Time{}, step{}},
-		"down":                 {record{Status: "DOWN", Override: "UNKNOWN"}, nil, 0, time.Time{}, step{}},
-		"out by an override":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"out, and the override is told to be gone": {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"still out without an override":            {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, nil, 3, time.Time{}, step{}},
-		"ours by our PUT":                          {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 0, put, step{override: "UP"}},
-		"ours, still out without an override":      {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN"}, nil, 3, put, step{deregister: true}},
-		"still out with one":                       {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 3, time.Time{}, step{deregister: true}},
-		"put back by a peer after one try":         {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 1, time.Time{}, step{override: "UNKNOWN"}},
-		"down by an override":                      {record{Status: "DOWN", Override: "DOWN"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"unknown, as after that":                   {record{Status: "UNKNOWN", Override: "UNKNOWN"}, nil, 1, time.Time{}, step{}},
-		"down shows through the override":          {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"starting shows through the override":      {record{Status: "STARTING", Override: "OUT_OF_SERVICE"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"down, and a trace of the override stays":  {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, nil, 3, time.Time{}, step{}},
-		"up by an override":                        {record{Status: "UP", Override: "UP"}, nil, 0, time.Time{}, step{override: "UNKNOWN"}},
-		"up, and a trace of the override stays":    {record{Status: "UP", Override: "UP"}, nil, 3, time.Time{}, step{}},
-		"out, the app spoke before the put":        {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1789999999999"}, nil, 0, put, step{override: "UP"}},
-		"out, the app spoke just after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000000300"}, nil, 0, put, step{override: "UNKNOWN"}},
-		"out, the app spoke long after the put":    {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: "1790000060000"}, nil, 0, put, step{override: "UP"}},
-		"out, it is not told when the app spoke":   {record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE"}, nil, 0, put, step{override: "UP"}},
-		"out, another has heard DOWN since":        {spoke("OUT_OF_SERVICE", put.Add(-time.Minute)), []record{spoke("DOWN", put.Add(time.Second))}, 0, put, step{override: "UNKNOWN"}},
-		"out, another missed the UP after a DOWN":  {spoke("OUT_OF_SERVICE", put.Add(-time.Minute)), []record{spoke("DOWN", put.Add(-time.Hour))}, 0, put, step{override: "UP"}},
-		"out, another's word may be covered":       {spoke("OUT_OF_SERVICE", put.Add(-time.Minute)), []record{spoke("OUT_OF_SERVICE", put.Add(time.Second))}, 0, put, step{override: "UNKNOWN"}},
-		"out, another has heard UP long since":     {spoke("OUT_OF_SERVICE", put.Add(-time.Minute)), []record{spoke("OUT_OF_SERVICE", put.Add(time.Minute))}, 0, put, step{override: "UP"}},
+		"absent":               {record{}, nil, 0, none, false, step{}},
+		"up":                   {record{Status: "UP", Override: "UNKNOWN"}, nil, 0, none, false, step{}},
+		"up, no override told": {record{Status: "UP"}, nil, 0, none, false, step{}},
+		"down":                 {record{Status: "DOWN", Override: "UNKNOWN"}, nil, 0, none, false, step{}},
+		"out by an override":   {out(before), nil, 0, none, false, step{override: "UNKNOWN"}},
+		"out, and the override is told to be gone":           {bare, nil, 0, none, false, step{override: "UNKNOWN"}},
+		"still out without an override":                      {bare, nil, 3, none, false, step{}},
+		"the app's own word":                                 {record{Status: "OUT_OF_SERVICE", Override: "UNKNOWN", Own: true}, nil, 0, none, false, step{}},
+		"ours by our PUT":                                    {out(before), nil, 0, ours, true, step{override: "UP"}},
+		"ours, still out without an override":                {bare, nil, 3, ours, true, step{deregister: true}},
+		"ours, on a server that shows no override, for long": {bare, nil, 30, ours, false, step{override: "UP"}},
+		"still out with one":                                 {out(before), nil, 3, none, false, step{deregister: true}},
+		"put back by a peer after one try":                   {out(before), nil, 1, none, false, step{override: "UNKNOWN"}},
+		"down by an override":                                {record{Status: "DOWN", Override: "DOWN"}, nil, 0, none, false, step{override: "UNKNOWN"}},
+		"unknown, as after that":                             {record{Status: "UNKNOWN", Override: "UNKNOWN"}, nil, 1, none, false, step{}},
+		"down shows through the override":                    {record{Status: "DOWN", Override: "OUT_OF_SERVICE", Dirty: before}, nil, 0, ours, true, step{override: "UNKNOWN"}},
+		"starting shows through the override":                {record{Status: "STARTING", Override: "OUT_OF_SERVICE", Dirty: before}, nil, 0, ours, true, step{override: "UNKNOWN"}},
+		"down, and a trace of the override stays":            {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, nil, 3, none, false, step{}},
+		"up by an override":                                  {record{Status: "UP", Override: "UP"}, nil, 0, none, false, step{override: "UNKNOWN"}},
+		"up, and a trace of the override stays":              {record{Status: "UP", Override: "UP"}, nil, 3, none, false, step{}},
+		"out already when we put it out":                     {out(before), nil, 0, found, true, step{override: "UNKNOWN"}},
+		"out, the app has spoken since the last look":        {out("1789999999500"), nil, 0, ours, true, step{override: "UNKNOWN"}},
+		"out, a new process has registered since":            {out(since), nil, 0, ours, true, step{override: "UNKNOWN"}},
+		"out, another has heard DOWN since":                  {out(before), []record{{Status: "DOWN", Override: "OUT_OF_SERVICE", Dirty: since}}, 0, ours, true, step{override: "UNKNOWN"}},
+		"out, another's word may be covered":                 {out(before), []record{out(since)}, 0, ours, true, step{override: "UNKNOWN"}},
+		"out, another missed the last word":                  {out(before), []record{out("1789990000000")}, 0, ours, true, step{override: "UP"}},
 	} {
-		if got := remedy(c.rec, c.others, c.tried, c.put); got != c.want {
+		if got := remedy(c.rec, c.others, c.tried, c.m, c.stores); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // What callers with default settings add to what a server's read cache shows: the client's fetch (30 s) and Spring Cloud
@@ -34,12 +35,16 @@ const fresh = time.Second
 // Options configure a Registry.
 type Options struct {
 	// URLs are the service URLs as the app's own client has them; at least one. Userinfo is basic auth. A name of several
-	// addresses is a server at each, see [registry.HTTP.Servers].
+	// addresses is a server at each, see [client.Client.Servers].
 	URLs []*url.URL
 	// InstanceID, if not "", is the one instance that is ours, whatever its address and port.
 	InstanceID string
+	// HeldBack says that the app registers itself as OUT_OF_SERVICE and is let in by somebody else
+	// later (eureka.instance.initial-status). What is found so is then the app's own word from the
+	// first look on.
+	HeldBack bool
 	// HTTP makes the calls.
-	HTTP *registry.HTTP
+	HTTP *client.Client
 }
 
 // Registry is one Eureka, a [registry.Registry]. A server that cannot be reached holds nothing up for more than two
@@ -47,7 +52,8 @@ type Options struct {
 // and the caller's next look tells when it is back with something else.
 type Registry struct {
 	id         string
-	http       *registry.HTTP
+	heldBack   bool
+	http       *client.Client
 	configured []*url.URL
 	servers    []*server // the ones behind them
 	held       []held
@@ -75,7 +81,7 @@ func (h held) is(r record) bool {
 
 // New returns a Registry for o. It makes no call.
 func New(o Options) *Registry {
-	r := &Registry{id: o.InstanceID, http: o.HTTP, configured: o.URLs}
+	r := &Registry{id: o.InstanceID, heldBack: o.HeldBack, http: o.HTTP, configured: o.URLs}
 	r.serve(o.URLs)
 	return r
 }
@@ -90,7 +96,7 @@ func (r *Registry) serve(urls []*url.URL) {
 		if known := slices.IndexFunc(r.servers, func(s *server) bool { return *s.url == *u }); known >= 0 {
 			servers[i] = r.servers[known]
 		} else {
-			servers[i] = newServer(u, r.http)
+			servers[i] = newServer(u, r.http, r.heldBack)
 		}
 	}
 	r.servers = servers
@@ -156,8 +162,8 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 // Only implements registry.Registry.
 func (r *Registry) Only(ports []uint16) { r.only = ports }
 
-// Leave puts OUT_OF_SERVICE over every instance that is In or Out already: the same status once more stores nothing but
-// is replicated, and so heals a peer that missed it. One that is Down is left alone: the override would hide what the
+// Leave puts OUT_OF_SERVICE over every instance that is In, or Out by an override: the same status once more stores nothing
+// but is replicated, and so heals a peer that missed it. One that is Out without an override was not put so by us. One that is Down is left alone: the override would hide what the
 // app said last, and the app is not called; should it come up during the drain, the caller's next look says In.
 func (r *Registry) Leave(ctx context.Context) error {
 	r.left = true
@@ -354,6 +360,9 @@ func stateOf(rec record) registry.State {
 	case "UP":
 		return registry.In
 	case "OUT_OF_SERVICE":
+		if rec.Own {
+			return registry.Down
+		}
 		return registry.Out
 	case rec.Override: // an override says so, not the app: a peer's late copy of a status makes one
 		if rec.Status != "UNKNOWN" {
@@ -389,36 +398,35 @@ type step struct {
 // softly is how often an override is removed before that is believed not to help.
 const softly = 3
 
-// remedy decides how to put an instance back in that a server holds as rec, and the servers together as all, where tried is
-// how often an override was removed before and put is when OUT_OF_SERVICE was put there last. The zero step means that
-// there is nothing to do.
+// remedy decides how to put an instance back in that a server holds as rec, and the servers together
+// as all. tried is how often an override was removed before, m what is known of our PUT, and stores
+// says that this server has shown an override of ours. The zero step means that there is nothing to do.
 //
-// An override is removed by DELETE …/status with the status to show instead. Under an override OUT_OF_SERVICE shows only
-// while the app itself says UP (what it says otherwise shows through), so that is UP. In every other case it is UNKNOWN,
-// which makes the app say it again at its next heartbeat: where a DOWN shows through (to write DOWN would do here, but a
-// peer's late copy of it could cover the app's UP for good), where an override says DOWN, and where the app may have said
-// something since that a peer's late copy of the PUT has covered, or that this server has not heard of yet.
-// Where this process has not put OUT_OF_SERVICE it is UNKNOWN as well: the override may be a dead stranger's at our address,
-// who must not be shown as UP, while a live app registers anew with its next heartbeat.
-// Where no override is stored any more, after an hour without a heartbeat, the status sticks all the same and that DELETE
-// does nothing (200 nevertheless); then only deleting the instance helps. UP by an override is what peers make of a
-// Leave and a Rejoin within half a second (replication carries the status of the time at which it is sent); it would hide
-// what the app says of itself later. Never PUT UP: it would leave just that.
-func remedy(rec record, all []record, tried int, put time.Time) step {
-	overridden := rec.Override != "" && rec.Override != "UNKNOWN"
+// An override is removed by DELETE …/status with the status to show instead. That is UP if the last
+// word of the app left it UP before our PUT, and no server has heard another word since. In every
+// other case it is UNKNOWN, which makes the app say it again at its next heartbeat: it may have said
+// DOWN just before the PUT, which covers that, or another server may have heard it; a new process
+// may have registered itself as OUT_OF_SERVICE; and an override that we have not put may be a dead
+// Pod's, which had our address.
+//
+// Where no override is stored any more, after an hour without a heartbeat, the status sticks all the
+// same and that DELETE does nothing (200 nevertheless); then only deleting the instance helps. A
+// server that never shows an override (Polaris) may need its time to show the removal; there nothing
+// is deleted. UP by an override is what peers make of a Leave and a Rejoin within half a second
+// (replication carries the status of the time at which it is sent); it would hide what the app says
+// of itself later. Never PUT UP: it would leave just that.
+func remedy(rec record, all []record, tried int, m mark, stores bool) step {
 	state := stateOf(rec)
 	switch {
-	case state == registry.Absent, state != registry.Out && !overridden:
+	case state == registry.Absent, state != registry.Out && !rec.overridden():
 		return step{}
-	case state == registry.Out && tried >= softly && put.IsZero() && !overridden:
+	case state == registry.Out && tried >= softly && m.put.IsZero() && !rec.overridden():
 		return step{} // the app registered itself so, or it is a stranger's: it is not ours, and a live one is never deleted
-	case state == registry.Out && tried >= softly:
+	case state == registry.Out && tried >= softly && (stores || rec.overridden()):
 		return step{deregister: true}
 	case state != registry.Out && tried > 0: // what is left of the override goes with the app's next registration
 		return step{}
-	case put.IsZero():
-		return step{override: "UNKNOWN"}
-	case rec.Status == "UP", rec.Status == "OUT_OF_SERVICE" && !covered(rec.registered(), put) && !outdated(rec, all, put):
+	case state != registry.Down && m.up && m.heard == rec.Dirty && !outdated(rec, all):
 		return step{override: "UP"}
 	}
 	return step{override: "UNKNOWN"}
@@ -427,18 +435,9 @@ func remedy(rec record, all []record, tried int, put time.Time) step {
 // settled is when peers have told each other of a PUT: half a second, and some tries over.
 const settled = 5 * time.Second
 
-// covered reports whether a copy of the PUT may have reached the server after what the app said of itself last. The app's
-// clock is the node's and so ours.
-func covered(registered, put time.Time) bool {
-	return !put.IsZero() && !registered.Before(put) && registered.Sub(put) < settled
-}
-
-// outdated reports whether another server holds a later word of the app than rec, which is not UP or may not be.
-func outdated(rec record, all []record, put time.Time) bool {
-	return slices.ContainsFunc(all, func(other record) bool {
-		said := other.registered()
-		return said.After(rec.registered()) && (stateOf(other) == registry.Down || covered(said, put))
-	})
+// outdated reports whether another server holds a later word of the app than rec.
+func outdated(rec record, all []record) bool {
+	return slices.ContainsFunc(all, func(other record) bool { return other.registered().After(rec.registered()) })
 }
 
 // describe is the beginning of an error about an instance.

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/eureka"
 	"prestop/registry/registrytest"
 )
@@ -32,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func client(t testing.TB, urls []*url.URL) registry.Registry {
-	h := registry.NewHTTP(nil, "prestop/test")
+func newClient(t testing.TB, urls []*url.URL) registry.Registry {
+	h := client.New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	return eureka.New(eureka.Options{URLs: urls, HTTP: h})
 }
@@ -54,9 +55,20 @@ func TestContractInMemoryWithPeers(t *testing.T) {
 	registrytest.RunEureka(t, w)
 }
 
+func TestContractInMemoryOfPolaris(t *testing.T) {
+	registrytest.Run(t, world(t, 1, registrytest.EurekaConfig{Polaris: true}))
+}
+
 // world is n servers in memory that are peers.
 func world(t testing.TB, n int, c registrytest.EurekaConfig) *registrytest.EurekaWorld {
-	t.Attr("server", "Eureka in memory"+map[bool]string{true: ", two peers"}[n > 1])
+	name := "Eureka in memory"
+	switch {
+	case n > 1:
+		name += ", two peers"
+	case c.Polaris:
+		name += ", Polaris"
+	}
+	t.Attr("server", name)
 	if c.Path == "" {
 		c.Path = "/eureka"
 	}
@@ -64,7 +76,7 @@ func world(t testing.TB, n int, c registrytest.EurekaConfig) *registrytest.Eurek
 		c.Evict = time.Second
 	}
 	c.Cache = 500 * time.Millisecond
-	w := &registrytest.EurekaWorld{Client: client, Heartbeat: 50 * time.Millisecond, Special: special}
+	w := &registrytest.EurekaWorld{Client: newClient, Heartbeat: 50 * time.Millisecond, Special: special, Polaris: c.Polaris}
 	var servers []*registrytest.Eureka
 	for range n {
 		e := registrytest.NewEureka(c)

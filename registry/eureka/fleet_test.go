@@ -26,7 +26,7 @@ func newFleet(t *testing.T, n int, c registrytest.EurekaConfig) *fleet {
 	if c.Cache == 0 {
 		c.Cache = 50 * time.Millisecond
 	}
-	f := &fleet{T: t, world: &registrytest.EurekaWorld{Client: client, Heartbeat: 20 * time.Millisecond}}
+	f := &fleet{T: t, world: &registrytest.EurekaWorld{Client: newClient, Heartbeat: 20 * time.Millisecond}}
 	for range n {
 		e, fault := registrytest.NewEureka(c), &atomic.Pointer[http.HandlerFunc]{}
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

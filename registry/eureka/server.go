@@ -13,10 +13,14 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
-// relook is the pace in which a server is looked at again that does not show what it accepted.
+// relook is the first pause before a server is looked at again that does not show what it accepted.
 const relook = 200 * time.Millisecond
+
+// again is when what a server has accepted and does not show is put once more.
+const again = 3 * time.Second
 
 // replicated is when a peer that is well has told the others of a PUT; half of it is eureka's own delay.
 const replicated = time.Second
@@ -27,16 +31,29 @@ const kept = 3 * time.Minute
 // server is one service URL.
 type server struct {
 	url      *url.URL
-	http     *registry.HTTP
+	http     *client.Client
+	heldBack bool        // see Options
 	answered atomic.Bool // since the operation began
 
 	mu      sync.Mutex // guards what follows, for instances are asked for in parallel
 	seen    map[string]sight
-	put     map[string]time.Time // when OUT_OF_SERVICE was put last
-	old     map[string]bool      // it was out already when that was put first: the change may be in no list any more
-	probed  bool                 // apps/delta was asked for
-	noDelta bool                 // and answered 403
-	primed  map[string]bool      // applications whose cached list was read before
+	marks   map[string]mark // the instances that we have put OUT_OF_SERVICE
+	vain    map[string]bool // OUT_OF_SERVICE without an override, which removing one does not change
+	stores  bool            // the server has shown an override of ours
+	old     map[string]bool // it was out already when that was put first: the change may be in no list any more
+	probed  bool            // apps/delta was asked for
+	noDelta bool            // and answered 403
+	primed  map[string]bool // applications whose cached list was read before
+}
+
+// mark is what is known of an instance that this process has put OUT_OF_SERVICE.
+type mark struct {
+	// put is when that was done last.
+	put time.Time
+	// heard is the time of the app's last word before it, as the server told it, and up says that
+	// this word left the instance UP.
+	heard text
+	up    bool
 }
 
 // sight is the last look at an instance.
@@ -45,44 +62,80 @@ type sight struct {
 	at  time.Time
 }
 
-func newServer(u *url.URL, h *registry.HTTP) *server {
-	return &server{url: u, http: h, seen: map[string]sight{}, put: map[string]time.Time{}, old: map[string]bool{}, primed: map[string]bool{}}
+func newServer(u *url.URL, h *client.Client, heldBack bool) *server {
+	return &server{url: u, http: h, heldBack: heldBack, seen: map[string]sight{}, marks: map[string]mark{}, vain: map[string]bool{},
+		old: map[string]bool{}, primed: map[string]bool{}}
 }
 
-// leave makes the instance Out on this server and reads that back.
+// leave makes the instance Out on this server and reads that back. A server may show only after
+// seconds what it has accepted (Polaris).
 func (s *server) leave(ctx context.Context, h held) error {
 	rec, err := s.lately(ctx, h)
+	var put time.Time
 	for tries := 0; ; tries++ {
 		if err != nil {
 			return err
 		}
-		if state := stateOf(rec); state == registry.Absent || state == registry.Down || state == registry.Out && tries > 0 {
+		switch state := stateOf(rec); {
+		case state == registry.Absent, state == registry.Down, state == registry.Out && tries > 0:
 			return nil
+		case state == registry.Out && !s.ours(h) && !rec.overridden():
+			return nil // nothing of ours keeps it out, and there is nothing to repeat
 		}
 		if tries > 1 {
-			if err := wait(ctx, relook); err != nil {
-				return &registry.Error{Op: describe("set OUT_OF_SERVICE on", h), URL: registry.Redact(s.url),
-					Err: fmt.Errorf("accepted, but the server still says %s: %w", rec.Status, err)}
+			if err := wait(ctx, pace(tries)); err != nil {
+				return s.unshown(describe("set OUT_OF_SERVICE on", h), rec, err)
 			}
 		}
-		s.mu.Lock()
-		if state := stateOf(rec); state == registry.In {
-			delete(s.old, h.key())
-		} else if time.Since(s.put[h.key()]) > kept {
-			s.old[h.key()] = true
-		}
-		s.put[h.key()] = time.Now()
-		s.mu.Unlock()
-		if err := s.write(ctx, describe("set OUT_OF_SERVICE on", h), http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
-			return err
+		if time.Since(put) >= again {
+			put = time.Now()
+			s.mark(h, rec)
+			if err := s.write(ctx, describe("set OUT_OF_SERVICE on", h), http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
+				return err
+			}
 		}
 		rec, err = s.current(ctx, h, false)
 	}
 }
 
+// pace is the pause before a further look at a server that does not show what it accepted.
+func pace(tries int) time.Duration { return min(relook<<min(tries-2, 8), again/2) }
+
+// unshown is the error of a change that a server accepted and did not show until cause.
+func (s *server) unshown(op string, rec record, cause error) error {
+	return &registry.Error{Op: op, URL: registry.Redact(s.url),
+		Err: fmt.Errorf("accepted, but the server still says %s: %w", rec.Status, cause)}
+}
+
+// ours reports whether this process has put the instance OUT_OF_SERVICE.
+func (s *server) ours(h held) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.marks[h.key()].put.IsZero()
+}
+
+// mark notes that the instance, which the server holds as rec, is being put OUT_OF_SERVICE.
+func (s *server) mark(h held, rec record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.marks[h.key()]
+	if stateOf(rec) == registry.In {
+		delete(s.old, h.key())
+		m.up, m.heard = true, rec.Dirty
+	} else {
+		if time.Since(m.put) > kept {
+			s.old[h.key()] = true
+		}
+		m.up = m.up && m.heard == rec.Dirty
+	}
+	m.put = time.Now()
+	s.marks[h.key()] = m
+}
+
 // rejoin removes on this server what keeps the instance out; all is how the servers held it just now.
 func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 	removed := 0
+	var last time.Time
 	rec, err := s.lately(ctx, h)
 	for tries := 0; ; tries++ {
 		if tries > 0 {
@@ -92,21 +145,29 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 			return err
 		}
 		s.mu.Lock()
-		put := s.put[h.key()]
+		m, stores := s.marks[h.key()], s.stores
 		s.mu.Unlock()
-		todo := remedy(rec, all, removed, put)
-		if early := time.Until(put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
+		todo := remedy(rec, all, removed, m, stores)
+		if early := time.Until(m.put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
 			continue // a peer may still bring back what was removed here
 		}
 		if todo == (step{}) {
+			if stateOf(rec) == registry.Out {
+				s.mu.Lock()
+				s.vain[h.key()] = true // it is not ours
+				s.mu.Unlock()
+			}
 			return nil
 		}
 		if tries > 1 {
-			if err := wait(ctx, relook); err != nil {
-				return &registry.Error{Op: describe("put back", h), URL: registry.Redact(s.url),
-					Err: fmt.Errorf("accepted, but the server still says %s: %w", rec.Status, err)}
+			if err := wait(ctx, pace(tries)); err != nil {
+				return s.unshown(describe("put back", h), rec, err)
 			}
 		}
+		if !m.put.IsZero() && !stores && time.Since(last) < again {
+			continue // it has its time to show the removal
+		}
+		last = time.Now()
 		if todo.deregister {
 			err = s.write(ctx, describe("clear OUT_OF_SERVICE from", h), http.MethodDelete, instancePath(h), "")
 		} else {
@@ -150,10 +211,28 @@ func (s *server) current(ctx context.Context, h held, once bool) (record, error)
 	} else if rec.Status == "" {
 		rec.Status = "UNKNOWN"
 	}
-	s.mu.Lock()
-	s.seen[h.key()] = sight{*rec, time.Now()}
-	s.mu.Unlock()
+	s.learn(h, rec)
 	return *rec, nil
+}
+
+// learn takes over what the server says of an instance, and tells whose word that is.
+func (s *server) learn(h held, rec *record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.marks[h.key()]
+	out := rec.Status == "OUT_OF_SERVICE"
+	switch {
+	case out && !rec.overridden() && m.put.IsZero():
+		rec.Own = s.heldBack || s.vain[h.key()]
+	case !out:
+		delete(s.vain, h.key())
+		if rec.Status == "UP" && !rec.overridden() && time.Since(m.put) > settled {
+			delete(s.marks, h.key()) // it is back: the next OUT_OF_SERVICE is somebody else's
+		}
+	case rec.overridden() && !m.put.IsZero():
+		s.stores = true
+	}
+	s.seen[h.key()] = sight{*rec, time.Now()}
 }
 
 func instancePath(h held) string { return "apps/" + url.PathEscape(h.app) + "/" + url.PathEscape(h.id) }
@@ -161,7 +240,7 @@ func statusPath(h held) string   { return instancePath(h) + "/status" }
 
 // instance reads one instance past the server's caches; nil when it answers 404.
 func (s *server) instance(ctx context.Context, path, op string, once bool) (*record, error) {
-	c := registry.Call{Op: op, Method: http.MethodGet, Path: path, Once: once}
+	c := client.Call{Op: op, Method: http.MethodGet, Path: path, Once: once}
 	a, err := s.do(ctx, c)
 	if err == nil && a.Code == http.StatusNotFound {
 		if err := s.confirm(ctx, op); err != nil {
@@ -182,7 +261,7 @@ func (s *server) instance(ctx context.Context, path, op string, once bool) (*rec
 // write makes a call that changes something, with the status as value. A 404 is no error: what is not there needs no
 // change.
 func (s *server) write(ctx context.Context, op, method, path, value string) error {
-	c := registry.Call{Op: op, Method: method, Path: path}
+	c := client.Call{Op: op, Method: method, Path: path}
 	if value != "" {
 		c.Query = url.Values{"value": {value}}
 	}
@@ -192,7 +271,7 @@ func (s *server) write(ctx context.Context, op, method, path, value string) erro
 
 // application reads the cached list of one application; 404 is an empty one.
 func (s *server) application(ctx context.Context, app string, once bool, each func(record)) error {
-	_, err := s.list(ctx, []*url.URL{s.url}, registry.Call{Op: "list " + app, Path: "apps/" + url.PathEscape(app), Once: once}, each)
+	_, err := s.list(ctx, []*url.URL{s.url}, client.Call{Op: "list " + app, Path: "apps/" + url.PathEscape(app), Once: once}, each)
 	if err == nil {
 		s.mu.Lock()
 		s.primed[app] = true
@@ -203,7 +282,7 @@ func (s *server) application(ctx context.Context, app string, once bool, each fu
 
 // all reads the whole cached list from the first of urls that answers and returns which did.
 func (s *server) all(ctx context.Context, urls []*url.URL, once bool, each func(record)) (string, error) {
-	a, err := s.list(ctx, urls, registry.Call{Op: "list the instances", Path: "apps", Once: once, Large: true}, each)
+	a, err := s.list(ctx, urls, client.Call{Op: "list the instances", Path: "apps", Once: once, Large: true}, each)
 	if err == nil && a.Code == http.StatusNotFound {
 		err = notHere("list the instances", a)
 	}
@@ -211,7 +290,7 @@ func (s *server) all(ctx context.Context, urls []*url.URL, once bool, each func(
 }
 
 // notHere is the error of a list that every Eureka has.
-func notHere(op string, a registry.Answer) error {
+func notHere(op string, a client.Answer) error {
 	return &registry.Error{Op: op, URL: a.URL, Code: a.Code, Final: true, Remedy: "set the service URL that the app uses, usually http://…:8761/eureka/"}
 }
 
@@ -243,7 +322,7 @@ func (s *server) prime(ctx context.Context, held []held) error {
 // delta reads the cached list of recent changes, or reports that this server has none.
 func (s *server) delta(ctx context.Context, each func(record)) (none bool, err error) {
 	const op = "list the changes"
-	a, err := s.list(ctx, []*url.URL{s.url}, registry.Call{Op: op, Path: "apps/delta", Once: true}, each)
+	a, err := s.list(ctx, []*url.URL{s.url}, client.Call{Op: op, Path: "apps/delta", Once: true}, each)
 	if err == nil && a.Code == http.StatusNotFound {
 		err = notHere(op, a)
 	}
@@ -306,14 +385,14 @@ func (s *server) published(ctx context.Context, all []held) (bool, error) {
 }
 
 // list reads a list as a stream.
-func (s *server) list(ctx context.Context, urls []*url.URL, c registry.Call, each func(record)) (registry.Answer, error) {
+func (s *server) list(ctx context.Context, urls []*url.URL, c client.Call, each func(record)) (client.Answer, error) {
 	c.Method = http.MethodGet
 	c.Read = func(body io.Reader) error {
 		s.answered.Store(true)
 		return readList(body, each)
 	}
 	a, err := s.call(ctx, urls, c)
-	if errors.Is(err, registry.ErrShape) {
+	if errors.Is(err, client.ErrShape) {
 		var e *registry.Error
 		if errors.As(err, &e) {
 			e.Remedy = "is this Eureka's service URL?"
@@ -322,21 +401,21 @@ func (s *server) list(ctx context.Context, urls []*url.URL, c registry.Call, eac
 	return a, err
 }
 
-func (s *server) do(ctx context.Context, c registry.Call) (registry.Answer, error) {
+func (s *server) do(ctx context.Context, c client.Call) (client.Answer, error) {
 	return s.call(ctx, []*url.URL{s.url}, c)
 }
 
 // call makes a call and turns every answer but 200 and 404 into an error. Eureka answers XML unless it is asked for JSON,
 // and in XML an OUT_OF_SERVICE instance is DOWN.
-func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (registry.Answer, error) {
+func (s *server) call(ctx context.Context, urls []*url.URL, c client.Call) (client.Answer, error) {
 	c.Header = http.Header{"Accept": {"application/json"}}
 	reads := c.Method == http.MethodGet && c.Read == nil
-	c.Retry = func(a registry.Answer) bool {
+	c.Retry = func(a client.Answer) bool {
 		s.answered.Store(true)
-		return proxys(a, reads) || registry.Transient(a.Code)
+		return proxys(a, reads) || client.Transient(a.Code)
 	}
 	a, err := s.http.Do(ctx, urls, c)
-	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code > 0 && e.Code < 500 && !registry.Transient(e.Code) && e.Remedy == "" {
+	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code > 0 && e.Code < 500 && !client.Transient(e.Code) && e.Remedy == "" {
 		e.Remedy = "is this Eureka's service URL? It looks as if a proxy answered in its place"
 	}
 	if err != nil || a.Code == http.StatusOK || a.Code == http.StatusNotFound {
@@ -344,7 +423,7 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (re
 	}
 	e := &registry.Error{Op: c.Op, URL: a.URL, Code: a.Code}
 	e.Remedy, e.Final = advice(c.Method, a.Code)
-	if text := registry.Excerpt(a.Body); text != "" {
+	if text := client.Excerpt(a.Body); text != "" {
 		e.Err = errors.New(text[2:])
 	}
 	return a, e
@@ -352,7 +431,7 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c registry.Call) (re
 
 // proxys reports whether an answer is one that a proxy gave in Eureka's place, having no server behind it for now. Eureka's
 // own 404 and 403 are empty or JSON, as is what it answers to a write; what is read is JSON.
-func proxys(a registry.Answer, reads bool) bool {
+func proxys(a client.Answer, reads bool) bool {
 	body := bytes.TrimSpace(a.Body)
 	json := bytes.HasPrefix(body, []byte("{"))
 	switch a.Code {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/eureka"
 	"prestop/registry/registrytest"
 )
@@ -108,7 +109,7 @@ func TestANameOfSeveralServersStandsForAllOfThem(t *testing.T) {
 		world.Servers = f.world.Servers[i : i+1]
 		world.Start(t, orders)
 	}
-	h := registry.NewHTTP(nil, "prestop/test")
+	h := client.New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	h.Lookup = func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}, nil
@@ -131,7 +132,7 @@ func TestTheConfiguredIDIsOursWhateverItsAddress(t *testing.T) {
 	f.world.Start(t, orders)
 	u, err := url.Parse(f.world.Servers[0])
 	f.must(err)
-	h := registry.NewHTTP(nil, "prestop/test")
+	h := client.New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	r := eureka.New(eureka.Options{URLs: []*url.URL{u}, InstanceID: id, HTTP: h})
 	found, err := r.Find(t.Context(), registry.Pod{})

@@ -1,6 +1,7 @@
 package eureka
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // record is one instance as a server sends it. Servers of different age send different shapes: numbers as strings, one
@@ -26,7 +27,13 @@ type record struct {
 	SecurePort port `json:"securePort"`
 	Action     text `json:"actionType"`
 	Dirty      text `json:"lastDirtyTimestamp"` // milliseconds
+
+	// Own: it is OUT_OF_SERVICE by the app's own word.
+	Own bool `json:"-"`
 }
+
+// overridden reports whether the server tells that an override is stored.
+func (r record) overridden() bool { return r.Override != "" && r.Override != "UNKNOWN" }
 
 // registered is when the app said something of itself last, by its own clock; zero when it is not told.
 func (r record) registered() time.Time {
@@ -92,90 +99,167 @@ func readInstance(body []byte) (record, error) {
 		Instance *record `json:"instance"`
 	}
 	if err := json.Unmarshal(body, &v); err != nil {
-		return record{}, fmt.Errorf("%w: %w", registry.ErrShape, err)
+		return record{}, fmt.Errorf("%w: %w", client.ErrShape, err)
 	}
 	if v.Instance == nil || v.Instance.id() == "" || v.Instance.App == "" {
-		return record{}, registry.ErrShape
+		return record{}, client.ErrShape
 	}
 	return *v.Instance, nil
 }
 
 // readList reads the answer of GET apps, apps/delta and apps/{APP} as a stream and calls each with every instance in it.
 // It holds one instance at a time, whatever the length of the list.
-func readList(r io.Reader, each func(record)) error { return newList(r, each).document() }
+func readList(r io.Reader, each func(record)) error {
+	return list{client.ReadValues(r), each}.document()
+}
 
+// list reads a list of instances. Each of its methods takes one value, or what is left of it.
 type list struct {
-	*registry.Values
+	*client.Values
 	each func(record)
 }
 
-// newList is not inlined, so that the list and what it holds lie on the heap: go1.26.8 does not see pointers into the stack
-// that method values hold when it moves the stack.
-//
-//go:noinline
-func newList(r io.Reader, each func(record)) *list { return &list{registry.ReadValues(r), each} }
-
 // document is {"applications": {"application": …}} or {"application": …}.
-func (l *list) document() error {
-	known := false
-	err := l.object(func() error {
-		return l.Fields(func(key string) error {
-			switch key {
-			case "applications":
-				known = true
-				return l.oneOrMany(l.applications, l.Skip)
-			case "application":
-				known = true
-				return l.oneOrMany(l.application, l.Skip)
-			}
-			return l.Skip()
-		})
-	})()
-	if err == nil && !known {
-		return registry.ErrShape
+func (l list) document() error {
+	if there, err := l.Enter('{'); !there {
+		return cmp.Or(err, error(client.ErrShape))
 	}
-	return err
-}
-
-// applications is the inside of the whole list.
-func (l *list) applications() error {
-	return l.Fields(func(key string) error {
-		if key != "application" {
-			return l.Skip()
+	known := false
+	for l.More() {
+		name, err := l.Name()
+		switch {
+		case err != nil:
+		case name == "applications":
+			known = true
+			err = l.applications()
+		case name == "application":
+			known = true
+			err = l.application()
+		default:
+			err = l.Skip()
 		}
-		return l.oneOrMany(l.application, l.object(l.application))
-	})
-}
-
-// application is the inside of one.
-func (l *list) application() error {
-	return l.Fields(func(key string) error {
-		if key != "instance" {
-			return l.Skip()
-		}
-		return l.oneOrMany(l.single, func() error {
-			var r record
-			err := l.Decode(&r)
-			if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) && kind.Field != "" {
-				return nil // one odd instance does not make the whole list unreadable
-			}
-			l.found(r)
+		if err != nil {
 			return err
-		})
-	})
+		}
+	}
+	if err := l.End(); err != nil || known {
+		return err
+	}
+	return client.ErrShape
 }
 
-// single is the inside of an instance that is no element of a list. Its beginning has been consumed, so that it is taken
-// field by field, which is slower.
-func (l *list) single() error {
-	raw := map[string]json.RawMessage{}
-	err := l.Fields(func(key string) error {
-		var v json.RawMessage
-		err := l.Decode(&v)
-		raw[key] = v
+// begin takes the beginning of an object or of a list. XML-born JSON has "" for an empty one.
+func (l list) begin() (json.Delim, error) {
+	t, err := l.Token()
+	d, ok := t.(json.Delim)
+	if err == nil && !ok && t != nil && t != "" {
+		err = client.ErrShape
+	}
+	return d, err
+}
+
+// applications is an object with the applications in it.
+func (l list) applications() error {
+	d, err := l.begin()
+	if err != nil || d == 0 {
 		return err
-	})
-	if err != nil {
+	}
+	for l.More() {
+		if d == '[' { // no Eureka sends one here
+			err = l.Skip()
+		} else {
+			err = l.only("application")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return l.End()
+}
+
+// only takes the next field of an object: the application or the instances that it names, or else it is skipped.
+func (l list) only(wanted string) error {
+	name, err := l.Name()
+	switch {
+	case err != nil:
+		return err
+	case name != wanted:
+		return l.Skip()
+	case name == "application":
+		return l.application()
+	}
+	return l.instances()
+}
+
+// application is one application or a list of them.
+func (l list) application() error {
+	d, err := l.begin()
+	if err != nil || d == 0 {
+		return err
+	}
+	if d == '{' {
+		return l.inside()
+	}
+	for l.More() {
+		if d, err := l.begin(); err != nil || d != '{' {
+			return cmp.Or(err, error(client.ErrShape))
+		}
+		if err := l.inside(); err != nil {
+			return err
+		}
+	}
+	return l.End()
+}
+
+// inside is what follows the brace of an application.
+func (l list) inside() error {
+	for l.More() {
+		if err := l.only("instance"); err != nil {
+			return err
+		}
+	}
+	return l.End()
+}
+
+// instances is one instance or a list of them.
+func (l list) instances() error {
+	d, err := l.begin()
+	if err != nil || d == 0 {
+		return err
+	}
+	if d == '{' {
+		return l.single()
+	}
+	for l.More() {
+		var r record
+		err := l.Decode(&r)
+		if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) && kind.Field != "" {
+			continue // one odd instance does not make the whole list unreadable
+		}
+		if err != nil {
+			return err
+		}
+		l.found(r)
+	}
+	return l.End()
+}
+
+// single is what follows the brace of an instance that is no element of a list. It is taken field by field, which is
+// slower.
+func (l list) single() error {
+	raw := map[string]json.RawMessage{}
+	for l.More() {
+		name, err := l.Name()
+		var v json.RawMessage
+		if err == nil {
+			err = l.Decode(&v)
+		}
+		if err != nil {
+			return err
+		}
+		raw[name] = v
+	}
+	if err := l.End(); err != nil {
 		return err
 	}
 	whole, err := json.Marshal(raw)
@@ -188,38 +272,8 @@ func (l *list) single() error {
 	return err
 }
 
-func (l *list) found(r record) {
+func (l list) found(r record) {
 	if r.id() != "" && r.App != "" {
 		l.each(r)
 	}
-}
-
-// object takes an object, of which inside takes the inside.
-func (l *list) object(inside func() error) func() error {
-	return func() error {
-		t, err := l.Token()
-		if err != nil {
-			return err
-		}
-		if t != json.Delim('{') {
-			return registry.ErrShape
-		}
-		return inside()
-	}
-}
-
-// oneOrMany takes an object, of which inside takes the inside, or a list, of which element takes each one, or null.
-func (l *list) oneOrMany(inside, element func() error) error {
-	t, err := l.Token()
-	switch {
-	case err != nil:
-		return err
-	case t == nil || t == "": // an empty list, as some XML-born JSON has it
-		return nil
-	case t == json.Delim('{'):
-		return inside()
-	case t != json.Delim('['):
-		return registry.ErrShape
-	}
-	return l.Elements(element)
 }

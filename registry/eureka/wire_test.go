@@ -14,7 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 func TestInstancesAreReadInTheShapesThatServersSend(t *testing.T) {
@@ -87,10 +87,10 @@ func TestWhatIsNotEurekasIsAnError(t *testing.T) {
 	for _, body := range []string{"", "x", "<html></html>", "[]", "{}", `{"error":"x"}`, `{"applications":[`, `{"applications":{"application":[{"instance":[{"app":"A"`,
 		`{"applications":17}`, `{"applications":{"application":[17]}}`, `{"applications":{"application":{"instance":[["x"]]}}}`, `null`,
 		`{"applications":{"x":` + strings.Repeat("[", 1000) + strings.Repeat("]", 1000) + `}}`} {
-		if all, err := records(body); !errors.Is(err, registry.ErrShape) {
+		if all, err := records(body); !errors.Is(err, client.ErrShape) {
 			t.Errorf("list %.60q: %+v, %v", body, all, err)
 		}
-		if r, err := readInstance([]byte(body)); !errors.Is(err, registry.ErrShape) {
+		if r, err := readInstance([]byte(body)); !errors.Is(err, client.ErrShape) {
 			t.Errorf("instance %.60q: %+v, %v", body, r, err)
 		}
 	}
@@ -195,7 +195,7 @@ func TestAValueWithoutAnEndIsNotHeld(t *testing.T) {
 		"a metadata": `{"applications":{"application":[{"instance":[{"metadata":{"x":"`,
 	} {
 		taken := &counted{r: io.MultiReader(strings.NewReader(begin), infinite{})}
-		if err := readList(taken, func(record) {}); !errors.Is(err, registry.ErrShape) {
+		if err := readList(taken, func(record) {}); !errors.Is(err, client.ErrShape) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if taken.n > 4<<20 {

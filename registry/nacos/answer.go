@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // verdict is what an answer means. The code alone does not tell: Nacos 2.x answers 500 for an instance that is absent, 3.x
@@ -51,7 +51,7 @@ const noSuchPath = "No static resource"
 const transient400 = "receive invalid redirect request from peer"
 
 // judge says what an answer means; wholeBody is false when a 200's body was read as a stream, and judged there.
-func judge(a registry.Answer, wholeBody bool) verdict {
+func judge(a client.Answer, wholeBody bool) verdict {
 	body := a.Body
 	switch {
 	case (a.Code == http.StatusNotFound || a.Code == http.StatusForbidden) && proxys(body):
@@ -68,7 +68,7 @@ func judge(a registry.Answer, wholeBody bool) verdict {
 		return absent
 	case a.Code == http.StatusNotFound:
 		return otherGeneration
-	case registry.Transient(a.Code) && a.Code < 500:
+	case client.Transient(a.Code) && a.Code < 500:
 		return sick
 	case a.Code >= 500 && saysAbsent(body):
 		return absent

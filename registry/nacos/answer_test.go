@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // The bodies are those of real servers; the ids, times and paths in them are shortened.
@@ -46,7 +46,7 @@ func TestAnAnswerIsJudgedByWhatItSays(t *testing.T) {
 		"3.1.0: a weight that it does not take":     {400, `{"code":21001,"message":"weight must be in range"}`, rejected},
 		"1.4.1: a parameter that is missing":        {400, "caused: Param 'ip' is required.;", rejected},
 	} {
-		if got := judge(registry.Answer{Code: c.code, Body: []byte(c.body)}, true); got != c.want {
+		if got := judge(client.Answer{Code: c.code, Body: []byte(c.body)}, true); got != c.want {
 			t.Errorf("%s: judged %d, want %d", name, got, c.want)
 		}
 	}
@@ -58,7 +58,7 @@ func FuzzJudge(f *testing.F) {
 	f.Add(500, []byte("caused: no matched ip found!;"))
 	f.Add(404, []byte(`{"code":20004}`))
 	f.Fuzz(func(t *testing.T, code int, body []byte) {
-		v := judge(registry.Answer{Code: code, Body: body}, true)
+		v := judge(client.Answer{Code: code, Body: body}, true)
 		if v == done && code != 200 {
 			t.Fatalf("%d %q is taken for success", code, body)
 		}
@@ -73,7 +73,7 @@ func FuzzJudge(f *testing.F) {
 }
 
 // ok is an answer with that body.
-func ok(body []byte) registry.Answer { return registry.Answer{Code: 200, Body: body} }
+func ok(body []byte) client.Answer { return client.Answer{Code: 200, Body: body} }
 
 // Some answers were published by the users of those servers, word for word; the others are made up after what their source does,
 // and are no recordings. The origin of each says which.
@@ -88,7 +88,7 @@ func TestAnswersOfVersionsThatDoNotRunHereAreJudged(t *testing.T) {
 	means := map[string]verdict{"absent": absent, "other generation": otherGeneration, "refused": refused, "sick": sick}
 	for _, a := range answers {
 		want, ok := means[a.Means]
-		if got := judge(registry.Answer{Code: a.Code, Body: []byte(a.Body)}, true); got != want || !ok {
+		if got := judge(client.Answer{Code: a.Code, Body: []byte(a.Body)}, true); got != want || !ok {
 			t.Errorf("%s, %s (%s): judged %d, want %s", a.Version, a.Request, a.Origin, got, a.Means)
 		}
 	}

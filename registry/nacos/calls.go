@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // fresh is how long servers are believed to be of the generation that they told: a Pod outlives their upgrades.
@@ -19,7 +20,7 @@ const fresh = 5 * time.Minute
 
 // ask makes a call in the dialect of the servers, logs in when one asks for it, and changes to the other dialect when the
 // servers have been upgraded. The answer it returns is one that is done or absent.
-func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build func(dialect) registry.Call) (bool, error) {
+func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build func(dialect) client.Call) (bool, error) {
 	d, err := r.speak(ctx)
 	if err != nil {
 		return false, err
@@ -31,7 +32,7 @@ func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build f
 		call.Op = op
 		var token string
 		call.Header, token = r.login.header()
-		call.Retry = func(a registry.Answer) bool { return judge(a, call.Read == nil) == sick }
+		call.Retry = func(a client.Answer) bool { return judge(a, call.Read == nil) == sick }
 		a, err := r.http.Do(ctx, r.lastFirst(addrs), call)
 		if err != nil {
 			return false, err
@@ -55,7 +56,7 @@ func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build f
 }
 
 // no is the error of an answer that trying again does not change.
-func (r *Registry) no(op string, a registry.Answer, v verdict) error {
+func (r *Registry) no(op string, a client.Answer, v verdict) error {
 	e := &registry.Error{Op: op, URL: a.URL, Code: a.Code, Final: true}
 	if text := says(a.Body); text != "" {
 		e.Err = errors.New(text)
@@ -80,7 +81,7 @@ func says(body []byte) string {
 	if json.Unmarshal(body, &page) == nil && page.Message != "" {
 		body = []byte(strings.TrimSpace(page.Message + " " + page.Data))
 	}
-	return strings.TrimPrefix(registry.Excerpt(body), ": ")
+	return strings.TrimPrefix(client.Excerpt(body), ": ")
 }
 
 // speak returns the servers' dialect and asks for their version if it is not known. Servers that do not tell are taken for
@@ -107,7 +108,7 @@ func (r *Registry) speak(ctx context.Context) (dialect, error) {
 // version asks the first server that answers for its version, "" if it tells none.
 func (r *Registry) version(ctx context.Context) (version string, by *url.URL, err error) {
 	for _, path := range []string{"v3/admin/core/state", "v1/console/server/state"} {
-		call := registry.Call{Op: "ask for the version", Method: http.MethodGet, Path: path}
+		call := client.Call{Op: "ask for the version", Method: http.MethodGet, Path: path}
 		a, err := r.http.Do(ctx, r.lastFirst(r.servers), call)
 		if err != nil {
 			return "", nil, err
@@ -120,7 +121,7 @@ func (r *Registry) version(ctx context.Context) (version string, by *url.URL, er
 }
 
 // versionIn is what a server's state says, "" if it is none.
-func versionIn(a registry.Answer) string {
+func versionIn(a client.Answer) string {
 	var state struct {
 		Version string `json:"version"`
 		Data    struct {
@@ -181,8 +182,9 @@ func (r *Registry) answered(by string) {
 	r.last = by
 }
 
-// pass has the next call begin with the server after the one that err is of: what is no Nacos at all may stand among them.
-func (r *Registry) pass(err error) {
+// skip has the next call begin with the server after the one that err is of: what is no Nacos at all
+// may stand among them.
+func (r *Registry) skip(err error) {
 	if e := (*registry.Error)(nil); errors.As(err, &e) {
 		k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == e.URL })
 		r.answered(registry.Redact(r.servers[(k+1)%len(r.servers)]))

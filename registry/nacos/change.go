@@ -3,11 +3,15 @@ package nacos
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // enable sets the flag of an instance at any server, which tells the others; held is false if there is no such instance.
@@ -18,10 +22,8 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 		op = "enable "
 	}
 	for {
-		held, err = r.ask(ctx, r.servers, op+r.id(rec.key), func(d dialect) registry.Call {
-			call := d.enable(r.namespace, rec, enabled)
-			call.Unrepeated = true
-			return call
+		held, err = r.write(ctx, op+r.id(rec.key), func(d dialect) client.Call {
+			return d.enable(r.namespace, rec, enabled)
 		})
 		if held || err != nil || time.Now().After(until) {
 			return held, err
@@ -30,6 +32,55 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 			return false, &registry.Error{Op: op + r.id(rec.key), URL: r.url, Err: err}
 		}
 	}
+}
+
+// write makes a call that changes something at the server that took the last change, and at the
+// next one where that certainly did not take it. Any other failure leaves open whether the change
+// was made: it is returned, and the caller reads back before it writes again.
+func (r *Registry) write(ctx context.Context, op string, build func(dialect) client.Call) (held bool, err error) {
+	for pause := poll; ; {
+		for range r.servers {
+			server := r.writer()
+			held, err = r.ask(ctx, []*url.URL{server}, op, func(d dialect) client.Call {
+				call := build(d)
+				call.Once, call.Unrepeated, call.Slow = true, true, raft+time.Second
+				return call
+			})
+			if e := (*registry.Error)(nil); !errors.As(err, &e) || !e.Unsent {
+				return held, err
+			}
+			r.pass(server)
+		}
+		if wait(ctx, pause/2+rand.N(pause/2)) != nil {
+			return held, err
+		}
+		pause = min(2*pause, 10*poll)
+	}
+}
+
+// writer is the server to which changes are sent.
+func (r *Registry) writer() *url.URL {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.wrote }); k >= 0 {
+		return r.servers[k]
+	}
+	// The one that answered last: a dead one costs time once.
+	k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.last })
+	s := r.servers[max(k, 0)]
+	r.wrote = registry.Redact(s)
+	return s
+}
+
+// pass has the next change go to the server after failed, unless it does so already.
+func (r *Registry) pass(failed *url.URL) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.wrote != registry.Redact(failed) {
+		return
+	}
+	k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.wrote })
+	r.wrote = registry.Redact(r.servers[(k+1)%len(r.servers)])
 }
 
 // wipe enables what the servers remember of instances that are gone. Without it the next instance at their address would
@@ -44,8 +95,10 @@ func (r *Registry) wipe(ctx context.Context, gone []record) error {
 		return err
 	}
 	return each(ctx, gone, func(ctx context.Context, rec record) error {
-		_, err := r.ask(ctx, []*url.URL{server}, "wipe the record of "+r.id(rec.key), func(d dialect) registry.Call {
-			return d.wipe(r.namespace, rec)
+		_, err := r.ask(ctx, []*url.URL{server}, "wipe the record of "+r.id(rec.key), func(d dialect) client.Call {
+			call := d.wipe(r.namespace, rec)
+			call.Slow = raft + time.Second
+			return call
 		})
 		return err
 	})
@@ -62,7 +115,7 @@ func (r *Registry) recorder(ctx context.Context) (*url.URL, error) {
 	if !mixesWith1x(version) {
 		return server, nil
 	}
-	call := registry.Call{Op: "ask whether the upgrade to 2.x is over", Method: http.MethodGet, Path: "v1/ns/upgrade/ops/metrics",
+	call := client.Call{Op: "ask whether the upgrade to 2.x is over", Method: http.MethodGet, Path: "v1/ns/upgrade/ops/metrics",
 		Query: url.Values{"json": {"true"}}}
 	a, err := r.http.Do(ctx, []*url.URL{server}, call)
 	if err != nil || !upgraded(a) {
@@ -72,7 +125,7 @@ func (r *Registry) recorder(ctx context.Context) (*url.URL, error) {
 }
 
 // upgraded is what a 2.0 or 2.1 says of its cluster.
-func upgraded(a registry.Answer) bool {
+func upgraded(a client.Answer) bool {
 	var state struct{ Upgraded bool }
 	return a.Code == http.StatusOK && json.Unmarshal(a.Body, &state) == nil && state.Upgraded
 }
@@ -84,7 +137,7 @@ func (r *Registry) remove(ctx context.Context, rec record) error {
 		kinds = []bool{rec.persistent, !rec.persistent}
 	}
 	for _, rec.persistent = range kinds {
-		_, err := r.ask(ctx, r.servers, "delete "+r.id(rec.key), func(d dialect) registry.Call {
+		_, err := r.write(ctx, "delete "+r.id(rec.key), func(d dialect) client.Call {
 			return d.remove(r.namespace, rec)
 		})
 		if err != nil {

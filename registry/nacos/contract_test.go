@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/nacos"
 	"prestop/registry/registrytest"
 )
 
 // client makes a Registry for servers that want nacos/nacos for a login where they want one.
-func client(t testing.TB, urls []*url.URL, namespace, group string) registry.Registry {
-	h := registry.NewHTTP(nil, "prestop/test")
+func newClient(t testing.TB, urls []*url.URL, namespace, group string) registry.Registry {
+	h := client.New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	o := nacos.Options{Servers: urls, Namespace: namespace, Group: group, HTTP: h}
 	if urls[0].User == nil {
@@ -28,7 +29,7 @@ func world(t *testing.T, version string, major int, grpc bool) *registrytest.Nac
 	s := httptest.NewServer(memory)
 	t.Cleanup(s.Close)
 	w := &registrytest.NacosWorld{
-		Servers: []string{s.URL + "/nacos"}, Client: client, Heartbeat: 50 * time.Millisecond, Major: major, User: "nacos", Password: "nacos",
+		Servers: []string{s.URL + "/nacos"}, Client: newClient, Heartbeat: 50 * time.Millisecond, Major: major, User: "nacos", Password: "nacos",
 		StartAgain: func(testing.TB) { memory.Restart() }, NoV1: version == "3.2.0",
 	}
 	if grpc {

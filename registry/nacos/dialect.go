@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // pageSize is how many services one page of the catalog has.
@@ -22,17 +22,17 @@ type dialect interface {
 	// firstPage is the number of the catalog's first page.
 	firstPage() int
 	// catalog lists services whose name contains name and whose group contains group, with all their instances.
-	catalog(namespace, group, name string, page int) registry.Call
+	catalog(namespace, group, name string, page int) client.Call
 	// instances lists all instances of one cluster of a service, the disabled ones too, in field.
-	instances(namespace string, p place) (call registry.Call, field string)
+	instances(namespace string, p place) (call client.Call, field string)
 	// listed lists what callers of the service get, in field; it is filtered by cluster.
-	listed(namespace string, p place) (call registry.Call, field string)
+	listed(namespace string, p place) (call client.Call, field string)
 	// enable sets the flag of a registered instance. It answers that it is absent otherwise.
-	enable(namespace string, rec record, enabled bool) registry.Call
+	enable(namespace string, rec record, enabled bool) client.Call
 	// wipe overwrites the record that a disabled instance has left by one that is enabled. Not to be used on 1.x.
-	wipe(namespace string, rec record) registry.Call
+	wipe(namespace string, rec record) client.Call
 	// remove deletes an instance that registered over HTTP.
-	remove(namespace string, rec record) registry.Call
+	remove(namespace string, rec record) client.Call
 	// login is where a token is to be had.
 	login() string
 }
@@ -58,13 +58,13 @@ func (v v1) firstPage() int {
 	return 1
 }
 
-func (v1) catalog(namespace, group, name string, page int) registry.Call {
+func (v1) catalog(namespace, group, name string, page int) client.Call {
 	q := pageQuery(namespace, group, name, page)
-	return registry.Call{Method: http.MethodGet, Path: "v1/ns/catalog/services", Query: q}
+	return client.Call{Method: http.MethodGet, Path: "v1/ns/catalog/services", Query: q}
 }
 
-func (v1) instances(namespace string, p place) (registry.Call, string) {
-	return registry.Call{Method: http.MethodGet, Path: "v1/ns/catalog/instances", Query: url.Values{
+func (v1) instances(namespace string, p place) (client.Call, string) {
+	return client.Call{Method: http.MethodGet, Path: "v1/ns/catalog/instances", Query: url.Values{
 		"namespaceId": {namespace},
 		"serviceName": {p.group + "@@" + p.name},
 		"clusterName": {p.cluster},
@@ -73,8 +73,8 @@ func (v1) instances(namespace string, p place) (registry.Call, string) {
 	}}, "list"
 }
 
-func (v1) listed(namespace string, p place) (registry.Call, string) {
-	return registry.Call{Method: http.MethodGet, Path: "v1/ns/instance/list", Query: url.Values{
+func (v1) listed(namespace string, p place) (client.Call, string) {
+	return client.Call{Method: http.MethodGet, Path: "v1/ns/instance/list", Query: url.Values{
 		"namespaceId": {namespace},
 		"serviceName": {p.group + "@@" + p.name},
 		"groupName":   {p.group},
@@ -85,7 +85,7 @@ func (v1) listed(namespace string, p place) (registry.Call, string) {
 // enable is a PATCH. A PUT would register the instance on 1.4 where it is absent, and on 2.x leave a record that never
 // expires; it also drops what the console has set. The weight goes with it: the first PATCH of a 2.x sets 1.0 otherwise.
 // v2 wants metadata to be there, and changes none where it is empty.
-func (v v1) enable(namespace string, rec record, enabled bool) registry.Call {
+func (v v1) enable(namespace string, rec record, enabled bool) client.Call {
 	q := v1Query(namespace, rec)
 	q.Set("enabled", strconv.FormatBool(enabled))
 	q.Set("weight", weight(rec))
@@ -95,18 +95,18 @@ func (v v1) enable(namespace string, rec record, enabled bool) registry.Call {
 		q.Set("cluster", rec.cluster)
 		q.Set("metadata", "")
 	}
-	return registry.Call{Method: http.MethodPatch, Path: path, Query: q}
+	return client.Call{Method: http.MethodPatch, Path: path, Query: q}
 }
 
-func (v1) wipe(namespace string, rec record) registry.Call {
+func (v1) wipe(namespace string, rec record) client.Call {
 	q := v1Query(namespace, rec)
 	q.Set("enabled", "true")
 	q.Set("weight", weight(rec))
-	return registry.Call{Method: http.MethodPut, Path: "v1/ns/instance", Query: q}
+	return client.Call{Method: http.MethodPut, Path: "v1/ns/instance", Query: q}
 }
 
-func (v1) remove(namespace string, rec record) registry.Call {
-	return registry.Call{Method: http.MethodDelete, Path: "v1/ns/instance", Query: v1Query(namespace, rec)}
+func (v1) remove(namespace string, rec record) client.Call {
+	return client.Call{Method: http.MethodDelete, Path: "v1/ns/instance", Query: v1Query(namespace, rec)}
 }
 
 func (v1) login() string { return "v1/auth/users/login" }
@@ -124,37 +124,37 @@ func (v3) immediate() bool { return false }
 func (v3) blurs() bool     { return false }
 func (v3) firstPage() int  { return 1 }
 
-func (v3) catalog(namespace, group, name string, page int) registry.Call {
+func (v3) catalog(namespace, group, name string, page int) client.Call {
 	q := pageQuery(namespace, group, name, page)
-	return registry.Call{Method: http.MethodGet, Path: "v3/admin/ns/service/list", Query: q}
+	return client.Call{Method: http.MethodGet, Path: "v3/admin/ns/service/list", Query: q}
 }
 
-func (v3) instances(namespace string, p place) (registry.Call, string) {
-	return registry.Call{Method: http.MethodGet, Path: "v3/admin/ns/instance/list", Query: v3Place(namespace, p)}, "data"
+func (v3) instances(namespace string, p place) (client.Call, string) {
+	return client.Call{Method: http.MethodGet, Path: "v3/admin/ns/instance/list", Query: v3Place(namespace, p)}, "data"
 }
 
 // listed names the cluster: without it 3.1 lists DEFAULT alone.
-func (v3) listed(namespace string, p place) (registry.Call, string) {
-	return registry.Call{Method: http.MethodGet, Path: "v3/client/ns/instance/list", Query: v3Place(namespace, p)}, "data"
+func (v3) listed(namespace string, p place) (client.Call, string) {
+	return client.Call{Method: http.MethodGet, Path: "v3/client/ns/instance/list", Query: v3Place(namespace, p)}, "data"
 }
 
 // enable has both the flag and the weight: what is not given is set to its default, for all that it is called partial.
-func (v3) enable(namespace string, rec record, enabled bool) registry.Call {
+func (v3) enable(namespace string, rec record, enabled bool) client.Call {
 	q := v3Query(namespace, rec)
 	q.Set("enabled", strconv.FormatBool(enabled))
 	q.Set("weight", weight(rec))
-	return registry.Call{Method: http.MethodPut, Path: "v3/admin/ns/instance/partial", Query: q}
+	return client.Call{Method: http.MethodPut, Path: "v3/admin/ns/instance/partial", Query: q}
 }
 
-func (v3) wipe(namespace string, rec record) registry.Call {
+func (v3) wipe(namespace string, rec record) client.Call {
 	q := v3Query(namespace, rec)
 	q.Set("enabled", "true")
 	q.Set("weight", weight(rec))
-	return registry.Call{Method: http.MethodPut, Path: "v3/admin/ns/instance", Query: q}
+	return client.Call{Method: http.MethodPut, Path: "v3/admin/ns/instance", Query: q}
 }
 
-func (v3) remove(namespace string, rec record) registry.Call {
-	return registry.Call{Method: http.MethodDelete, Path: "v3/admin/ns/instance", Query: v3Query(namespace, rec)}
+func (v3) remove(namespace string, rec record) client.Call {
+	return client.Call{Method: http.MethodDelete, Path: "v3/admin/ns/instance", Query: v3Query(namespace, rec)}
 }
 
 func (v3) login() string { return "v3/auth/user/login" }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // loginPatience is how long a refused login is tried again: a server that has just started refuses right ones for seconds.
@@ -42,7 +43,7 @@ func (l *login) header() (http.Header, string) {
 }
 
 // renew logs in unless another call has done so since used was refused. Paths are tried in turn.
-func (l *login) renew(ctx context.Context, h *registry.HTTP, addrs []*url.URL, used string, paths ...string) error {
+func (l *login) renew(ctx context.Context, h *client.Client, addrs []*url.URL, used string, paths ...string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.token != used {
@@ -60,12 +61,12 @@ func (l *login) renew(ctx context.Context, h *registry.HTTP, addrs []*url.URL, u
 	if l.vain {
 		deadline = time.Time{} // it has been given its time
 	}
-	var last registry.Answer
+	var last client.Answer
 	for _, path := range paths {
-		call := registry.Call{
+		call := client.Call{
 			Op: "log in", Method: http.MethodPost, Path: path,
 			Form: url.Values{"username": {l.username}, "password": {password}},
-			Retry: func(a registry.Answer) bool {
+			Retry: func(a client.Answer) bool {
 				return accessToken(a) == "" && !unknownPath(a) && time.Now().Before(deadline)
 			},
 		}
@@ -99,7 +100,7 @@ func (l *login) failed(addr *url.URL, code int, cause error) error {
 
 // accessToken is the token in an answer to a login, "" if it failed: a wrong password is answered 403 by some servers and
 // 500 by others, and a page by a proxy 200.
-func accessToken(a registry.Answer) string {
+func accessToken(a client.Answer) string {
 	var t struct {
 		AccessToken string `json:"accessToken"`
 		Data        struct {
@@ -119,7 +120,7 @@ func accessToken(a registry.Answer) string {
 	return token
 }
 
-func unknownPath(a registry.Answer) bool {
+func unknownPath(a client.Answer) bool {
 	switch a.Code {
 	case http.StatusNotFound, http.StatusGone, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		return true

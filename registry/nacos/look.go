@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 const (
@@ -37,7 +38,7 @@ func (r *Registry) discover(ctx context.Context) (map[key]record, error) {
 		if err == nil || registry.IsFinal(err) || ctx.Err() != nil {
 			return found, err
 		}
-		r.pass(err)
+		r.skip(err)
 		if wait(ctx, pause) != nil {
 			return nil, &registry.Error{Op: "find instances", URL: r.url, Err: fmt.Errorf("%w, last: %w", ctx.Err(), err)}
 		}
@@ -113,7 +114,7 @@ func (r *Registry) catalog(ctx context.Context, addrs []*url.URL, name string, f
 	seen := map[service]bool{}
 	for n := 0; ; n++ {
 		var size, news int
-		_, err := r.ask(ctx, addrs, "list the services", func(d dialect) registry.Call {
+		_, err := r.ask(ctx, addrs, "list the services", func(d dialect) client.Call {
 			call := d.catalog(r.namespace, r.group, name, d.firstPage()+n)
 			call.Large = true
 			call.Read = func(body io.Reader) error {
@@ -153,14 +154,19 @@ func (r *Registry) wants(p place) bool {
 // everywhere looks at every server in parallel. Once one has answered, the others get patience more, so that a dead or
 // hanging one holds nothing up; without any answer it ends after lookTimeout.
 func (r *Registry) everywhere(ctx context.Context, look func(context.Context, *url.URL) (map[key]record, error)) []view {
+	return r.at(ctx, r.servers, look)
+}
+
+// at is everywhere for some of the servers.
+func (r *Registry) at(ctx context.Context, servers []*url.URL, look func(context.Context, *url.URL) (map[key]record, error)) []view {
 	looking, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	if _, err := r.speak(ctx); err != nil {
 		return []view{{err: err}}
 	}
-	views := make([]view, len(r.servers))
+	views := make([]view, len(servers))
 	var wg sync.WaitGroup
-	for i, s := range r.servers {
+	for i, s := range servers {
 		wg.Go(func() {
 			held, err := look(looking, s)
 			views[i] = view{held, err}
@@ -171,6 +177,20 @@ func (r *Registry) everywhere(ctx context.Context, look func(context.Context, *u
 	}
 	wg.Wait()
 	return views
+}
+
+// anywhere looks at the first server that answers, beginning with the one that answered last.
+func (r *Registry) anywhere(ctx context.Context) view {
+	var v view
+	for _, s := range r.lastFirst(r.servers) {
+		looking, cancel := context.WithTimeout(ctx, patience)
+		v.held, v.err = r.look(looking, s)
+		cancel()
+		if v.err == nil {
+			return v
+		}
+	}
+	return v
 }
 
 // lookUntil looks at every server until one has answered or ctx ends.
@@ -212,13 +232,13 @@ func (r *Registry) listed(ctx context.Context, server *url.URL) (map[key]record,
 
 // hosts reads those of the Pod's instances that one server has in places.
 func (r *Registry) hosts(ctx context.Context, server *url.URL, places []record, op string,
-	call func(dialect, string, place) (registry.Call, string)) (map[key]record, error) {
+	call func(dialect, string, place) (client.Call, string)) (map[key]record, error) {
 	var mu sync.Mutex
 	found := map[key]record{}
 	err := each(ctx, places, func(ctx context.Context, rec record) error {
 		p := rec.place
 		var here []record
-		_, err := r.ask(ctx, []*url.URL{server}, op+" "+p.group+"@@"+p.name, func(d dialect) registry.Call {
+		_, err := r.ask(ctx, []*url.URL{server}, op+" "+p.group+"@@"+p.name, func(d dialect) client.Call {
 			c, field := call(d, r.namespace, p)
 			c.Read = func(body io.Reader) error {
 				here = nil

@@ -16,7 +16,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"maps"
+	"math/rand/v2"
 	"net/url"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 const (
@@ -39,19 +41,20 @@ const (
 	poll = 200 * time.Millisecond
 	// repeat is how often a change that does not show is made again.
 	repeat = 3 * time.Second
-	// raft is how long a server may wait for its cluster with a write (JRaftProtocol), and so how long an unanswered one
-	// may still come true.
+	// raft is how long a server may wait for its cluster with a write (JRaftProtocol).
 	raft = 10 * time.Second
+	// slow is when a write that has no answer yet makes us look whether its server is alive.
+	slow = 2 * time.Second
 	// notYet is how long after its registration an instance can be listed nowhere: then an absence becomes final.
 	notYet = 1200 * time.Millisecond
-	// stale is when a weight that was read is too old to be written back.
-	stale = 5 * time.Second
+	// oldWeight is when a weight that was read is too old to be written back.
+	oldWeight = 5 * time.Second
 )
 
 // Options say where Nacos is and who we are.
 type Options struct {
 	// Servers are the addresses of one cluster's servers with their context path, e.g. http://nacos-0:8848/nacos. At least
-	// one; a name that leads to several servers stands for all of them, see registry.HTTP.Servers. Userinfo is Username and Password where those are not given.
+	// one; a name that leads to several servers stands for all of them, see client.Client.Servers. Userinfo is Username and Password where those are not given.
 	Servers []*url.URL
 	// Namespace is a namespace's ID; "" is "public".
 	Namespace string
@@ -61,8 +64,12 @@ type Options struct {
 	Username string
 	// Password is called at each login, so that a file that holds it can change; nil is no password.
 	Password func() (string, error)
+	// HeldBack says that the app registers itself with enabled=false and is let in by somebody else
+	// later (spring.cloud.nacos.discovery.instance-enabled). What is found disabled is then the
+	// app's own word. Nacos tells it from nothing else: without HeldBack it is a leftover.
+	HeldBack bool
 	// HTTP makes the calls.
-	HTTP *registry.HTTP
+	HTTP *client.Client
 }
 
 // Registry is one Nacos cluster as the instances of one Pod see it; it implements registry.Registry.
@@ -72,19 +79,27 @@ type Registry struct {
 	url        string
 	namespace  string
 	group      string
-	http       *registry.HTTP
+	http       *client.Client
 	login      login
 
 	mu      sync.Mutex // guards what follows, since calls are made in parallel
 	dialect dialect    // nil until a server has told its generation
 	told    time.Time  // when it did
 	last    string     // the server that answered last, as it is shown
+	wrote   string     // the server that changes are sent to, as it is shown
 
 	pod     registry.Pod
 	records map[key]record
 	// disabled are the records that this process has disabled or found disabled, and has not yet enabled again. An
 	// instance that has vanished stays here: its record on the servers does not vanish with it.
 	disabled map[key]record
+	// leftover are those of the disabled that this process has only found so.
+	leftover map[key]bool
+	// first is when a record was found for the first time.
+	first  map[key]finding
+	looked map[uint16]bool // the ports that Find has looked for before; 0 is any
+	// heldBack: what is found disabled is the app's own word.
+	heldBack bool
 	swept    time.Time // when the whole catalog was last read for a name that was not found
 	read     time.Time // when records were last read from a server
 	only     []uint16  // the ports whose records are changed; none: all
@@ -98,6 +113,10 @@ func New(o Options) *Registry {
 		http:      o.HTTP,
 		records:   map[key]record{},
 		disabled:  map[key]record{},
+		leftover:  map[key]bool{},
+		first:     map[key]finding{},
+		looked:    map[uint16]bool{},
+		heldBack:  o.HeldBack,
 		login:     login{username: o.Username, password: o.Password},
 	}
 	var shown []string
@@ -153,7 +172,15 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	for k, rec := range found {
 		r.records[k] = rec
+		if _, known := r.first[k]; !known {
+			r.first[k] = finding{at: time.Now(), registeredSince: r.looked[k.port] || r.looked[0]}
+		}
 	}
+	maps.DeleteFunc(r.first, func(k key, _ finding) bool { _, known := r.records[k]; return !known })
+	for _, port := range pod.Ports {
+		r.looked[port] = true
+	}
+	r.looked[0] = r.looked[0] || pod.AnyPort
 	r.learn(views)
 	return r.instances(views), nil
 }
@@ -168,16 +195,16 @@ func (r *Registry) Leave(ctx context.Context) error {
 		return nil
 	}
 	r.resolve(ctx)
-	if time.Since(r.read) > stale {
+	if time.Since(r.read) > oldWeight {
 		// For the weights that they have now: a change of the flag writes the weight too.
-		r.learn(r.everywhere(ctx, r.look))
+		r.learn([]view{r.anywhere(ctx)})
 	}
-	return r.settle(ctx, "left", func(ctx context.Context) error {
+	leaving := slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !rec.enabled && !r.noted(rec.key) })
+	return r.settle(ctx, "left", leaving, func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
-		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
+		return each(ctx, leaving, func(ctx context.Context, rec record) error {
 			// Noted before it is sent: a disable whose answer is lost has to be undone all the same.
-			known := r.noted(rec.key)
-			r.note(rec)
+			known := r.note(rec)
 			held, err := r.enable(ctx, rec, false, until)
 			if err == nil && !held && !known {
 				r.unnote(rec.key)
@@ -236,26 +263,27 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	if len(r.chosen(r.disabled)) == 0 {
 		return nil
 	}
-	err = r.settle(ctx, "rejoined", func(ctx context.Context) error {
-		var (
-			mu    sync.Mutex
-			gone  []record
-			until = time.Now().Add(notYet)
-		)
-		err := each(ctx, r.chosen(r.disabled), func(ctx context.Context, rec record) error {
+	var (
+		mu   sync.Mutex
+		gone = map[key]record{}
+	)
+	err = r.settle(ctx, "rejoined", r.back(), func(ctx context.Context) error {
+		until := time.Now().Add(notYet)
+		return each(ctx, r.chosen(r.disabled), func(ctx context.Context, rec record) error {
 			held, err := r.enable(ctx, rec, true, until)
-			if err == nil && !held {
+			if err == nil {
 				mu.Lock()
 				defer mu.Unlock()
-				gone = append(gone, rec)
+				if delete(gone, rec.key); !held {
+					gone[rec.key] = rec
+				}
 			}
 			return err
 		})
-		if err != nil {
-			return err
-		}
-		return r.wipe(ctx, gone)
 	}, func(h *record) bool { return h == nil || h.enabled })
+	if err == nil {
+		err = r.wipe(ctx, sorted(gone))
+	}
 	if err == nil {
 		r.enabledAgain()
 	}
@@ -274,8 +302,9 @@ func (r *Registry) Forget(ctx context.Context) error {
 		return err
 	}
 	r.learn(views)
-	err = r.settle(ctx, "gone", func(ctx context.Context) error {
-		return each(ctx, r.chosen(r.records), func(ctx context.Context, rec record) error {
+	forgotten := r.chosen(r.records)
+	err = r.settle(ctx, "gone", forgotten, func(ctx context.Context) error {
+		return each(ctx, forgotten, func(ctx context.Context, rec record) error {
 			if merged(views, rec.key) == nil {
 				return nil
 			}
@@ -292,55 +321,136 @@ func (r *Registry) Forget(ctx context.Context) error {
 	return err
 }
 
-// settle makes a change and returns when every server that answers shows it of every remembered record, as good tells
-// (nil: not held). It makes the change again every now and then until ctx ends.
-func (r *Registry) settle(ctx context.Context, what string, change func(context.Context) error, good func(*record) bool) error {
-	pending := r.chosen(r.records)
-	for {
-		unsure := change(ctx) // a write that failed may have been carried out: it is read back before it is made again
+// settle makes a change of records and returns when every server that answers shows it of each, as
+// good tells (nil: not held). It makes the change again until ctx ends, at most every few seconds,
+// and never without having read back what the last attempt did.
+func (r *Registry) settle(ctx context.Context, what string, records []record, change func(context.Context) error, good func(*record) bool) error {
+	back := readBack{r: r, records: records, good: good}
+	for pause := rebuilt; ; pause = min(2*pause, repeat) {
+		unsure := r.make(ctx, change, &back)
 		if registry.IsFinal(unsure) || ctx.Err() != nil && unsure != nil {
 			return unsure
 		}
-		again := time.Now().Add(repeat)
-		pause, next := rebuilt, poll
-		if unsure != nil {
-			r.pass(unsure)
-			next = time.Second
-			if timeout := net.Error(nil); errors.As(unsure, &timeout) && timeout.Timeout() {
-				again = time.Now().Add(raft)
-			}
-		}
-		if len(r.records) == 0 {
+		if len(records) == 0 && unsure == nil {
 			return nil
 		}
-		if d := r.spoken(); d != nil && d.immediate() {
-			pause = 0
+		first := pause/2 + rand.N(pause/2+1)
+		if unsure == nil {
+			first = rebuilt
+			if d := r.spoken(); d != nil && d.immediate() {
+				first = 0
+			}
 		}
-		for time.Now().Before(again) {
-			if err := wait(ctx, pause); err != nil {
-				return r.unsettled(what, cmp.Or(unsure, err), pending)
-			}
-			pause = next
-			views := r.everywhere(ctx, r.look)
-			err := failed(views)
-			if err == nil {
-				pending = slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return settled(views, rec.key, good) })
-			}
-			switch {
-			case err == nil && len(pending) == 0:
-				r.learn(views)
-				return nil
-			case registry.IsFinal(err):
-				return err
-			case ctx.Err() != nil:
-				return r.unsettled(what, cmp.Or(err, unsure, ctx.Err()), pending)
-			}
-			if unsure != nil && err == nil && slices.ContainsFunc(views, func(v view) bool { return v.err != nil }) {
-				break // one of the servers does not answer at all: perhaps the one that was told
-			}
+		pending, err := back.until(ctx, first, unsure != nil)
+		switch {
+		case err == nil && len(pending) == 0 && len(records) > 0:
+			return nil
+		case registry.IsFinal(err):
+			return err
+		case ctx.Err() != nil:
+			return r.unsettled(what, cmp.Or(unsure, err, ctx.Err()), pending)
 		}
 	}
 }
+
+// make makes a change and waits for the answers as long as its server is seen to be alive: a server
+// may wait for its cluster, and a second write would only make that longer. It returns early when
+// that server shows the change. An error that is not final leaves open what was changed, and has
+// the next change go to another server.
+func (r *Registry) make(ctx context.Context, change func(context.Context) error, back *readBack) error {
+	changing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- change(changing) }()
+	for pause := slow; ; pause *= 2 {
+		server := r.writer()
+		select {
+		case err := <-ended:
+			if err != nil {
+				r.pass(server)
+			}
+			return err
+		case <-time.After(pause):
+		}
+		looking, done := context.WithTimeout(ctx, slow)
+		view := r.at(looking, []*url.URL{server}, r.look)[0]
+		done()
+		if view.err == nil && !back.holds(view) {
+			continue // it is alive, and waits for its cluster
+		}
+		cancel()
+		err := <-ended
+		switch {
+		case view.err == nil || err == nil:
+			return nil // the change is there
+		case ctx.Err() != nil:
+			return err
+		}
+		r.pass(server)
+		return &registry.Error{Op: "change instances", URL: registry.Redact(server), Err: errSilent}
+	}
+}
+
+// errSilent is why a change is not waited for any longer.
+var errSilent = errors.New("no answer, and the server does not answer another call either")
+
+// readBack looks at servers until each that answers shows what is good of all records.
+type readBack struct {
+	r       *Registry
+	records []record
+	good    func(*record) bool
+}
+
+// shows reports whether one server shows what is good of all records.
+func (b *readBack) shows(v view) bool { return len(b.pending([]view{v})) == 0 }
+
+// holds reports whether one server holds all records and shows what is good of each.
+func (b *readBack) holds(v view) bool {
+	return b.shows(v) && !slices.ContainsFunc(b.records, func(rec record) bool { _, ok := v.held[rec.key]; return !ok })
+}
+
+// pending are the records that a server shows otherwise.
+func (b *readBack) pending(views []view) []record {
+	return slices.DeleteFunc(slices.Clone(b.records), func(rec record) bool { return settled(views, rec.key, b.good) })
+}
+
+// until looks after pause for the first time and then again, for repeat or, once, until a server
+// has answered. A server that has shown what is good is not asked again. It returns the records that
+// are still pending, and an error if no server has answered.
+func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (pending []record, err error) {
+	views := make([]view, len(b.r.servers))
+	for i := range views {
+		views[i].err = errNotAsked
+	}
+	next := poll
+	for end := time.Now().Add(pause + repeat); time.Now().Before(end); pause, next = next, 2*next {
+		if wait(ctx, pause) != nil {
+			return b.pending(views), failed(views)
+		}
+		var asked []*url.URL
+		var at []int
+		for i, s := range b.r.servers {
+			if views[i].err != nil || !b.shows(views[i]) {
+				asked, at = append(asked, s), append(at, i)
+			}
+		}
+		for i, v := range b.r.at(ctx, asked, b.r.look) {
+			views[at[i]] = v
+		}
+		pending, err = b.pending(views), failed(views)
+		if err == nil && len(pending) == 0 {
+			b.r.learn(views)
+			return nil, nil
+		}
+		if registry.IsFinal(err) || once && err == nil {
+			return pending, err
+		}
+	}
+	return pending, err
+}
+
+// errNotAsked is in the view of a server that has not been looked at.
+var errNotAsked = errors.New("not asked yet")
 
 // unsettled says which records have not been read back as they should be.
 func (r *Registry) unsettled(what string, cause error, pending []record) error {
@@ -364,21 +474,31 @@ func (r *Registry) chosen(of map[key]record) []record {
 	})
 }
 
+// back are the remembered records that a Rejoin changes now.
+func (r *Registry) back() []record {
+	return slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !r.noted(rec.key) })
+}
+
 // enabledAgain forgets that the records that are changed now were disabled.
 func (r *Registry) enabledAgain() {
 	for _, rec := range r.chosen(r.disabled) {
 		delete(r.disabled, rec.key)
+		delete(r.leftover, rec.key)
 	}
 }
 
-// note remembers that rec is disabled on the servers. Safe for concurrent use.
-func (r *Registry) note(rec record) {
+// note remembers that this process disables rec on the servers, and reports whether it was known to be
+// disabled before. Safe for concurrent use.
+func (r *Registry) note(rec record) (known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	_, known = r.disabled[rec.key]
 	r.disabled[rec.key] = rec
+	delete(r.leftover, rec.key)
+	return known
 }
 
-// noted reports whether k may be disabled on the servers. Safe for concurrent use.
+// noted reports whether k is disabled on the servers and ours to enable. Safe for concurrent use.
 func (r *Registry) noted(k key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -396,18 +516,40 @@ func (r *Registry) unnote(k key) {
 // learn takes over what the servers say of the remembered records.
 func (r *Registry) learn(views []view) {
 	for k := range r.records {
-		h := merged(views, k)
-		if h == nil {
-			continue
-		}
-		r.records[k] = *h
-		r.read = time.Now()
-		if !h.enabled || anyDisabled(views, k) {
-			r.disabled[k] = *h
-		} else if _, ours := r.disabled[k]; ours {
-			r.disabled[k] = *h // the weight may have changed; whether it stays enabled is not known before it is written
+		if h := merged(views, k); h != nil {
+			r.records[k] = *h
+			r.read = time.Now()
 		}
 	}
+	for k, h := range r.records {
+		if merged(views, k) == nil {
+			continue
+		}
+		disabled := !h.enabled || anyDisabled(views, k)
+		_, ours := r.disabled[k]
+		switch {
+		case ours && r.leftover[k] && disabled && r.strange(k):
+			delete(r.disabled, k)
+			delete(r.leftover, k)
+		case ours:
+			r.disabled[k] = h // the weight may have changed; whether it stays enabled is not known before it is written
+		case disabled && !r.heldBack && !r.strange(k):
+			r.disabled[k], r.leftover[k] = h, true
+		}
+	}
+}
+
+// strange reports whether the record of k, which was found disabled, may be a dead Pod's.
+func (r *Registry) strange(k key) bool {
+	f := r.first[k]
+	f.persistent = r.records[k].persistent
+	for other, rec := range r.records {
+		_, ours := r.disabled[other]
+		if !strings.EqualFold(other.name, k.name) && other.ip == k.ip && other.port == k.port && (rec.enabled && rec.healthy || ours && !r.leftover[other]) {
+			f.beside = true
+		}
+	}
+	return f.strange(r.pod.Since, time.Now())
 }
 
 // misses reports whether a remembered record is not among found.
@@ -428,9 +570,11 @@ func (r *Registry) instances(views []view) []registry.Instance {
 		if views != nil {
 			h = merged(views, rec.key)
 		}
-		list = append(list, registry.Instance{
-			ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h),
-		})
+		i := registry.Instance{ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h)}
+		if i.State == registry.Out && !r.noted(rec.key) {
+			i.State = registry.Down // by its own app, or it is another Pod's: it is not ours to enable
+		}
+		list = append(list, i)
 	}
 	return list
 }

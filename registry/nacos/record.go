@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"strconv"
+	"time"
 
 	"prestop/registry"
 )
@@ -37,6 +38,40 @@ type record struct {
 	weight  float64
 	// persistent instances outlive their app. Not every list tells: false then.
 	persistent bool
+}
+
+// stale is how long the record of a dead Pod can stay: 30 s after its last heartbeat, or some 27 s
+// where its connection broke without a word.
+const stale = 35 * time.Second
+
+// finding is how a disabled record came to be known.
+type finding struct {
+	// at is when it was found.
+	at time.Time
+	// registeredSince: an earlier look did not show it, so it was registered while this process ran.
+	registeredSince bool
+	// persistent records stay for ever.
+	persistent bool
+	// beside: callers are sent to another service at the same address and port, or were until we
+	// disabled that.
+	beside bool
+}
+
+// strange reports whether a record that was found disabled may be one of a dead Pod that had our
+// address before us, since when we have it. Enabling that would send another app's callers to ours.
+// Nacos does not tell when an instance was registered or was heard of last. So a record is taken
+// for ours if it was registered since we began, or has lasted longer than a dead Pod's can, or if
+// it is alone at an address that has long been ours.
+func (f finding) strange(since, now time.Time) bool {
+	switch {
+	case f.registeredSince:
+		return false
+	case f.beside && f.persistent:
+		return true
+	case now.Sub(f.at) >= stale:
+		return false
+	}
+	return f.beside || !since.IsZero() && f.at.Sub(since) < stale
 }
 
 // state is what h means to callers; nil is an instance that no server holds.

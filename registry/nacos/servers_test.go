@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/nacos"
 	"prestop/registry/registrytest"
 )
@@ -64,7 +65,7 @@ func TestANameOfSeveralServersStandsForAllOfThem(t *testing.T) {
 	_, port, err := net.SplitHostPort(listenAt(t, "127.0.0.1:0", servers[0]))
 	must(t, err)
 	listenAt(t, "127.0.0.2:"+port, servers[1])
-	h := registry.NewHTTP(nil, "prestop/test")
+	h := client.New(nil, "prestop/test")
 	t.Cleanup(h.Close)
 	h.Lookup = func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}, nil

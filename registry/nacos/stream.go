@@ -1,13 +1,14 @@
 package nacos
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // host is what is read of an instance. 2.x calls its health "valid" in the one list and "healthy" in the others.
@@ -46,104 +47,171 @@ func (h host) record(p place) (record, bool) {
 // readCatalog reads one page of the services of a namespace with all their instances, and calls saw with each service and
 // found with those of its records that wanted chose. It holds one instance at a time, however many there are.
 func readCatalog(from io.Reader, wanted func(host) bool, saw func(service), found func(record)) error {
-	s := stream{registry.ReadValues(from)}
-	each := func() error {
-		of, chosen, err := s.service(wanted)
-		if err != nil {
-			return err
-		}
-		saw(of)
-		for cluster, hosts := range chosen {
-			for _, h := range hosts {
-				if rec, ok := h.record(place{of, cluster}); ok {
-					found(rec)
-				}
-			}
-		}
-		return nil
-	}
-	first, err := s.Token()
-	switch {
+	c := catalog{stream{client.ReadValues(from)}, wanted, saw, found}
+	switch first, err := c.Begin(); {
 	case err != nil:
 		return err
-	case first == json.Delim('['): // 1.x and 2.x
-		return s.Elements(each)
-	case first != json.Delim('{'):
-		return registry.ErrShape
+	case first == '[': // 1.x and 2.x
+		return c.services()
+	case first != '{':
+		return client.ErrShape
 	}
-	var items bool
-	err = s.envelope("data", func() error {
-		return s.object(func(field string) error {
-			if field != "pageItems" {
-				return s.Skip()
-			}
-			items = true
-			return s.array(each)
-		})
-	})
-	if err == nil && !items {
-		err = registry.ErrShape
+	seen, err := c.envelope("data", c.page)
+	if err == nil && !seen {
+		err = client.ErrShape
 	}
 	return err
 }
 
-// service reads one service of a catalog and those of its instances that wanted chose, by cluster.
-func (s stream) service(wanted func(host) bool) (of service, chosen map[string][]host, err error) {
-	chosen = map[string][]host{}
-	err = s.object(func(field string) error {
-		switch field {
-		case "serviceName":
-			return s.Decode(&of.name)
-		case "groupName":
-			return s.Decode(&of.group)
-		case "clusterMap":
-			return s.object(func(cluster string) error {
-				return s.object(func(field string) error {
-					if field != "hosts" {
-						return s.Skip()
-					}
-					return s.hosts(func(h host) {
-						if wanted(h) {
-							chosen[cluster] = append(chosen[cluster], h)
-						}
-					})
-				})
-			})
-		}
-		return s.Skip()
-	})
-	if err == nil && of.name == "" {
-		err = registry.ErrShape
-	}
-	return of, chosen, err
-}
-
 // readHosts reads the instances of one service, which the answer has in field, and calls found with each.
 func readHosts(from io.Reader, field string, found func(host)) error {
-	s := stream{registry.ReadValues(from)}
-	first, err := s.Token()
-	if err == nil && first != json.Delim('{') {
-		err = registry.ErrShape
+	s := stream{client.ReadValues(from)}
+	if there, err := s.Enter('{'); !there {
+		return cmp.Or(err, error(client.ErrShape))
 	}
-	if err != nil {
+	_, err := s.envelope(field, func() (bool, error) { return true, s.hosts(found) })
+	return err
+}
+
+// catalog reads a page of services.
+type catalog struct {
+	stream
+	wanted func(host) bool
+	saw    func(service)
+	found  func(record)
+}
+
+// page is an object with the services in it; there says that it has them.
+func (c catalog) page() (there bool, err error) {
+	if in, err := c.Enter('{'); !in {
+		return false, err
+	}
+	for c.More() {
+		name, err := c.Name()
+		switch {
+		case err != nil:
+		case name == "pageItems":
+			there = true
+			var list bool
+			if list, err = c.Enter('['); list {
+				err = c.services()
+			}
+		default:
+			err = c.Skip()
+		}
+		if err != nil {
+			return there, err
+		}
+	}
+	return there, c.End()
+}
+
+// services is what follows the bracket of a list of services.
+func (c catalog) services() error {
+	for c.More() {
+		if err := c.service(); err != nil {
+			return err
+		}
+	}
+	return c.End()
+}
+
+// service reads one service and tells of it. Its name may come after its instances.
+func (c catalog) service() error {
+	var of service
+	chosen := map[string][]host{}
+	if there, err := c.Enter('{'); !there {
+		return cmp.Or(err, error(client.ErrShape))
+	}
+	for c.More() {
+		name, err := c.Name()
+		switch {
+		case err != nil:
+		case name == "serviceName":
+			err = c.Decode(&of.name)
+		case name == "groupName":
+			err = c.Decode(&of.group)
+		case name == "clusterMap":
+			err = c.clusters(chosen)
+		default:
+			err = c.Skip()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := c.End(); err != nil {
 		return err
 	}
-	return s.envelope(field, func() error { return s.hosts(found) })
+	if of.name == "" {
+		return client.ErrShape
+	}
+	c.saw(of)
+	for cluster, hosts := range chosen {
+		for _, h := range hosts {
+			if rec, ok := h.record(place{of, cluster}); ok {
+				c.found(rec)
+			}
+		}
+	}
+	return nil
+}
+
+// clusters reads the instances of a service by cluster, and keeps those that are wanted.
+func (c catalog) clusters(chosen map[string][]host) error {
+	if there, err := c.Enter('{'); !there {
+		return err
+	}
+	for c.More() {
+		cluster, err := c.Name()
+		if err != nil {
+			return err
+		}
+		if there, err := c.Enter('{'); err != nil {
+			return err
+		} else if !there {
+			continue
+		}
+		for c.More() {
+			name, err := c.Name()
+			switch {
+			case err != nil:
+			case name == "hosts":
+				err = c.hosts(func(h host) {
+					if c.wanted(h) {
+						chosen[cluster] = append(chosen[cluster], h)
+					}
+				})
+			default:
+				err = c.Skip()
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := c.End(); err != nil {
+			return err
+		}
+	}
+	return c.End()
 }
 
 // stream is the values of an answer of Nacos.
-type stream struct{ *registry.Values }
+type stream struct{ *client.Values }
 
-// hosts calls found with each instance of the array that comes next.
+// hosts calls found with each instance of the list that comes next.
 func (s stream) hosts(found func(host)) error {
-	return s.array(func() error {
+	if there, err := s.Enter('['); !there {
+		return err
+	}
+	for s.More() {
 		var h host
 		if err := odd(s.Decode(&h)); err != nil {
 			return err
 		}
 		found(h)
-		return nil
-	})
+	}
+	return s.End()
 }
 
 // odd is err, but for a value that is JSON and not of the kind that it should be, such as a weight of "NaN": it is left
@@ -155,50 +223,32 @@ func odd(err error) error {
 	return err
 }
 
-// object calls field with each name of the object that comes next; field consumes the value. null is an empty object.
-func (s stream) object(field func(string) error) error {
-	if there, err := s.enter('{'); !there {
-		return err
-	}
-	return s.Fields(field)
-}
-
-// array calls element before each element of the array that comes next; it consumes it. null is an empty array.
-func (s stream) array(element func() error) error {
-	if there, err := s.enter('['); !there {
-		return err
-	}
-	return s.Elements(element)
-}
-
-// enter takes the beginning of the value that comes next, which is there unless the value is null.
-func (s stream) enter(begin json.Delim) (there bool, err error) {
-	t, err := s.Token()
-	if err == nil && t != nil && t != begin {
-		err = registry.ErrShape
-	}
-	return err == nil && t != nil, err
-}
-
-// envelope reads an object, after its brace, that must have field and, if it has a code, must have 0 there.
-func (s stream) envelope(field string, value func() error) error {
-	var seen bool
-	code := 0
-	err := s.Fields(func(name string) error {
-		switch name {
-		case field:
+// envelope reads an object, after its brace, that must have field and, if it has a code, must have 0 there. It returns
+// what value does.
+func (s stream) envelope(field string, value func() (bool, error)) (there bool, err error) {
+	seen, code := false, 0
+	for err == nil && s.More() {
+		var name string
+		name, err = s.Name()
+		switch {
+		case err != nil:
+		case name == field:
 			seen = true
-			return value()
-		case "code":
-			return s.Decode(&code)
+			there, err = value()
+		case name == "code":
+			err = s.Decode(&code)
+		default:
+			err = s.Skip()
 		}
-		return s.Skip()
-	})
+	}
+	if err == nil {
+		err = s.End()
+	}
 	switch {
 	case code != 0:
-		return fmt.Errorf("%w: code %d", registry.ErrShape, code)
+		return there, fmt.Errorf("%w: code %d", client.ErrShape, code)
 	case err == nil && !seen:
-		return registry.ErrShape
+		return there, client.ErrShape
 	}
-	return err
+	return there, err
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // golden are the answers of real servers with orders at 10.0.0.1:8080, disabled, and in another group and cluster at
@@ -90,12 +90,12 @@ func TestWhatIsNotNacosIsNonsense(t *testing.T) {
 	for _, body := range []string{"", "null", "{", "[{", "[{}]", `{"code":0}`, `{"code":0,"data":{}}`, `{"code":30000,"data":{"pageItems":[]}}`,
 		`"text"`, "<html>", `[{"serviceName":"a","clusterMap":{"DEFAULT":{"hosts":[1]}}}]`, `[{"serviceName":"a","clusterMap":[]}]`} {
 		err := readCatalog(strings.NewReader(body), func(host) bool { return true }, func(service) {}, func(record) {})
-		if !errors.Is(err, registry.ErrShape) {
+		if !errors.Is(err, client.ErrShape) {
 			t.Errorf("catalog %q: %v", body, err)
 		}
 	}
 	for _, body := range []string{"", "[]", "{}", `{"list":{}}`, `{"list":[`, `{"code":1,"list":[]}`} {
-		if err := readHosts(strings.NewReader(body), "list", func(host) {}); !errors.Is(err, registry.ErrShape) {
+		if err := readHosts(strings.NewReader(body), "list", func(host) {}); !errors.Is(err, client.ErrShape) {
 			t.Errorf("instances %q: %v", body, err)
 		}
 	}
@@ -117,7 +117,7 @@ func (e endless) Read(p []byte) (int, error) {
 func TestAValueWithoutAnEndIsCut(t *testing.T) {
 	for _, begin := range []string{`[{"serviceName":"`, `{"code":0,"x":"`, `[{"clusterMap":{"D":{"hosts":[{"ip":"`} {
 		body := endless{strings.NewReader(begin), strings.Repeat("a", 4096)}
-		if err := readCatalog(body, func(host) bool { return true }, func(service) {}, func(record) {}); !errors.Is(err, registry.ErrShape) {
+		if err := readCatalog(body, func(host) bool { return true }, func(service) {}, func(record) {}); !errors.Is(err, client.ErrShape) {
 			t.Errorf("%s…: %v", begin, err)
 		}
 	}
@@ -173,7 +173,7 @@ func FuzzCatalog(f *testing.F) {
 				t.Fatalf("%+v", r)
 			}
 		})
-		if err != nil && !errors.Is(err, registry.ErrShape) {
+		if err != nil && !errors.Is(err, client.ErrShape) {
 			t.Fatal(err)
 		}
 	})
@@ -183,7 +183,7 @@ func FuzzHosts(f *testing.F) {
 	f.Add([]byte(`{"name":"a","hosts":[{"ip":"10.0.0.1","port":80,"weight":1.5,"healthy":true,"enabled":false,"ephemeral":true}]}`))
 	f.Add([]byte(`{"code":0,"hosts":[]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if err := readHosts(bytes.NewReader(body), "hosts", func(host) {}); err != nil && !errors.Is(err, registry.ErrShape) {
+		if err := readHosts(bytes.NewReader(body), "hosts", func(host) {}); err != nil && !errors.Is(err, client.ErrShape) {
 			t.Fatal(err)
 		}
 	})

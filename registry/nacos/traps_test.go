@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/nacos"
 	"prestop/registry/registrytest"
 )
@@ -51,7 +52,7 @@ func listen(t *testing.T, n *registrytest.Nacos, front func(http.Handler) http.H
 
 func newRegistry(t *testing.T, o nacos.Options) *nacos.Registry {
 	t.Helper()
-	o.HTTP = registry.NewHTTP(nil, "prestop/test")
+	o.HTTP = client.New(nil, "prestop/test")
 	t.Cleanup(o.HTTP.Close)
 	return nacos.New(o)
 }

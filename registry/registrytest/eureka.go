@@ -37,6 +37,9 @@ type EurekaConfig struct {
 	ReadOnly bool
 	// Open, if not nil, exempts requests from User, CSRF and ReadOnly.
 	Open func(*http.Request) bool
+	// Polaris behaves as the Eureka interface of Polaris does: nothing is shown before the cache's next
+	// turn (Cache, 10 s there), no override is told, and a new registration undoes one.
+	Polaris bool
 	// NoDelta answers 403 to GET apps/delta.
 	NoDelta bool
 	// Now is the clock; nil is time.Now.
@@ -56,6 +59,7 @@ type Eureka struct {
 	changes   []change                     // of the last three minutes
 	cache     map[string]entry             // the read-only cache, by path and format
 	cached    time.Time                    // when the cache was made
+	turned    view                         // what a Polaris shows: the state of then
 	evicted   time.Time                    // when expired leases were evicted last
 	peers     []*Eureka
 	cut       bool // replicates neither way
@@ -81,6 +85,45 @@ type instance struct {
 type change struct {
 	at   time.Time
 	info *lease
+}
+
+// view is what a server tells of.
+type view struct {
+	leases  map[string]map[string]*lease
+	changes []change
+}
+
+// view is what is told now.
+func (e *Eureka) view() view {
+	if e.config.Polaris {
+		return e.turned
+	}
+	return view{e.leases, e.changes}
+}
+
+// turn keeps the state of now to be told until the next turn.
+func (e *Eureka) turn() {
+	if !e.config.Polaris {
+		return
+	}
+	copies := map[*lease]*lease{}
+	copied := func(l *lease) *lease {
+		if copies[l] == nil {
+			c := *l
+			copies[l] = &c
+		}
+		return copies[l]
+	}
+	e.turned = view{leases: map[string]map[string]*lease{}}
+	for app, leases := range e.leases {
+		e.turned.leases[app] = map[string]*lease{}
+		for id, l := range leases {
+			e.turned.leases[app][id] = copied(l)
+		}
+	}
+	for _, c := range e.changes {
+		e.turned.changes = append(e.turned.changes, change{c.at, copied(c.info)})
+	}
 }
 
 // NewEureka returns a server that holds nothing.
@@ -119,6 +162,7 @@ func (e *Eureka) Restart() {
 	e.leases, e.overrides, e.cache = map[string]map[string]*lease{}, map[string]string{}, map[string]entry{}
 	e.changes = nil
 	e.cached, e.evicted = e.config.Now(), e.config.Now()
+	e.turn()
 	e.requests = map[string]int{}
 }
 
@@ -189,6 +233,7 @@ func (e *Eureka) refresh(now time.Time) {
 		if e.config.Cache > 0 {
 			e.cached = now.Truncate(e.config.Cache)
 		}
+		e.turn()
 		for k, p := range e.cache {
 			e.cache[k] = e.render(p.path, p.xml, now)
 		}
@@ -254,7 +299,9 @@ func (e *Eureka) register(i instance, duration time.Duration, replica bool) {
 		i.overridden = unknown
 	}
 	sent := i.status
-	i.status = e.rule(i, old, replica)
+	if !e.config.Polaris {
+		i.status = e.rule(i, old, replica)
+	}
 	i.registered = now.UnixMilli()
 	if old != nil {
 		i.registered = old.info.registered
@@ -318,7 +365,9 @@ func (e *Eureka) setStatus(app, id, status string, replica bool) bool {
 	}
 	l.renew(now)
 	if l.info.status != status { // the same status stores no override, but is replicated
-		e.overrides[id], l.info.overridden, l.info.status = status, status, status
+		if l.info.status = status; !e.config.Polaris {
+			e.overrides[id], l.info.overridden = status, status
+		}
 		e.changed(now, l, "MODIFIED")
 	}
 	e.mu.Unlock()
@@ -340,7 +389,14 @@ func (e *Eureka) removeStatus(app, id, status string, replica bool) bool {
 		return false
 	}
 	l.renew(now)
-	if _, ok := e.overrides[id]; ok { // else nothing happens, 200 all the same
+	_, overridden := e.overrides[id]
+	if e.config.Polaris && l.info.status == outOfService {
+		overridden = true
+		if status == unknown {
+			status = up
+		}
+	}
+	if overridden { // else nothing happens, 200 all the same
 		delete(e.overrides, id)
 		l.info.overridden, l.info.status = unknown, status
 		e.changed(now, l, "MODIFIED")

@@ -89,7 +89,7 @@ func freshDown(p *eurekaPlace) {
 	app, r, hold := p.toHold()
 	hold(true)
 	p.leave(r)
-	app.report(p, down)
+	app.ReportStatus(p, down)
 	p.must(r.Rejoin(p.Context()), "rejoin")
 	if i, err := app.read(p.world.Servers[1]); err != nil || i == nil || i.Status == up {
 		p.Fatalf("the other server says %v, %v", i, err)
@@ -106,7 +106,7 @@ func freshDown(p *eurekaPlace) {
 		}
 		return nil
 	})
-	app.report(p, up)
+	app.ReportStatus(p, up)
 	p.back(r)
 }
 
@@ -118,13 +118,13 @@ func lateCopy(p *eurekaPlace) {
 		hold(true)
 		began := time.Now()
 		p.leave(r)
-		app.report(p, down)
+		app.ReportStatus(p, down)
 		took := time.Since(began)
 		hold(false)
 		if took < 4*time.Second {
 			return nil
 		}
-		app.report(p, up) // too slow: by then a peer is taken to have been told
+		app.ReportStatus(p, up) // too slow: by then a peer is taken to have been told
 		p.rejoin(r)
 		p.back(r)
 		return errors.New(took.String())
@@ -133,7 +133,7 @@ func lateCopy(p *eurekaPlace) {
 		p.must(r.Rejoin(p.Context()), "rejoin")
 		return p.stillOut(r)
 	})
-	app.report(p, up)
+	app.ReportStatus(p, up)
 	p.back(r)
 	p.called(p.app)
 }

@@ -238,8 +238,8 @@ func (e *Eureka) get(w http.ResponseWriter, r *http.Request, parts []string) {
 // one is an instance as the registry itself holds it.
 func (e *Eureka) one(parts []string, asXML bool, now time.Time) entry {
 	id := parts[len(parts)-1]
-	for app, leases := range e.leases {
-		if l := leases[id]; l != nil && e.find(app, id, now) != nil && (len(parts) == 2 || strings.ToUpper(parts[1]) == app) {
+	for app, leases := range e.view().leases {
+		if l := leases[id]; l != nil && (e.config.Polaris || e.find(app, id, now) != nil) && (len(parts) == 2 || strings.ToUpper(parts[1]) == app) {
 			return rendered(map[string]any{"instance": l}, asXML, []*lease{l})
 		}
 	}
@@ -260,7 +260,7 @@ func (e *Eureka) listed(parts []string, asXML bool, now time.Time) entry {
 
 func (e *Eureka) render(parts []string, asXML bool, now time.Time) (p entry) {
 	defer func() { p.path, p.xml = parts, asXML }()
-	apps := map[string][]*lease{}
+	told, apps := e.view(), map[string][]*lease{}
 	add := func(l *lease) { apps[l.info.app] = append(apps[l.info.app], l) }
 	switch {
 	case len(parts) == 2 && parts[1] == "delta":
@@ -268,7 +268,7 @@ func (e *Eureka) render(parts []string, asXML bool, now time.Time) (p entry) {
 			return entry{code: http.StatusForbidden}
 		}
 		seen := map[*lease]bool{}
-		for _, c := range e.changes {
+		for _, c := range told.changes {
 			if now.Sub(c.at) <= 3*time.Minute && !seen[c.info] {
 				seen[c.info] = true
 				add(c.info)
@@ -281,7 +281,7 @@ func (e *Eureka) render(parts []string, asXML bool, now time.Time) (p entry) {
 		}
 		return rendered(map[string]any{"application": map[string]any{"name": parts[1], "instance": leases}}, asXML, leases)
 	default:
-		for _, app := range slices.Sorted(maps.Keys(e.leases)) {
+		for _, app := range slices.Sorted(maps.Keys(told.leases)) {
 			for _, l := range e.sorted(app) {
 				if len(parts) == 1 || l.vip(parts[0] == "svips") == parts[1] {
 					add(l)
@@ -300,15 +300,16 @@ func (e *Eureka) render(parts []string, asXML bool, now time.Time) (p entry) {
 
 func (e *Eureka) sorted(app string) []*lease {
 	var list []*lease
-	for _, id := range slices.Sorted(maps.Keys(e.leases[app])) {
-		list = append(list, e.leases[app][id])
+	leases := e.view().leases[app]
+	for _, id := range slices.Sorted(maps.Keys(leases)) {
+		list = append(list, leases[id])
 	}
 	return list
 }
 
 func (e *Eureka) hashcode() string {
 	counts := map[string]int{}
-	for _, leases := range e.leases {
+	for _, leases := range e.view().leases {
 		for _, l := range leases {
 			counts[l.info.status]++
 		}

@@ -36,6 +36,8 @@ type EurekaWorld struct {
 	Hold func(server int, hold bool)
 	// Jersey1: the server is one before Spring Cloud 4, with no second path at /v2.
 	Jersey1 bool
+	// Polaris: the servers are Polaris, where a new registration undoes what was set from outside.
+	Polaris bool
 	// Special starts a server that is set up otherwise.
 	Special func(t testing.TB, s EurekaSetup) *EurekaWorld
 }
@@ -52,7 +54,7 @@ type EurekaSetup struct {
 
 // Traits are Eureka's.
 func (w *EurekaWorld) Traits() Traits {
-	return Traits{OwnDown: true, UndoneByRestart: true, StickyOut: true}
+	return Traits{OwnDown: true, UndoneByRestart: true, StickyOut: !w.Polaris}
 }
 
 // URLs are the service URLs.
@@ -79,6 +81,18 @@ func (w *EurekaWorld) Restart(t testing.TB) { w.StartAgain(t) }
 func (w *EurekaWorld) Start(t testing.TB, app App) Running {
 	t.Helper()
 	return w.start(t, eurekaShape{App: app})
+}
+
+// StartOut is Start for an app that registers itself as OUT_OF_SERVICE, as one does with
+// eureka.instance.initial-status.
+func (w *EurekaWorld) StartOut(t testing.TB, app App) Running {
+	t.Helper()
+	return w.start(t, eurekaShape{App: app, status: outOfService})
+}
+
+// Reporting is an app of Eureka, which may report any status.
+type Reporting interface {
+	ReportStatus(t testing.TB, status string)
 }
 
 // eurekaShape is an App with what only Eureka's apps have.
@@ -330,10 +344,11 @@ func (a *eurekaApp) Report(t testing.TB, ready bool) {
 	if ready {
 		status = up
 	}
-	a.report(t, status)
+	a.ReportStatus(t, status)
 }
 
-func (a *eurekaApp) report(t testing.TB, status string) {
+// ReportStatus registers with the status.
+func (a *eurekaApp) ReportStatus(t testing.TB, status string) {
 	t.Helper()
 	a.mu.Lock()
 	a.status = status

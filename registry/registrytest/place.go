@@ -19,9 +19,13 @@ type place struct {
 	rejoined registry.Registry // after a rejoin, until the next leave
 	*testing.T
 	World
+	ctx context.Context
 	pod registry.Pod
 	app App // the Pod's; not started yet
 }
+
+// Context is the case's, which ends when a server has been gone for longer than any case can need.
+func (p *place) Context() context.Context { return p.ctx }
 
 var places atomic.Uint32
 
@@ -30,7 +34,9 @@ func init() { places.Store(rand.Uint32N(1 << 15)) }
 func newPlace(t *testing.T, w World) *place {
 	n := places.Add(1)
 	ip := netip.AddrFrom4([4]byte{127, byte(64 + n>>14&63), byte(n >> 7 & 127), byte(1 + n&127)})
-	p := &place{T: t, World: w, pod: registry.Pod{Addresses: []netip.Addr{ip}, Ports: []uint16{8080}}}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	t.Cleanup(cancel)
+	p := &place{T: t, World: w, ctx: ctx, pod: registry.Pod{Addresses: []netip.Addr{ip}, Ports: []uint16{8080}}}
 	p.app = App{Service: fmt.Sprintf("orders-%d", n), Address: netip.AddrPortFrom(ip, 8080),
 		Metadata: map[string]string{"zone": "b", "management.port": "8081"}}
 	if w.Traits().Weights {

@@ -29,6 +29,7 @@ import (
 
 	"prestop/drain"
 	"prestop/registry"
+	"prestop/registry/client"
 	"prestop/registry/eureka"
 	"prestop/registry/registrytest"
 )
@@ -45,12 +46,12 @@ func metrics(t *testing.T) told {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := registry.NewHTTP(nil, "prestop/test")
-	defer client.Close()
+	h := client.New(nil, "prestop/test")
+	defer h.Close()
 	d := drain.New(drain.Options{
-		Registries: []registry.Registry{eureka.New(eureka.Options{URLs: []*url.URL{u}, HTTP: client})},
+		Registries: []registry.Registry{eureka.New(eureka.Options{URLs: []*url.URL{u}, HTTP: h})},
 		Pod:        registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, Ports: []uint16{8080}, Budget: time.Minute, Linger: 0,
-		RegistryTimeout: time.Second, Traffic: map[string]*registry.Traffic{"eureka": client.Traffic()}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		RegistryTimeout: time.Second, Traffic: map[string]*registry.Traffic{"eureka": h.Traffic()}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})

@@ -25,12 +25,13 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	names := flag.String("modes", "none,sleep35,out35,out100,prestop,quiet", "the ways to stop a Pod, in the order in which they are measured")
+	names := flag.String("modes", "none,sleep35,out35,out100,both100,prestop,quiet", "the ways to stop a Pod, in the order in which they are measured")
 	rate := flag.Float64("rate", 20, "requests a second of each of the five callers")
 	out := flag.String("out", "rollout/out", "where results and logs go")
 	onNode := flag.Bool("on-node", false, "all is built, the cluster runs and this is in its network; without, that is seen to first")
 	fast := flag.Bool("quick", false, "caches of 5 s, as the test has them, instead of Spring Cloud's")
 	svg := flag.String("svg", "", "draw the results that -out holds into this file, write their table, and measure nothing")
+	hero := flag.Bool("hero", false, "with -svg: the small picture of three ways")
 	language := flag.String("lang", "en", "of the picture: en, zh")
 	flag.Parse()
 	say := func(format string, args ...any) {
@@ -41,7 +42,7 @@ func run() int {
 	var err error
 	switch {
 	case *svg != "":
-		err = show(*out, *svg, *language)
+		err = show(*out, *svg, *language, *hero)
 	case *onNode:
 		err = measure(ctx, *names, *rate, *out, *fast, say)
 	default:
@@ -106,13 +107,17 @@ func measure(ctx context.Context, names string, rate float64, out string, fast b
 }
 
 // show writes the table of the results in folder out, and draws them.
-func show(out, svg, language string) error {
+func show(out, svg, language string, hero bool) error {
 	all, err := stored(out)
 	if err != nil {
 		return err
 	}
 	var picture bytes.Buffer
-	if err := writeSVG(&picture, all, language); err != nil {
+	draw := writeSVG
+	if hero {
+		draw = writeHero
+	}
+	if err := draw(&picture, all, language); err != nil {
 		return err
 	}
 	return errors.Join(writeTable(os.Stdout, all), os.WriteFile(svg, picture.Bytes(), 0o644))

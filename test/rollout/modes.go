@@ -23,19 +23,24 @@ type mode struct {
 
 const outOfService = `curl -sS --fail -X PUT "${EUREKA}apps/ORDERS/$POD_NAME/status?value=OUT_OF_SERVICE"; `
 
+// disabled is what the console's "offline" does; on 2.3.2 it also sets the weight to 1.
+const disabled = `curl -sS --fail -X PUT "$NACOS/v1/ns/instance?serviceName=orders&ip=$POD_IP&port=8080&enabled=false"; `
+
 var modes = []mode{
 	{Name: "none", Title: "no hook", What: "SIGTERM at once",
 		Chinese: "没有 preStop", WhatChinese: "立即 SIGTERM"},
-	{Name: "sleep35", Title: "sleep 35", What: "the app serves on for 35 s; callers are told nothing",
-		Chinese: "sleep 35", WhatChinese: "再服务 35 秒，调用方并不知情", Shell: "sleep 35"},
+	{Name: "sleep35", Title: "sleep 35", What: "the app serves for 35 s more; nobody tells the callers",
+		Chinese: "sleep 35", WhatChinese: "再服务 35 秒，没有人通知调用方", Shell: "sleep 35"},
 	{Name: "out35", Title: "OUT_OF_SERVICE + sleep 35", What: "Eureka is told, then 35 s",
 		Chinese: "OUT_OF_SERVICE + sleep 35", WhatChinese: "先通知 Eureka，再等 35 秒", Shell: outOfService + "sleep 35"},
 	{Name: "out100", Title: "OUT_OF_SERVICE + sleep 100", What: "Eureka is told, then 100 s",
 		Chinese: "OUT_OF_SERVICE + sleep 100", WhatChinese: "先通知 Eureka，再等 100 秒", Shell: outOfService + "sleep 100"},
-	{Name: "prestop", Title: "prestop", What: "all registries are told; until their callers know it and no connection is in use",
-		Chinese: "prestop", WhatChinese: "通知所有注册中心，等到调用方都已得知且没有连接在用", Prestop: true},
-	{Name: "quiet", Title: "prestop --quiet-period 10s", What: "ends early when no client is heard; callers by registry alone",
-		Chinese: "prestop --quiet-period 10s", WhatChinese: "10 秒没有客户端发来数据就提前结束；只有注册中心的调用方", Prestop: true, Flags: []string{"--quiet-period=10s"}, Registries: true},
+	{Name: "both100", Title: "both registries + sleep 100", What: "a script tells Eureka and Nacos, then 100 s",
+		Chinese: "两个注册中心 + sleep 100", WhatChinese: "脚本先通知 Eureka 和 Nacos，再等 100 秒", Shell: outOfService + disabled + "sleep 100"},
+	{Name: "prestop", Title: "prestop", What: "deregisters everywhere; waits for the callers' caches and the requests in flight",
+		Chinese: "prestop", WhatChinese: "从所有注册中心摘除，等调用方缓存失效、没有在途请求", Prestop: true},
+	{Name: "quiet", Title: "prestop --quiet-period 10s", What: "ends early when no client sends anything; callers by registry alone",
+		Chinese: "prestop --quiet-period 10s", WhatChinese: "10 秒没有客户端发来数据就提前结束；只有经注册中心的调用方", Prestop: true, Flags: []string{"--quiet-period=10s"}, Registries: true},
 }
 
 // pick finds modes by their names, with commas.

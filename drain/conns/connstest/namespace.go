@@ -5,7 +5,9 @@
 package connstest
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os/exec"
 	"runtime"
 	"testing"
@@ -53,6 +55,7 @@ func isolate() error {
 type Outside struct {
 	// Address is the Pod's.
 	Address string
+	number  int
 	calls   chan func()
 }
 
@@ -64,7 +67,7 @@ func NewOutside(number int) (*Outside, error) {
 	if number < 0 || number >= outsides {
 		return nil, fmt.Errorf("no place has the number %d", number)
 	}
-	o := &Outside{Address: fmt.Sprintf("10.%d.0.1", number), calls: make(chan func())}
+	o := &Outside{Address: fmt.Sprintf("10.%d.0.1", number), number: number, calls: make(chan func())}
 	threads := make(chan int)
 	failed := make(chan error, 1)
 	go func() {
@@ -107,6 +110,24 @@ func NewOutside(number int) (*Outside, error) {
 		return nil, err
 	}
 	return o, nil
+}
+
+// SetMTU bounds what a segment to and from the place holds, as the link of a Pod does.
+func (o *Outside) SetMTU(mtu int) error {
+	err := ips(fmt.Sprintf("link set in%d mtu %d", o.number, mtu))
+	if err == nil {
+		o.Do(func() { err = ips(fmt.Sprintf("link set out%d mtu %d", o.number, mtu)) })
+	}
+	return err
+}
+
+// Dial connects from there to a port of the Pod.
+func (o *Outside) Dial(ctx context.Context, port uint16) (c net.Conn, err error) {
+	o.Do(func() {
+		var d net.Dialer
+		c, err = d.DialContext(ctx, "tcp", fmt.Sprintf("%s:%d", o.Address, port))
+	})
+	return c, err
 }
 
 // Do runs f there and waits for it. Sockets that f itself opens, not another goroutine, are there.

@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"prestop/internal/config"
+)
+
+// tellNotes tells what is odd in the environment of a call.
+func tellNotes(c config.Config, stderr io.Writer) {
+	for _, n := range c.Notes {
+		fmt.Fprintln(stderr, "prestop: going on without:", n)
+	}
+}
+
+func shutdown(c config.Config, stdout, stderr io.Writer) int {
+	tellNotes(c, stderr)
+	code, body, err := ask(context.Background(), c, "/shutdown")
+	if errors.Is(err, errInterrupted) {
+		fmt.Fprintf(stderr, "prestop: interrupted, but the drain goes on%s; prestop resume cancels it\n", stillWaits(c))
+		return exitFailed
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "prestop:", err)
+		return exitFailed
+	}
+	switch verdict, _, _ := strings.Cut(body, " "); {
+	case code == http.StatusOK && verdict == "OK":
+		fmt.Fprintln(stdout, body)
+		return exitOK
+	case code == http.StatusGatewayTimeout && verdict == "EXPIRED":
+		fmt.Fprintln(stdout, body)
+		return exitExpired
+	case code == http.StatusServiceUnavailable && verdict == "CANCELLED":
+		fmt.Fprintln(stdout, body)
+		return exitCancelled
+	}
+	return otherAnswer(c, code, body, stdout, stderr)
+}
+
+// otherAnswer tells of an answer that is none of those of the hook, or not prestop's at all.
+func otherAnswer(c config.Config, code int, body string, stdout, stderr io.Writer) int {
+	switch code {
+	case http.StatusUnauthorized, http.StatusServiceUnavailable:
+		fmt.Fprintln(stdout, body)
+	default:
+		fmt.Fprintln(stderr, "prestop:", notPrestop(c))
+	}
+	return exitFailed
+}
+
+// stillWaits says what the drain of the running sidecar waits for; "" if that is not told.
+func stillWaits(c config.Config) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s, err := askStatus(ctx, c)
+	if err != nil || s.State != "draining" {
+		return ""
+	}
+	return ": it waits for " + waitsFor(s.Status, time.Now())
+}
+
+func resume(c config.Config, stdout, stderr io.Writer) int {
+	tellNotes(c, stderr)
+	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+	defer cancel()
+	code, body, err := ask(ctx, c, "/resume")
+	switch {
+	case err != nil:
+		fmt.Fprintln(stderr, "prestop:", err)
+		return exitFailed
+	case code != http.StatusOK || body != "OK":
+		return otherAnswer(c, code, body, stdout, stderr)
+	}
+	fmt.Fprintln(stdout, body)
+	return exitOK
+}
