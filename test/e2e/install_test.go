@@ -443,7 +443,9 @@ func (g *stage) nothingLeft() {
 		admission + mutating + "/mutatingadmissionpolicies" + ours, admission + mutating + "/mutatingadmissionpolicybindings" + ours,
 		"/api/v1/configmaps" + ours, "/apis/networking.k8s.io/v1/networkpolicies" + ours, "/api/v1/secrets?labelSelector=owner=helm,name=prestop",
 	} {
-		var left struct{ Items []struct{ Metadata kube.Meta } }
+		var left struct {
+			Items []struct{ Metadata kube.Meta }
+		}
 		if err := g.Get(g.Context(), collection, &left); err != nil || len(left.Items) > 0 {
 			g.Errorf("%s: %+v, %v", collection, left.Items, err)
 		}
