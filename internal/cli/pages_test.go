@@ -128,7 +128,7 @@ func TestTheConfigurationPageHasEveryCommandAndPath(t *testing.T) {
 		t.Fatalf("%+v", answer)
 	}
 	var words []string
-	for _, name := range commandNames() {
+	for _, name := range config.Commands {
 		if name != "help" {
 			words = append(words, "`prestop "+name)
 		}

@@ -33,7 +33,7 @@ func status(c config.Config, stdout, stderr io.Writer) int {
 	defer again.Stop()
 	for {
 		s, err := askStatus(ctx, c)
-		if ctx.Err() != nil || errors.Is(err, context.Canceled) { // the signal may have reached ask alone so far
+		if ctx.Err() != nil || errors.Is(err, errInterrupted) { // the signal may have reached ask alone so far
 			return exitOK
 		}
 		if err == nil {
