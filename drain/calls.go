@@ -3,26 +3,22 @@ package drain
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
 	"sync"
 	"time"
-
-	"prestop/drain/endpoint"
 )
 
-// Call is a request that is made when a drain begins: the app's own way to get quiet.
+// Call is what is called when a drain begins: the app's own way to get quiet.
 type Call struct {
-	Method   string
-	Endpoint endpoint.Endpoint
+	// Name is for people; it holds no secret.
+	Name string
+	// Make makes the call once. It returns soon after its context ends, and bounds itself.
+	Make func(context.Context) error
 }
 
-func (c Call) String() string { return c.Method + " " + c.Endpoint.String() }
-
 const (
-	// callTimeout bounds one try, callsFor all those of one drain.
-	callTimeout, callsFor = 2 * time.Second, 10 * time.Second
+	// callsFor bounds all the tries of one drain.
+	callsFor = 10 * time.Second
 	// callPause is the pause after the first tries, which doubles each time up to longestCallPause.
 	callPause, longestCallPause = 200 * time.Millisecond, 2 * time.Second
 )
@@ -78,7 +74,7 @@ func (c *calls) trouble() []string {
 	var t []string
 	for i, err := range c.newest.failures {
 		if err != nil {
-			t = append(t, fmt.Sprintf("drain call %s: %v", c.all[i], err))
+			t = append(t, fmt.Sprintf("drain call %s: %v", c.all[i].Name, err))
 		}
 	}
 	return t
@@ -94,7 +90,7 @@ func (c *calls) make(ctx context.Context, a *attempt) {
 			if made[i] {
 				continue
 			}
-			err := call.do(ctx)
+			err := call.Make(ctx)
 			if ctx.Err() != nil && err != nil {
 				break // what came of it before says more
 			}
@@ -103,10 +99,10 @@ func (c *calls) make(ctx context.Context, a *attempt) {
 			a.mu.Unlock()
 			switch made[i] = err == nil; {
 			case made[i]:
-				c.log.Info("drain call made", "call", call.String(), "tries", tries, "after", time.Since(began))
+				c.log.Info("drain call made", "call", call.Name, "tries", tries, "after", time.Since(began))
 			default:
 				left++
-				c.log.Debug("drain call failed", "call", call.String(), "tries", tries, "error", err)
+				c.log.Debug("drain call failed", "call", call.Name, "tries", tries, "error", err)
 			}
 		}
 		if left == 0 && ctx.Err() == nil {
@@ -131,27 +127,6 @@ func (c *calls) giveUp(ctx context.Context, a *attempt, made []bool, tries int) 
 		if a.failures[i] == nil {
 			a.failures[i] = fmt.Errorf("no answer: %w", ctx.Err())
 		}
-		c.log.Error("drain call not made; the drain goes on without", "call", call.String(), "tries", tries, "error", a.failures[i])
+		c.log.Error("drain call not made; the drain goes on without", "call", call.Name, "tries", tries, "error", a.failures[i])
 	}
-}
-
-// do makes one try. An answer of 2xx is a success, a redirect is none.
-func (c Call) do(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	req, err := c.Endpoint.Request(ctx, c.Method)
-	if err != nil {
-		return err
-	}
-	req.Close = true // nobody calls there again
-	resp, err := c.Endpoint.Client().Do(req)
-	if err != nil {
-		return endpoint.Plain(err)
-	}
-	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // to let it write its answer
-	if resp.StatusCode < http.StatusOK || resp.StatusCode >= http.StatusMultipleChoices {
-		return fmt.Errorf("it answers %s", resp.Status)
-	}
-	return nil
 }

@@ -70,7 +70,8 @@ func (c *callee) call(t *testing.T, method, url string) Call {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Call{method, e}
+	to := endpoint.Call{Method: method, Endpoint: e}
+	return Call{to.String(), to.Do}
 }
 
 func TestDrainCallsAreMadeInTheirOrderUntilEachHasWorked(t *testing.T) {

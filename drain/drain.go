@@ -50,8 +50,6 @@ type Options struct {
 	TerminationLog string
 	// Elsewhere, if not nil, looks what Registries[i] holds at the Pod's address on any port: told where nothing is found.
 	Elsewhere func(ctx context.Context, i int) ([]registry.Instance, error)
-	// Traffic is the requests to the registries, by their kind; for /metrics.
-	Traffic map[string]*registry.Traffic
 	// Seed makes the jitter of the registries' looks repeatable, for tests; 0: it differs in each process.
 	Seed uint64
 	Log  *slog.Logger
@@ -70,7 +68,6 @@ type Drain struct {
 	calls       *calls
 	status      atomic.Pointer[snapshot]
 	ended       chan struct{} // closed when Run returns
-	history     history
 }
 
 // message is what arrives at the owner: an event, or a call that wants to join the drain.
@@ -255,6 +252,6 @@ func (d *Drain) Run(ctx context.Context) {
 	for _, r := range d.reconcilers {
 		wg.Go(func() { r.run(ctx) })
 	}
-	o := &owner{Drain: d, state: d.status.Load().state, ctx: ctx}
+	o := &owner{Drain: d, state: d.status.Load().state, ended: map[Result]int{}, ctx: ctx}
 	o.run()
 }

@@ -142,6 +142,18 @@ func TestDrainGoesOnWithoutARegistryThatFails(t *testing.T) {
 	}
 }
 
+func TestDrainWithoutAnAppEndsWithTheLastRegistry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1, func(o *Options) { o.RegistryTimeout = 9500 * time.Millisecond })
+		defer w.end()
+		w.regs[0].set(false, true)
+		wait(t.Context(), 2*time.Minute)
+		out := <-w.hook(t.Context())
+		out.must(t, Drained)
+		within(t, "the drain", out.took, 9500*time.Millisecond, 9600*time.Millisecond)
+	})
+}
+
 func TestDrainGoesOnTryingARegistryThatFailed(t *testing.T) {
 	in(t, 1, nil, func(t *testing.T, w *world) {
 		w.regs[0].set(true, false)

@@ -210,19 +210,6 @@ type policy struct {
 	threshold int
 }
 
-const (
-	// endpointLinger is how long callers that are no registry's go on: an endpoint takes 2-3 s to leave every kube-proxy.
-	endpointLinger = 3 * time.Second
-	// rehook is how long after the end of a drain another call gets the same answer. Later, a hook is about a new stop:
-	// clients may have come since, by a Service, so it drains anew.
-	rehook = 10 * time.Second
-	// hookSoon is how long after SIGTERM a hook may come: the kubelet calls the hooks of a Pod's
-	// containers as it sends SIGTERM to those without.
-	hookSoon = 500 * time.Millisecond
-	// forgetFor bounds the deletion of a dead app's leftovers: after SIGTERM the kubelet may give no more than 2 s.
-	forgetFor = 1500 * time.Millisecond
-)
-
 // start is the state of a Drain that has seen nothing yet.
 func start(given []uint16, unseen bool, registries int, now time.Time) state {
 	s := state{
@@ -337,24 +324,6 @@ func (r regState) hear(k eventKind, now time.Time) regState {
 	return r
 }
 
-// stop takes SIGTERM. In an old-style Pod it comes at the beginning, maybe before the hook, so it begins the drain too;
-// to a native sidecar it comes when the app is gone, and settle goes on to the end.
-func (p policy) stop(s state, now time.Time) state {
-	if s.stopping {
-		return s
-	}
-	s.stopping = true
-	unsure := s.app == appPartly && s.phase == serving // a hook may come yet, which tells
-	if !s.dead() && (s.phase == serving || s.stale(now)) || unsure {
-		s = p.begin(s, causeSIGTERM, now)
-	}
-	s.stopBy = now.Add(p.budget)
-	if s.phase != serving && s.deadline.Before(s.stopBy) {
-		s.stopBy = s.deadline
-	}
-	return s
-}
-
 // returned reports whether something of the app listens anew since the drain began.
 func (s state) returned(now time.Time) bool {
 	return !s.unseen && s.ports.returned(s.phase == draining, s.since, s.deadline, now)
@@ -380,22 +349,6 @@ func (s state) countedPorts() []uint16 {
 		return s.ports.deciding().numbers(port.gone)
 	}
 	return s.ports.counted()
-}
-
-// dead reports whether nothing of the app is there any more, for one who was told to stop. Where its
-// ports are known only by who listened, one of them that is gone is enough: what listens still is
-// another container's, which ends after us. But not while a hook waits, or may come: it is called for
-// a container that lives.
-func (s state) dead() bool {
-	waits := s.phase == draining && s.joined && s.othersListen()
-	switch s.app {
-	case appGone, appAbsent:
-		return !waits
-	case appPartly:
-		awaited := s.phase == draining && !s.unhooked
-		return !s.ports.identified() && !waits && !awaited
-	}
-	return false
 }
 
 // othersListen reports whether somebody listens on a port that may be the app's.
@@ -464,6 +417,10 @@ func (s state) enter(p phase, now time.Time) state {
 	return s
 }
 
+// rehook is how long after the end of a drain another call gets the same answer. A later hook is about
+// a new stop: clients may have come since, by a Service, so it drains anew.
+const rehook = 10 * time.Second
+
 // stale reports whether the last drain ended so long ago that a hook is about another stop.
 func (s state) stale(now time.Time) bool {
 	return (s.phase == drained || s.phase == expired) && !now.Before(s.since.Add(rehook))
@@ -484,147 +441,6 @@ func (s state) target() target {
 		return t
 	}
 	return target{want: wantOut}
-}
-
-// done reports whether no request can be lost any more: callers have had their time and no connection is in use.
-func (p policy) done(s state, now time.Time) bool {
-	for _, r := range s.regs {
-		if r.left.IsZero() && r.gaveUp.IsZero() && !(s.stopping && s.dead()) {
-			return false
-		}
-	}
-	from := s.appSince // nobody can reach an app that does not listen: no linger, and the count from then on decides
-	if s.reachable() {
-		until, known := p.lingerUntil(s)
-		if !known || now.Before(until) {
-			return false
-		}
-		from = until
-	}
-	from = later(later(from, s.told), s.began)
-	return s.counted.none || !s.counted.began.IsZero() && !s.counted.began.Before(from) && s.counted.active <= p.threshold
-}
-
-// lingerUntil is when callers have stopped: their time is over or, if nothing is heard of them from now on, they have been
-// quiet for long enough. It is not known before every registry was left or given up, and seen to have told its callers where
-// that can be seen.
-func (p policy) lingerUntil(s state) (time.Time, bool) {
-	until, known := p.lingerWhole(s)
-	if early, quiet := p.quietUntil(s); quiet && early.Before(until) {
-		until = early
-	}
-	return until, known
-}
-
-// lingerWhole is when callers have had their time, whatever is heard of them.
-func (p policy) lingerWhole(s state) (time.Time, bool) {
-	until := s.began.Add(p.atLeast())
-	for i, r := range s.regs {
-		t, known := p.registryLinger(s, i, r)
-		if !known {
-			return time.Time{}, false
-		}
-		if t.After(until) {
-			until = t
-		}
-	}
-	return until, true
-}
-
-func (p policy) atLeast() time.Duration {
-	switch {
-	case p.linger < 0:
-		return endpointLinger
-	case len(p.afterLeave) == 0:
-		return p.linger
-	}
-	return min(p.linger, endpointLinger)
-}
-
-// quietUntil is when callers will have been quiet for --quiet-period, if nothing is heard of them from the newest tally on.
-// Only the time counts in which they know: from when every registry was seen to have told them, or must have. One that was
-// given up never does. What endpoints need is waited for in any case.
-func (p policy) quietUntil(s state) (time.Time, bool) {
-	if p.quiet == 0 || s.counted.none || s.counted.heard.IsZero() {
-		return time.Time{}, false
-	}
-	from := s.began
-	for i, r := range s.regs {
-		at := r.published
-		switch {
-		case r.left.IsZero() || !r.gaveUp.IsZero():
-			return time.Time{}, false
-		case r.blind:
-			at = r.left.Add(p.afterLeave[i] - p.afterPublished[i])
-		case !r.held:
-			continue // nobody can have learned of it here
-		case r.published.IsZero():
-			return time.Time{}, false
-		}
-		from = later(from, at)
-	}
-	early := later(from, s.counted.heard).Add(p.quiet + conns.WordLag)
-	return later(early, s.began.Add(p.floor())), true
-}
-
-// floor is how long a drain lingers at the least, quiet or not.
-func (p policy) floor() time.Duration {
-	if p.linger < 0 {
-		return endpointLinger
-	}
-	return min(p.linger, endpointLinger)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
-}
-
-func (p policy) registryLinger(s state, i int, r regState) (until time.Time, known bool) {
-	from, last := r.left, p.afterLeave[i]
-	if !r.gaveUp.IsZero() {
-		from = r.gaveUp
-	}
-	switch {
-	case from.IsZero():
-		return time.Time{}, false
-	case p.linger >= 0:
-		return from.Add(p.linger), true
-	case !r.gaveUp.IsZero() || r.blind:
-		return from.Add(last), true
-	case !r.held:
-		return s.began, true // nobody can have learned of it here
-	case r.published.IsZero():
-		return time.Time{}, false
-	}
-	return r.published.Add(p.afterPublished[i]), true
-}
-
-// exit reports whether the process may end.
-func (s state) exit(now time.Time) bool {
-	if !s.stopping {
-		return false
-	}
-	switch s.phase {
-	case forgotten:
-		return s.every(func(r regState) bool { return r.forgot }) || !now.Before(s.since.Add(forgetFor))
-	case serving: // resumed, or the app came back: see it back in before leaving it alone
-		return s.every(func(r regState) bool { return r.in }) || !now.Before(s.stopBy)
-	case drained:
-		return s.app == appUnseen || s.bystanders() || !now.Before(s.stopBy)
-	case expired:
-		return true
-	}
-	return false
-}
-
-// bystanders reports whether nothing says that what listens is an app: it has no known port, listened before we did, nobody
-// called a hook for it, and no client was connected to it. It may be another sidecar beside a Job that has ended.
-func (s state) bystanders() bool {
-	return !s.hooked && !s.met && !s.ports.identified() &&
-		!slices.ContainsFunc(s.ports.deciding(), func(p port) bool { return !p.before.IsZero() })
 }
 
 // wake is the next time at which something follows from nothing but time; zero if there is none.
@@ -658,18 +474,6 @@ func (p policy) wake(s state, now time.Time) time.Time {
 		soonest(s.stopBy)
 	}
 	return next
-}
-
-// urgent reports whether nothing but the count keeps the drain from its end, so that a look is worth its cost now.
-func (p policy) urgent(s state, now time.Time) bool {
-	if s.phase != draining {
-		return false
-	}
-	if !s.reachable() {
-		return true
-	}
-	until, known := p.lingerUntil(s)
-	return known && !now.Before(until)
 }
 
 func (s state) every(ok func(regState) bool) bool {

@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"time"
 )
 
@@ -12,6 +13,8 @@ type owner struct {
 	ctx    context.Context
 	state  state
 	runs   *drainRun          // the current or the last drain; nil before the first
+	ended  map[Result]int     // drains that ended
+	last   Outcome            // of the last of them
 	order  uint64             // number of the current orders
 	cancel context.CancelFunc // of the current orders
 }
@@ -80,6 +83,9 @@ func (o *owner) effects(was state, e event, now time.Time) {
 		o.command()
 	}
 	o.watcher.follow(o.paceFor(now), s.countedPorts())
+	if s.told.After(was.told) && o.policy.urgent(s, now) {
+		o.watcher.poke() // what was counted before a registry's report proves nothing
+	}
 }
 
 // begin makes the drain that hooks join from now on.
@@ -94,7 +100,9 @@ func (o *owner) begin() {
 }
 
 // publish lets others read the state.
-func (o *owner) publish() { o.status.Store(&snapshot{state: o.state, run: o.runs}) }
+func (o *owner) publish() {
+	o.status.Store(&snapshot{state: o.state, run: o.runs, ended: maps.Clone(o.ended), last: o.last})
+}
 
 // paceFor is how closely the sockets must be looked at.
 func (o *owner) paceFor(now time.Time) pace {
@@ -177,7 +185,9 @@ func (o *owner) release() {
 // answer closes the current drain with its outcome, and tells of it.
 func (o *owner) answer(out Outcome) {
 	o.runs.outcome = out
-	o.history.add(out)
+	o.ended[out.Result]++
+	o.last = out
+	o.publish()
 	close(o.runs.done)
 	level := slog.LevelInfo
 	if out.Result == Expired {

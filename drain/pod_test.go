@@ -101,22 +101,11 @@ func TestSIGTERMAfterTheAppBesideAnotherContainer(t *testing.T) {
 
 func TestAPodThatStopsDrainsWithThatCause(t *testing.T) {
 	in(t, 1, nil, func(t *testing.T, w *world) {
-		if rec := w.call(t.Context(), HandlerOptions{}, "GET", "/stopping"); rec.Code != 200 {
-			t.Errorf("answered %d %q", rec.Code, rec.Body)
-		}
+		w.drain.Stopping()
 		out := <-w.hook(t.Context())
 		out.must(t, Drained)
 		if s := w.drain.Status(t.Context()); s.LastDrain == nil || s.LastDrain.Cause != "pod" || !w.regs[0].isOut() {
 			t.Errorf("%+v", s.LastDrain)
-		}
-	})
-}
-
-func TestStoppingWantsTheToken(t *testing.T) {
-	in(t, 0, nil, func(t *testing.T, w *world) {
-		o := HandlerOptions{Tokens: func() ([]string, error) { return []string{"x"}, nil }}
-		if rec := w.call(t.Context(), o, "POST", "/stopping"); rec.Code != 401 || w.drain.Status(t.Context()).State != "serving" {
-			t.Errorf("answered %d", rec.Code)
 		}
 	})
 }

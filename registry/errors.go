@@ -47,7 +47,8 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// IsFinal reports whether every failure in err is one that trying again cannot change. False for nil.
+// IsFinal reports whether every failure in err is one that trying again cannot change. False for
+// nil.
 func IsFinal(err error) bool {
 	switch e := err.(type) {
 	case *Error:
@@ -60,7 +61,8 @@ func IsFinal(err error) bool {
 	return false
 }
 
-// Redact returns the address of u without userinfo, query and fragment, the form in which a URL may be shown.
+// Redact returns the address of u without userinfo, query and fragment, the form in which a URL may
+// be shown.
 func Redact(u *url.URL) string {
 	v := *u
 	v.User, v.RawQuery, v.Fragment = nil, "", ""

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Traffic counts the requests that a Registry has sent, every attempt by itself. Its zero value is ready, and it is safe for
-// concurrent use.
+// Traffic counts the requests that a Registry has sent, every attempt by itself. Its zero value is
+// ready, and it is safe for concurrent use.
 type Traffic struct {
 	mu  sync.Mutex
 	sum Requests
@@ -20,8 +20,8 @@ type Traffic struct {
 type Requests struct {
 	// Total is how many there were of each kind.
 	Total map[Request]int
-	// Within is how many had their answer's header within each of LatencyBounds, those of the bounds before included.
-	// Answered is how many had one at all, and Took their time together.
+	// Within is how many had their answer's header within each of LatencyBounds, those of the
+	// bounds before included. Answered is how many had one at all, and Took their time together.
 	Within   [len(LatencyBounds)]int
 	Answered int
 	Took     time.Duration
@@ -31,8 +31,8 @@ type Requests struct {
 type Request struct {
 	// Method is the HTTP method.
 	Method string
-	// Outcome is the class of the status, "2xx" to "5xx"; "timeout" or "unreachable" where there was no answer; "cancelled"
-	// where it was not wanted any more.
+	// Outcome is the class of the status, "2xx" to "5xx"; "timeout" or "unreachable" where there
+	// was no answer; "cancelled" where it was not wanted any more.
 	Outcome string
 }
 

@@ -53,8 +53,10 @@ run() { # NAME FOLDER ARGUMENTS: go test there, showing the packages' results an
 
 run "the product" . -timeout 20m ./...
 run "alerts and dashboard" test/monitoring -timeout 5m ./...
+# By itself, since it needs both processors.
+run "random histories of a Pod" test -timeout 30m ./world
 # Those on Kubernetes and Docker, of Kyverno and of cosign have targets of their own: e2e, kyverno, trust.
-run "real servers" test -timeout 60m "$@" $(cd test && go list ./... | grep -vE '/(e2e|rollout|docker|kyverno|trust)(/|$)')
+run "real servers" test -timeout 60m "$@" $(cd test && go list ./... | grep -vE '/(e2e|rollout|docker|kyverno|trust|world)(/|$)')
 
 # A column of test/README.md is rewritten where it is not what has just run; that is to be looked at and committed.
 (cd test && go run ./traps -check README.md) <"$log/all" || { failed=1; (cd test && go run ./traps README.md) <"$log/all"; }

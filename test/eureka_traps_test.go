@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -178,6 +182,63 @@ func TestEurekaSpringAppThroughItsLives(t *testing.T) {
 	must(t, app.Stop())
 	says(t, server, service, id, "()")
 	must(t, again.Forget(t.Context()))
+}
+
+// A Spring app registers itself OUT_OF_SERVICE, as the one does that is let in by somebody else: that is its own word.
+func TestEurekaSpringAppThatHoldsItselfBack(t *testing.T) {
+	t.Parallel()
+	server := servers.RunEureka(t, 1, servers.EurekaOptions{Spring: true})[0].URL
+	port, err := servers.FreePort()
+	must(t, err)
+	const service, id = "orders", "orders-0:orders"
+	servers.RunEurekaApp(t, service, id, port, []string{server}, "--eureka.instance.initial-status=OUT_OF_SERVICE")
+	pod := registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Ports: []uint16{uint16(port)}}
+	front, writes := written(t, server)
+	r := registryAt(t, front)
+	mustFind(t, r, pod)
+	must(t, r.Leave(t.Context()))
+	must(t, r.Rejoin(t.Context()))
+	tried := writes.Load()
+	for range 3 {
+		stays(t, 2*time.Second, server, service, id, "OUT_OF_SERVICE(UNKNOWN)") // through its heartbeats
+		if i := mustFind(t, r, pod); i.State != registry.Down {
+			t.Fatalf("%+v, as if it were ours to put in", i)
+		}
+		must(t, r.Leave(t.Context()))
+		must(t, r.Rejoin(t.Context()))
+	}
+	if tried > 3 || writes.Load() != tried {
+		t.Errorf("%d writes, and %d more", tried, writes.Load()-tried)
+	}
+
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, server+"apps/ORDERS/"+id+"/status?value=UP", nil)
+	must(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	must(t, err)
+	resp.Body.Close()
+	stays(t, 2*time.Second, server, service, id, "UP(UP)")
+	mustFind(t, r, pod)
+	must(t, r.Leave(t.Context()))
+	stays(t, 2*time.Second, server, service, id, "OUT_OF_SERVICE(OUT_OF_SERVICE)")
+	must(t, r.Rejoin(t.Context()))
+	stays(t, 3*time.Second, server, service, id, "UP(UNKNOWN)")
+}
+
+// written forwards to a server and counts the requests that write.
+func written(t testing.TB, server string) (string, *atomic.Int64) {
+	t.Helper()
+	to, err := url.Parse(server)
+	must(t, err)
+	n := new(atomic.Int64)
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host }}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			n.Add(1)
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL + to.Path, n
 }
 
 // freshEurekaApp is an app that heartbeats at the first of urls alone.

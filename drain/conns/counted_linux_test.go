@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"prestop/drain/conns/sockdiag"
 )
 
 func TestCountSeesClientsOfEachFamily(t *testing.T) {
@@ -64,8 +66,8 @@ func TestCountTakesTheGivenPortsOnly(t *testing.T) {
 				want  int
 			}{
 				{nil, 0}, {[]uint16{one}, 1}, {[]uint16{two}, 2}, {[]uint16{other, one}, 4}, {[]uint16{one, two, other}, 6},
-				{[]uint16{two, two}, 2}, {slices.Concat(manyPorts(filteredPorts), []uint16{one, two}), 3},
-				{append(manyPorts(filteredPorts-1), one), 1},
+				{[]uint16{two, two}, 2}, {slices.Concat(manyPorts(sockdiag.FilteredPorts), []uint16{one, two}), 3},
+				{append(manyPorts(sockdiag.FilteredPorts-1), one), 1},
 			} {
 				if got := count(t, counter, c.ports...).Open; got != c.want {
 					t.Errorf("%d connections to ports %d, want %d", got, c.ports, c.want)

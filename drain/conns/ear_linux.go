@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"prestop/drain/conns/inuse"
+	"prestop/drain/conns/sockdiag"
 )
 
 // ear hears from the kernel's word of each connection that ended when its client last said something, so that one which
@@ -15,10 +16,11 @@ import (
 // connections, and costs no wake-up. What it could not queue counts as heard when that is found out.
 type ear struct {
 	rule  *Rule
-	fd    int // -1: closed
+	conn  *sockdiag.Conn // nil: closed
 	buf   []byte
 	ports portSet
 	heard heard // since the ports are listened for
+	diag  sockdiag.Message
 	msg   message
 	// origins say who the client was; nil: not asked.
 	origins *origins
@@ -37,7 +39,7 @@ type received struct{ all, data uint32 }
 const earQueue = 1 << 20
 
 func newEar(l *look) *ear {
-	return &ear{rule: &l.rule, fd: -1, buf: make([]byte, 4<<10)}
+	return &ear{rule: &l.rule, buf: make([]byte, 4<<10)}
 }
 
 // listen listens for connections to ports from now on. No ports: not any more.
@@ -48,14 +50,14 @@ func (e *ear) listen(ports []uint16) error {
 	if len(ports) == 0 {
 		return nil
 	}
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	conn, err := sockdiag.Open()
 	if err != nil {
-		return fmt.Errorf("open a socket to hear clients: %w", err)
+		return err
 	}
-	e.fd = fd
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, earQueue)
-	attach(uintptr(fd), endFilter(ports, nil))
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: destroyGroups}); err != nil {
+	e.conn = conn
+	conn.SetReceiveBuffer(earQueue)
+	conn.Filter(endFilter(ports, nil))
+	if err := conn.Subscribe(); err != nil {
 		e.close()
 		return fmt.Errorf("hear clients: %w", err)
 	}
@@ -65,13 +67,12 @@ func (e *ear) listen(ports []uint16) error {
 
 // hear returns what was heard so far, on connections that have ended.
 func (e *ear) hear() heard {
-	if e.fd < 0 {
+	if e.conn == nil {
 		return heard{deaf: true}
 	}
 	for {
-		n, _, err := unix.Recvfrom(e.fd, e.buf, unix.MSG_DONTWAIT)
+		n, err := e.conn.Receive(e.buf)
 		switch {
-		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
 			return e.heard
 		case errors.Is(err, unix.ENOBUFS): // some were lost
@@ -90,7 +91,9 @@ func (e *ear) hear() heard {
 // take takes the kernel's word of a connection that ended.
 func (e *ear) take(b []byte) {
 	now := time.Now()
-	_, err := parseDump(b, &e.msg, func(m *message) {
+	_, err := sockdiag.Parse(b, &e.diag, func(d *sockdiag.Message) {
+		m := &e.msg
+		m.from(d)
 		if m.remotePort == 0 || !e.ports.has(m.localPort) || !e.rule.fromClient(m.connection) {
 			return
 		}
@@ -121,8 +124,8 @@ func (e *ear) keep(all []inUse) {
 }
 
 func (e *ear) close() {
-	if e.fd >= 0 {
-		unix.Close(e.fd)
+	if e.conn != nil {
+		e.conn.Close()
 	}
-	e.fd = -1
+	e.conn = nil
 }

@@ -5,23 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"golang.org/x/sys/unix"
-)
 
-// destroyGroups of NETLINK_SOCK_DIAG tell the end of each TCP socket of the namespace: SKNLGRP_INET_TCP_DESTROY (1) and
-// SKNLGRP_INET6_TCP_DESTROY (3) of enum sknetlink_groups, as a mask.
-const destroyGroups = 1<<0 | 1<<2
+	"prestop/drain/conns/sockdiag"
+)
 
 // ends listens for the kernel's word that a socket ended. One goroutine reads; close ends it and waits.
 type ends struct {
 	told chan struct{} // not buffered, see listen
-	file *os.File
-	raw  syscall.RawConn
+	conn *sockdiag.Conn
 
 	choosing sync.Mutex // orders changes of chosen
 	chosen   atomic.Pointer[chosenEnds]
@@ -39,18 +34,14 @@ type chosenEnds struct{ connections, listeners portSet }
 
 // openEnds starts to listen for ends, none of which is chosen yet.
 func openEnds(log *slog.Logger) (*ends, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	conn, err := sockdiag.Open()
 	if err != nil {
-		return nil, fmt.Errorf("open a socket for ends: %w", err)
+		return nil, err
 	}
-	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), log: log, file: os.NewFile(uintptr(fd), "netlink")}
-	if e.raw, err = e.file.SyscallConn(); err != nil {
-		e.file.Close()
-		return nil, fmt.Errorf("open a socket for ends: %w", err)
-	}
+	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), log: log, conn: conn}
 	e.choose(&chosenEnds{}) // before joining: a busy app's connections must not wake the sidecar
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: destroyGroups}); err != nil {
-		e.file.Close()
+	if err := conn.Subscribe(); err != nil {
+		conn.Close()
 		return nil, fmt.Errorf("listen for ends: %w", err)
 	}
 	e.running.Go(e.listen)
@@ -84,18 +75,7 @@ func (e *ends) watchListeners(ports *portSet) (more bool) {
 // too many ports for one) they are dropped here.
 func (e *ends) choose(c *chosenEnds) {
 	e.chosen.Store(c)
-	filter := endFilter(c.connections.list(), c.listeners.list())
-	_ = e.raw.Control(func(fd uintptr) { attach(fd, filter) })
-}
-
-// attach makes the kernel drop what the filter rejects; nil: nothing.
-func attach(fd uintptr, filter []unix.SockFilter) {
-	if filter == nil {
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
-		return
-	}
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+	e.conn.Filter(endFilter(c.connections.list(), c.listeners.list()))
 }
 
 // endFilter is the classic BPF program that passes chosen ends; nil if there are too many ports for its jumps of a byte.
@@ -112,7 +92,7 @@ func endFilter(connections, listeners []uint16) []unix.SockFilter {
 	if tests > 240 {
 		return nil
 	}
-	program := []unix.SockFilter{{Code: loadPort, K: sportAt}}
+	program := []unix.SockFilter{{Code: loadPort, K: sockdiag.SourcePortAt}}
 	// Behind the tests: reject, load, test, reject, accept.
 	to := func(behind int) uint8 { return uint8(tests - len(program) + behind) }
 	for _, p := range connections {
@@ -123,7 +103,7 @@ func endFilter(connections, listeners []uint16) []unix.SockFilter {
 	}
 	return append(program,
 		unix.SockFilter{Code: result, K: 0},
-		unix.SockFilter{Code: loadPort, K: dportAt},
+		unix.SockFilter{Code: loadPort, K: sockdiag.DestinationPortAt},
 		unix.SockFilter{Code: equal, K: 0, Jt: 1},
 		unix.SockFilter{Code: result, K: 0},
 		unix.SockFilter{Code: result, K: 1 << 16})
@@ -139,9 +119,9 @@ func (e *ends) listen() {
 	for {
 		var tell bool
 		var broken error
-		err := e.raw.Read(func(fd uintptr) bool {
+		err := e.conn.Wait(func(fd uintptr) bool {
 			var ended bool
-			ended, tell, broken = e.empty(int(fd), buf)
+			ended, tell, broken = e.empty(fd, buf)
 			if ended {
 				e.wakes.Add(1)
 			}
@@ -152,7 +132,7 @@ func (e *ends) listen() {
 		}
 		if broken != nil {
 			e.broken.Store(true)
-			e.file.Close()
+			e.conn.Close()
 			e.log.Warn("the kernel does not tell any more when connections end: they are looked at from time to time", "error", broken)
 		}
 		if !tell {
@@ -171,11 +151,10 @@ func (e *ends) listen() {
 
 // empty reads until nothing is left; until then, after an overflow, the kernel queues nothing new. It reports whether
 // anything came, whether that is to be told, and the error that will stay.
-func (e *ends) empty(fd int, buf []byte) (came, tell bool, broken error) {
+func (e *ends) empty(fd uintptr, buf []byte) (came, tell bool, broken error) {
 	for {
-		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		n, err := sockdiag.ReceiveFrom(fd, buf)
 		switch {
-		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
 			return came, tell, nil
 		case errors.Is(err, unix.ENOBUFS): // some were lost
@@ -191,10 +170,10 @@ func (e *ends) empty(fd int, buf []byte) (came, tell bool, broken error) {
 
 // watched reports whether the end of a socket is to be told. What is not understood is.
 func (e *ends) watched(b []byte) bool {
-	if len(b) < dportAt+2 {
+	if len(b) < sockdiag.DestinationPortAt+2 {
 		return true
 	}
-	local, remote := binary.BigEndian.Uint16(b[sportAt:]), binary.BigEndian.Uint16(b[dportAt:])
+	local, remote := binary.BigEndian.Uint16(b[sockdiag.SourcePortAt:]), binary.BigEndian.Uint16(b[sockdiag.DestinationPortAt:])
 	c := e.chosen.Load()
 	return c.connections.has(local) || remote == 0 && c.listeners.has(local)
 }
@@ -204,7 +183,7 @@ func (e *ends) close() error {
 	var err error
 	e.closing.Do(func() {
 		close(e.closed)
-		err = e.file.Close()
+		err = e.conn.Close()
 	})
 	e.running.Wait()
 	if e.broken.Load() {

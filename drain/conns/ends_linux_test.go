@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"prestop/drain/conns/connstest"
+	"prestop/drain/conns/sockdiag"
 )
 
 func TestTheEndOfAConnectionIsTold(t *testing.T) {
@@ -149,13 +150,7 @@ func TestMoreEndsThanTheKernelQueuesAreTold(t *testing.T) {
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	counter := counter(t, Netlink, Rule{}).(*netlinkCounter)
 	counter.Watch([]uint16{port})
-	if err := counter.ends.raw.Control(func(fd uintptr) {
-		if err := syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1); err != nil {
-			t.Error(err)
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
+	counter.ends.conn.SetReceiveBuffer(1)
 	churn(t, l, 100)
 	eventually(t, "the queue overflows", func() bool { return drops(t, counter) > 0 })
 	told(t, counter)
@@ -169,7 +164,11 @@ func TestMoreEndsThanTheKernelQueuesAreTold(t *testing.T) {
 func drops(t *testing.T, n *netlinkCounter) (dropped int) {
 	t.Helper()
 	var stat syscall.Stat_t
-	if err := n.ends.raw.Control(func(fd uintptr) {
+	raw, err := n.ends.conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
 		if err := syscall.Fstat(int(fd), &stat); err != nil {
 			t.Error(err)
 		}
@@ -211,12 +210,11 @@ func deafened(t *testing.T) *os.File {
 
 func TestAnErrorThatStaysEndsTheEvents(t *testing.T) {
 	var lines strings.Builder
-	broken := deafened(t)
-	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), file: broken, log: slog.New(slog.NewTextHandler(&lines, nil))}
-	var err error
-	if e.raw, err = broken.SyscallConn(); err != nil {
+	conn, err := sockdiag.FromFile(deafened(t))
+	if err != nil {
 		t.Fatal(err)
 	}
+	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), conn: conn, log: slog.New(slog.NewTextHandler(&lines, nil))}
 	e.choose(&chosenEnds{})
 	n := &netlinkCounter{ends: e}
 	told := n.Ended()
@@ -246,14 +244,12 @@ func TestAnErrorThatStaysEndsTheHearing(t *testing.T) {
 	if tally := count(t, n, port); tally.Heard.IsZero() {
 		t.Fatalf("nothing is heard from the start: %+v", tally)
 	}
-	broken := deafened(t)
-	defer broken.Close()
-	fd, err := unix.Dup(int(broken.Fd()))
+	broken, err := sockdiag.FromFile(deafened(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	unix.Close(n.ear.fd)
-	n.ear.fd = fd
+	n.ear.conn.Close()
+	n.ear.conn = broken
 	for range 3 {
 		if tally := count(t, n, port); !tally.Heard.IsZero() {
 			t.Errorf("nothing tells what clients said, and %v is told", tally.Heard)

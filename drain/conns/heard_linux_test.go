@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // jiffies is more than the step of the kernel's clocks.
@@ -161,9 +159,7 @@ func TestTheAppsOwnCallsAreNotHeard(t *testing.T) {
 func TestWhatTheKernelCouldNotQueueIsHeard(t *testing.T) {
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	c := hearing(t, Rule{}, port)
-	if err := unix.SetsockoptInt(c.(*netlinkCounter).ear.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
-		t.Fatal(err)
-	}
+	c.(*netlinkCounter).ear.conn.SetReceiveBuffer(1)
 	eventually(t, "the queue overflows", func() bool {
 		churn(t, l, 20)
 		passed := time.Now()

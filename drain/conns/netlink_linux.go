@@ -5,34 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"prestop/drain/conns/inuse"
-)
-
-const (
-	// dumpBuffer is as much as the kernel puts into one datagram of a dump (af_netlink.c, netlink_recvmsg).
-	dumpBuffer = 32 << 10
-	// dumpRetries is how often a dump that the kernel calls inconsistent is begun again.
-	dumpRetries = 3
-	// receiveTimeout is how long a receive blocks before the context is asked. A dump is made in the caller's own
-	// system call, so only a broken kernel ever waits.
-	receiveTimeout = 100 * time.Millisecond
+	"prestop/drain/conns/sockdiag"
 )
 
 // netlinkCounter asks the kernel by NETLINK_SOCK_DIAG, which needs no privilege. Its memory does not grow with the number of
 // connections: one datagram is parsed before the next is received.
 type netlinkCounter struct {
-	turn turn // guards the fields below
-	buf  []byte
-	look look
-	msg  message
-	log  *slog.Logger
-	// separately is set once the kernel has refused to tell both families at once.
-	separately bool
+	turn   turn // guards the fields below
+	dumper sockdiag.Dumper
+	look   look
+	msg    message
+	log    *slog.Logger
 
 	origins  origins
 	backlog  backlog
@@ -45,7 +31,7 @@ type netlinkCounter struct {
 
 // openNetlink looks at the listeners once, so that a kernel that refuses is known now.
 func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
-	n := &netlinkCounter{turn: newTurn(), buf: make([]byte, dumpBuffer), look: look{rule: rule}, log: log, rest: rest{slow: slowLook}}
+	n := &netlinkCounter{turn: newTurn(), look: look{rule: rule}, log: log, rest: rest{slow: slowLook}}
 	n.backlog.open("/proc/thread-self/net/netstat")
 	ends, endsErr := openEnds(log)
 	if endsErr == nil {
@@ -213,72 +199,12 @@ func (n *netlinkCounter) Close() error {
 	return n.ends.close()
 }
 
-// dump calls each for the TCP sockets of both families: an IPv4 client of a dual-stack listener is an IPv6 socket.
-// Before it begins anew because the kernel called an answer inconsistent, it calls restart.
+// dump calls each for the TCP sockets in states, with tcp_info if info, and with ports only those that have
+// one as their own. The message is reused between calls.
 func (n *netlinkCounter) dump(ctx context.Context, states uint32, info bool, ports []uint16, restart func(), each func(*message)) error {
-	for range dumpRetries {
-		err := n.dumpOnce(ctx, states, info, ports, restart, each)
-		if !errors.Is(err, errInterrupted) {
-			return err
-		}
-		restart()
-	}
-	return errInterrupted
-}
-
-// dumpOnce asks in the manner that spares the kernel one of two walks over the sockets of the whole machine, if it can.
-func (n *netlinkCounter) dumpOnce(ctx context.Context, states uint32, info bool, ports []uint16, restart func(), each func(*message)) error {
-	if !n.separately {
-		err := n.ask(ctx, appendDump(nil, unix.AF_UNSPEC, states, info, ports), each)
-		if errno := syscall.Errno(0); !errors.As(err, &errno) {
-			return err
-		}
-		n.separately = true
-		restart()
-	}
-	if err := n.ask(ctx, appendDump(nil, unix.AF_INET, states, info, ports), each); err != nil {
-		return err
-	}
-	err := n.ask(ctx, appendDump(nil, unix.AF_INET6, states, info, ports), each)
-	if errors.Is(err, unix.ENOENT) {
-		return nil // a kernel without IPv6
-	}
-	return err
-}
-
-// ask makes one request on a socket of its own, so that nothing of an earlier one, given up half-way, is left in it.
-func (n *netlinkCounter) ask(ctx context.Context, request []byte, each func(*message)) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
-	if err != nil {
-		return fmt.Errorf("open a socket: %w", err)
-	}
-	defer unix.Close(fd)
-	wait := unix.NsecToTimeval(int64(receiveTimeout))
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
-		return fmt.Errorf("bound a receive: %w", err)
-	}
-	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("ask for sockets: %w", err)
-	}
-	for {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		n.look.at = time.Now()
-		// With MSG_TRUNC the kernel tells the datagram's full length.
-		size, _, err := unix.Recvfrom(fd, n.buf, unix.MSG_TRUNC)
-		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-			continue
-		case errors.Is(err, unix.ENOBUFS):
-			return errInterrupted
-		case err != nil:
-			return fmt.Errorf("receive sockets: %w", err)
-		case size == 0 || size > len(n.buf):
-			return fmt.Errorf("%w: a datagram of %d bytes", errMalformed, size)
-		}
-		if done, err := parseDump(n.buf[:size], &n.msg, each); done || err != nil {
-			return err
-		}
-	}
+	return n.dumper.Dump(ctx, sockdiag.Request{States: states, Info: info, Ports: ports}, restart, func(at time.Time, d *sockdiag.Message) {
+		n.look.at = at
+		n.msg.from(d)
+		each(&n.msg)
+	})
 }

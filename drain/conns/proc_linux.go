@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"prestop/drain/conns/sockdiag"
 )
 
 // procBuffer holds many lines of /proc/net/tcp, which are 150 to 200 bytes long.
@@ -168,7 +170,7 @@ func (p *procCounter) readFile(ctx context.Context, name string, each func(*mess
 				continue
 			}
 			if !parseRow(line, &row) {
-				return fmt.Errorf("%w: %s: %.200q", errMalformed, name, line)
+				return fmt.Errorf("%w: %s: %.200q", sockdiag.ErrMalformed, name, line)
 			}
 			each(&row)
 		}
@@ -177,11 +179,11 @@ func (p *procCounter) readFile(ctx context.Context, name string, each func(*mess
 		case err == io.EOF && kept == 0:
 			return nil
 		case err == io.EOF:
-			return fmt.Errorf("%w: %s ends within a line", errMalformed, name)
+			return fmt.Errorf("%w: %s ends within a line", sockdiag.ErrMalformed, name)
 		case err != nil:
 			return err
 		case kept == len(p.buf):
-			return fmt.Errorf("%w: %s has a line of more than %d bytes", errMalformed, name, kept)
+			return fmt.Errorf("%w: %s has a line of more than %d bytes", sockdiag.ErrMalformed, name, kept)
 		}
 	}
 }
@@ -238,7 +240,7 @@ func parseEnd(b []byte, address *[16]byte, port *uint16) bool {
 		return false
 	}
 	for w := 0; w < len(a)/2; w += 4 {
-		native.PutUint32(address[w:], binary.BigEndian.Uint32(address[w:]))
+		binary.NativeEndian.PutUint32(address[w:], binary.BigEndian.Uint32(address[w:]))
 	}
 	if len(a) == 8 {
 		*address = mapped([4]byte(address[:4]))

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"prestop/drain/conns/sockdiag"
 )
 
 // procDir holds the files of /proc/net that are not empty.
@@ -57,8 +59,8 @@ func TestProcRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		"a heading that is longer than that": strings.Repeat("s", procBuffer+1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := openProcIn(procDir(t, tcp, ""), Rule{}); !errors.Is(err, errMalformed) {
-				t.Errorf("opened with %v, want %v", err, errMalformed)
+			if _, err := openProcIn(procDir(t, tcp, ""), Rule{}); !errors.Is(err, sockdiag.ErrMalformed) {
+				t.Errorf("opened with %v, want %v", err, sockdiag.ErrMalformed)
 			}
 		})
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"prestop/drain/conns/sockdiag"
 )
 
 const (
@@ -41,8 +43,6 @@ type rest struct {
 	left     []LeftOut
 	took     time.Duration // of the last whole look
 	slow     time.Duration // what a look must take, see slowLook
-
-	request []byte
 }
 
 // inUse is a connection that was in use.
@@ -50,7 +50,7 @@ type inUse struct {
 	received
 	cookie uint64
 	family uint8
-	id     [sockidLen]byte
+	id     sockdiag.SockID
 }
 
 // begin begins a whole look.
@@ -92,20 +92,20 @@ func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (t Tally,
 	}
 	defer n.turn.release()
 	r, l := &n.rest, &n.look
-	if !r.few || n.ear == nil || n.ear.fd < 0 || !slices.Equal(r.ports, ports) {
+	if !r.few || n.ear == nil || n.ear.conn == nil || !slices.Equal(r.ports, ports) {
 		return Tally{}, false
 	}
 	l.beginPart(Netlink)
 	l.heard = n.hear()
 	l.heard.join(r.heard)
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	conn, err := sockdiag.Open()
 	if err != nil {
 		return Tally{}, false
 	}
-	defer unix.Close(fd)
+	defer conn.Close()
 	explained := uint64(0)
 	for _, c := range r.all {
-		now, known := n.lookUp(fd, c)
+		now, known := n.lookUp(conn, c)
 		if !known || now.data != c.data {
 			r.valid = false
 		}
@@ -128,25 +128,19 @@ func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (t Tally,
 }
 
 // lookUp asks for one connection, counts it if it is still there, and returns what it has received, or had when it ended.
-func (n *netlinkCounter) lookUp(fd int, c inUse) (now received, known bool) {
-	r := &n.rest
-	r.request = appendLookup(r.request[:0], c.family, c.id)
-	if err := unix.Sendto(fd, r.request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return received{}, false
-	}
+func (n *netlinkCounter) lookUp(conn *sockdiag.Conn, c inUse) (now received, known bool) {
 	n.look.at = time.Now()
-	size, _, err := unix.Recvfrom(fd, n.buf, unix.MSG_DONTWAIT) // the answer is made while it is asked for
-	if err != nil {
-		return received{}, false
-	}
-	_, err = parseDump(n.buf[:size], &n.msg, func(m *message) {
-		if m.cookie == c.cookie && m.HasSegments {
-			n.look.add(m.connection, &m.Sample, m.cookie)
-			now, known = received{m.segments, m.SegmentsReceived}, true
+	d, err := n.dumper.Lookup(conn, c.family, c.id)
+	if err == nil {
+		m := &n.msg
+		if m.from(d); !m.HasSegments {
+			return received{}, false
 		}
-	})
-	if known || err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESTALE) {
-		return now, known && err == nil
+		n.look.add(m.connection, &m.Sample, m.cookie)
+		return received{m.segments, m.SegmentsReceived}, true
+	}
+	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESTALE) {
+		return received{}, false
 	}
 	n.look.heard.join(n.hear()) // the word of its end may have come only now
 	now = n.ear.kept[c.cookie]
@@ -180,5 +174,5 @@ func parseReceivedSegments(b []byte) (uint64, error) {
 		}
 		return strconv.ParseUint(string(fields[i]), 10, 64)
 	}
-	return 0, fmt.Errorf("%w: no InSegs of Tcp in snmp", errMalformed)
+	return 0, fmt.Errorf("%w: no InSegs of Tcp in snmp", sockdiag.ErrMalformed)
 }

@@ -19,6 +19,7 @@ import (
 	"prestop/drain"
 	"prestop/drain/conns"
 	"prestop/internal/config"
+	"prestop/internal/httpapi"
 	"prestop/registry"
 )
 
@@ -58,7 +59,7 @@ type daemon struct {
 	registries []registry.Registry
 	counter    conns.Counter // nil where the kernel cannot be asked
 	drain      *drain.Drain
-	server     *drain.Server
+	server     *httpapi.Server
 	failed     chan error // gets why the server has ended
 	log        *slog.Logger
 	// ctx ends with the process, and now ends it at once.
@@ -76,14 +77,14 @@ func newDaemon(c config.Config, build Build, listener net.Listener, log *slog.Lo
 	d.drain = drain.New(drain.Options{
 		Registries: all, Counter: d.counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c),
 		Budget: c.GracePeriod - c.Reserve, Linger: c.Linger, QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout,
-		MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Calls: c.DrainCalls,
-		Traffic: traffic, Elsewhere: elsewhere(c, build.agent()), Log: log,
+		MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Calls: drainCalls(c),
+		Elsewhere: elsewhere(c, build.agent()), Log: log,
 	})
 	tokens := config.NewTokens(c.Token)
 	go tokens.Follow(d.ctx, config.TokenEvery)
-	d.server = drain.NewServer(d.drain, drain.HandlerOptions{
+	d.server = httpapi.NewServer(d.drain, httpapi.Options{
 		Tokens: tokens.All, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining,
-		Version: build.Version, Settings: c.InForce, Log: log,
+		Version: build.Version, Traffic: traffic, Settings: c.InForce, Log: log,
 	})
 	return d
 }
@@ -199,6 +200,15 @@ func within(most time.Duration, f func()) {
 
 func pod(c config.Config) registry.Pod {
 	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+}
+
+// drainCalls are what is called when a drain begins.
+func drainCalls(c config.Config) []drain.Call {
+	var all []drain.Call
+	for _, to := range c.DrainCalls {
+		all = append(all, drain.Call{Name: to.String(), Make: to.Do})
+	}
+	return all
 }
 
 // callersHere reports whether callers are on this machine: somebody tries it out, or the app's address is

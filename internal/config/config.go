@@ -17,8 +17,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"prestop/drain"
 	"prestop/drain/conns"
+	"prestop/drain/endpoint"
 )
 
 // Config is the settings, validated: whatever is in it can be used.
@@ -53,7 +53,7 @@ type Config struct {
 	RequestTimeout  time.Duration
 	Count           string
 	Metrics         conns.Metrics // for --count prometheus
-	DrainCalls      []drain.Call
+	DrainCalls      []endpoint.Call
 	ReadyRegistered bool
 	UnreadyDraining bool
 	ReadyFile       string

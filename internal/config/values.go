@@ -16,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"prestop/drain"
 	"prestop/drain/conns"
 	"prestop/drain/endpoint"
 	"prestop/registry"
@@ -156,8 +155,8 @@ func (r *reader) metrics() conns.Metrics {
 }
 
 // calls are what is called when a drain begins.
-func (r *reader) calls() []drain.Call {
-	var all []drain.Call
+func (r *reader) calls() []endpoint.Call {
+	var all []endpoint.Call
 	const remedy = "give e.g. 'POST http://127.0.0.1:9001/healthcheck/fail' or 'POST unix:///admin/admin.sock:/healthcheck/fail'"
 	for i, s := range r.lines("drain-call", methodThen) {
 		method, url, _ := strings.Cut(strings.ReplaceAll(s, "\t", " "), " ")
@@ -169,7 +168,7 @@ func (r *reader) calls() []drain.Call {
 		case err != nil:
 			r.problem("drain-call", ordinal(i, "has a URL that "+err.Error()), remedy)
 		}
-		all = append(all, drain.Call{Method: method, Endpoint: e})
+		all = append(all, endpoint.Call{Method: method, Endpoint: e})
 	}
 	return all
 }

@@ -8,17 +8,19 @@ import (
 )
 
 const (
-	// valueLimit bounds how much of an answer may be read without a value in it ending: some hundred times a real instance.
+	// valueLimit bounds how much of an answer may be read without a value in it ending: some
+	// hundred times a real instance.
 	valueLimit = 1 << 20
 	// depthLimit bounds how deep a value that is skipped may nest.
 	depthLimit = 64
 )
 
-// ErrShape is the cause when an answer is not JSON, ends too early, or has a value in it that is larger than any real one.
+// ErrShape is the cause when an answer is not JSON, ends too early, or has a value in it that is
+// larger than any real one.
 var ErrShape = errors.New("the answer is not the JSON of this registry")
 
-// Values reads the JSON of a large answer value by value, and holds no more than one. Its errors are ErrShape, wrapped, or
-// the reader's own.
+// Values reads the JSON of a large answer value by value, and holds no more than one. Its errors
+// are ErrShape, wrapped, or the reader's own.
 type Values struct {
 	dec  *json.Decoder
 	from *metered
@@ -54,8 +56,8 @@ func (v *Values) Begin() (json.Delim, error) {
 	return d, err
 }
 
-// Enter takes the beginning of the next value, which is there unless the value is null. A value that
-// begins otherwise is ErrShape.
+// Enter takes the beginning of the next value, which is there unless the value is null. A value
+// that begins otherwise is ErrShape.
 func (v *Values) Enter(begin json.Delim) (there bool, err error) {
 	d, err := v.Begin()
 	if err == nil && d != 0 && d != begin {
@@ -117,7 +119,8 @@ func (v *Values) cause(err error) error {
 	return fmt.Errorf("%w: %w", ErrShape, err)
 }
 
-// metered fails once left bytes have been read without left being set again: else one endless string would be held whole.
+// metered fails once left bytes have been read without left being set again: else one endless
+// string would be held whole.
 type metered struct {
 	r    io.Reader
 	left int

@@ -13,13 +13,16 @@ import (
 // lookupTimeout bounds one look-up of a name; an older answer, or the name itself, does without it.
 const lookupTimeout = time.Second
 
-// Servers returns the servers behind addrs as they are now: an http address whose name leads to several addresses, as
-// that of a headless Service does, stands for a server at each of them, since a change has to be read back from every
-// server. Each is still called by that name (the header Host), which a proxy before it may go by. Where such a name has addresses of both families the IPv4 ones are taken, or each server would be two. Any other
-// address stays what it is: also one of https, whose certificate is for the name.
+// Servers returns the servers behind addrs as they are now: an http address whose name leads to
+// several addresses, as that of a headless Service does, stands for a server at each of them, since
+// a change has to be read back from every server. Each is still called by that name (the header
+// Host), which a proxy before it may go by. Where such a name has addresses of both families the
+// IPv4 ones are taken, or each server would be two. Any other address stays what it is: also one of
+// https, whose certificate is for the name.
 //
-// A name that once had several keeps being a server at each address while it has one alone: so nothing that is known of
-// that server is lost with the others. A name that cannot be resolved keeps the servers that it had. Returns soon after ctx ends, in a second at the latest.
+// A name that once had several keeps being a server at each address while it has one alone: so
+// nothing that is known of that server is lost with the others. A name that cannot be resolved
+// keeps the servers that it had. Returns soon after ctx ends, in a second at the latest.
 func (h *Client) Servers(ctx context.Context, addrs []*url.URL) []*url.URL {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
@@ -66,8 +69,9 @@ func (h *Client) behind(ctx context.Context, a *url.URL) []*url.URL {
 	return servers
 }
 
-// oneFamily are the IPv4 addresses, or the others where there are none, each once and in the order in which they came:
-// resolvers change it from answer to answer, which spreads a fleet over the servers.
+// oneFamily are the IPv4 addresses, or the others where there are none, each once and in the order
+// in which they came: resolvers change it from answer to answer, which spreads a fleet over the
+// servers.
 func oneFamily(ips []netip.Addr) []netip.Addr {
 	var four, six []netip.Addr
 	for _, ip := range ips {
@@ -110,8 +114,8 @@ func (n *names) as(address string) string {
 	return n.hosts[address]
 }
 
-// remember keeps the addresses of host, and returns them; the former ones where err is not nil. several says that there
-// were more than one at some time.
+// remember keeps the addresses of host, and returns them; the former ones where err is not nil.
+// several says that there were more than one at some time.
 func (n *names) remember(host string, ips []netip.Addr, err error) (now []netip.Addr, several bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

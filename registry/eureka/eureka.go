@@ -1,9 +1,10 @@
 // Package eureka takes a Pod's instances out of Eureka and puts them back.
 //
-// Out is the status override OUT_OF_SERVICE: an instance that is deleted while its app lives is registered again, UP, by
-// the app's next heartbeat (Netflix/eureka#1110). The override lives in each server's memory under the instance's ID
-// alone, outlives the app's process as long as something heartbeats with that ID, and is lost when a server restarts; so
-// each service URL is treated as a server of its own: told itself, and read back itself, past its caches.
+// Out is the status override OUT_OF_SERVICE: an instance that is deleted while its app lives is
+// registered again, UP, by the app's next heartbeat (Netflix/eureka#1110). The override lives in
+// each server's memory under the instance's ID alone, outlives the app's process as long as
+// something heartbeats with that ID, and is lost when a server restarts; so each service URL is
+// treated as a server of its own: told itself, and read back itself, past its caches.
 package eureka
 
 import (
@@ -18,9 +19,9 @@ import (
 	"prestop/registry/client"
 )
 
-// What callers with default settings add to what a server's read cache shows: the client's fetch (30 s) and Spring Cloud
-// LoadBalancer's cache (35 s); Ribbon's is 30 s. Callers were seen to go on for 64 s, so 2 s are spare. Before that comes
-// the server's read-only cache (30 s).
+// What callers with default settings add to what a server's read cache shows: the client's fetch
+// (30 s) and Spring Cloud LoadBalancer's cache (35 s); Ribbon's is 30 s. Callers were seen to go on
+// for 64 s, so 2 s are spare. Before that comes the server's read-only cache (30 s).
 const (
 	lingerAfterPublished = 67 * time.Second
 	lingerAfterLeave     = 97 * time.Second
@@ -34,8 +35,8 @@ const fresh = time.Second
 
 // Options configure a Registry.
 type Options struct {
-	// URLs are the service URLs as the app's own client has them; at least one. Userinfo is basic auth. A name of several
-	// addresses is a server at each, see [client.Client.Servers].
+	// URLs are the service URLs as the app's own client has them; at least one. Userinfo is basic
+	// auth. A name of several addresses is a server at each, see [client.Client.Servers].
 	URLs []*url.URL
 	// InstanceID, if not "", is the one instance that is ours, whatever its address and port.
 	InstanceID string
@@ -47,9 +48,10 @@ type Options struct {
 	HTTP *client.Client
 }
 
-// Registry is one Eureka, a [registry.Registry]. A server that cannot be reached holds nothing up for more than two
-// seconds once another one has answered: nobody reads from it either. Leave, Rejoin and Forget then succeed without it,
-// and the caller's next look tells when it is back with something else.
+// Registry is one Eureka, a [registry.Registry]. A server that cannot be reached holds nothing up
+// for more than two seconds once another one has answered: nobody reads from it either. Leave,
+// Rejoin and Forget then succeed without it, and the caller's next look tells when it is back with
+// something else.
 type Registry struct {
 	id         string
 	heldBack   bool
@@ -119,7 +121,8 @@ func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) {
 	return lingerAfterPublished, lingerAfterLeave
 }
 
-// Find looks by what is known, the cheapest way: the configured ID, the names of services, or else the whole list.
+// Find looks by what is known, the cheapest way: the configured ID, the names of services, or else
+// the whole list.
 func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
 	r.resolve(ctx)
 	found, err := r.discover(ctx, pod)
@@ -162,16 +165,19 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 // Only implements registry.Registry.
 func (r *Registry) Only(ports []uint16) { r.only = ports }
 
-// Leave puts OUT_OF_SERVICE over every instance that is In, or Out by an override: the same status once more stores nothing
-// but is replicated, and so heals a peer that missed it. One that is Out without an override was not put so by us. One that is Down is left alone: the override would hide what the
-// app said last, and the app is not called; should it come up during the drain, the caller's next look says In.
+// Leave puts OUT_OF_SERVICE over every instance that is In, or Out by an override: the same status
+// once more stores nothing but is replicated, and so heals a peer that missed it. One that is Out
+// without an override was not put so by us. One that is Down is left alone: the override would hide
+// what the app said last, and the app is not called; should it come up during the drain, the
+// caller's next look says In.
 func (r *Registry) Leave(ctx context.Context) error {
 	r.left = true
 	return r.change(ctx, (*server).leave)
 }
 
-// Rejoin removes what keeps an instance out, by the softest means that helps; see remedy. It looks at every server before:
-// what the app has just told one of them, the others may not have heard yet.
+// Rejoin removes what keeps an instance out, by the softest means that helps; see remedy. It looks
+// at every server before: what the app has just told one of them, the others may not have heard
+// yet.
 func (r *Registry) Rejoin(ctx context.Context) error {
 	r.left = false
 	if len(r.held) == 0 {
@@ -185,8 +191,9 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	return r.tell(ctx, r.each(func(s *server, ctx context.Context, h held) error { return s.rejoin(ctx, h, seen.of[h.key()]) }))
 }
 
-// Forget deletes the instances where they are held and are still this Pod's. It never sends a DELETE on a guess: even
-// where Eureka answers it with 404 it drops the override that another instance with that ID may live under.
+// Forget deletes the instances where they are held and are still this Pod's. It never sends a
+// DELETE on a guess: even where Eureka answers it with 404 it drops the override that another
+// instance with that ID may live under.
 func (r *Registry) Forget(ctx context.Context) error {
 	return r.change(ctx, (*server).forget)
 }
@@ -200,10 +207,10 @@ func (r *Registry) change(ctx context.Context, f func(*server, context.Context, 
 	return r.tell(ctx, r.each(f))
 }
 
-// Published looks at the list of recent changes that every Java client polls, and reports whether it shows no instance
-// as UP any more: then this server's read cache has been turned over. Where the list is switched off it looks at the
-// cached list of the application, if Find could read that before; a list that nobody has read before is made on the spot
-// and so would show it too early.
+// Published looks at the list of recent changes that every Java client polls, and reports whether
+// it shows no instance as UP any more: then this server's read cache has been turned over. Where
+// the list is switched off it looks at the cached list of the application, if Find could read that
+// before; a list that nobody has read before is made on the spot and so would show it too early.
 func (r *Registry) Published(ctx context.Context) (bool, error) {
 	if len(r.held) == 0 {
 		return true, nil
@@ -250,7 +257,8 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 		})
 		return found.list, err
 	}
-	// One list is enough in nearly every case, and it is megabytes: the next server's only if this one knows us not.
+	// One list is enough in nearly every case, and it is megabytes: the next server's only if this
+	// one knows us not.
 	answered, err := r.servers[0].all(ctx, r.urls(), false, take)
 	if err != nil && !registry.IsFinal(err) {
 		return nil, err
@@ -262,7 +270,8 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 		if registry.Redact(s.url) == answered {
 			continue
 		}
-		// The first answer stands, whatever the others say; unless it was a refusal, which is about one server.
+		// The first answer stands, whatever the others say; unless it was a refusal, which is about
+		// one server.
 		if _, other := s.all(ctx, []*url.URL{s.url}, true, take); other == nil {
 			err = nil
 		}
@@ -372,8 +381,8 @@ func stateOf(rec record) registry.State {
 	return registry.Down // DOWN, STARTING, UNKNOWN: clients drop all but UP
 }
 
-// merge sums up what servers say of one instance. Where they disagree it is what was not asked for last: In after a
-// Leave, Out otherwise; so that the caller repeats what it asked for.
+// merge sums up what servers say of one instance. Where they disagree it is what was not asked for
+// last: In after a Leave, Out otherwise; so that the caller repeats what it asked for.
 func merge(states []registry.State, left bool) registry.State {
 	order := []registry.State{registry.Out, registry.In, registry.Down}
 	if left {
@@ -391,30 +400,32 @@ func merge(states []registry.State, left bool) registry.State {
 type step struct {
 	// override, if not "", is the status to leave when the override is removed.
 	override string
-	// deregister: delete the instance; the app's next heartbeat registers it again with its true status.
+	// deregister: delete the instance; the app's next heartbeat registers it again with its true
+	// status.
 	deregister bool
 }
 
 // softly is how often an override is removed before that is believed not to help.
 const softly = 3
 
-// remedy decides how to put an instance back in that a server holds as rec, and the servers together
-// as all. tried is how often an override was removed before, m what is known of our PUT, and stores
-// says that this server has shown an override of ours. The zero step means that there is nothing to do.
+// remedy decides how to put an instance back in that a server holds as rec, and the servers
+// together as all. tried is how often an override was removed before, m what is known of our PUT,
+// and stores says that this server has shown an override of ours. The zero step means that there is
+// nothing to do.
 //
 // An override is removed by DELETE …/status with the status to show instead. That is UP if the last
 // word of the app left it UP before our PUT, and no server has heard another word since. In every
-// other case it is UNKNOWN, which makes the app say it again at its next heartbeat: it may have said
-// DOWN just before the PUT, which covers that, or another server may have heard it; a new process
-// may have registered itself as OUT_OF_SERVICE; and an override that we have not put may be a dead
-// Pod's, which had our address.
+// other case it is UNKNOWN, which makes the app say it again at its next heartbeat: it may have
+// said DOWN just before the PUT, which covers that, or another server may have heard it; a new
+// process may have registered itself as OUT_OF_SERVICE; and an override that we have not put may be
+// a dead Pod's, which had our address.
 //
-// Where no override is stored any more, after an hour without a heartbeat, the status sticks all the
-// same and that DELETE does nothing (200 nevertheless); then only deleting the instance helps. A
-// server that never shows an override (Polaris) may need its time to show the removal; there nothing
-// is deleted. UP by an override is what peers make of a Leave and a Rejoin within half a second
-// (replication carries the status of the time at which it is sent); it would hide what the app says
-// of itself later. Never PUT UP: it would leave just that.
+// Where no override is stored any more, after an hour without a heartbeat, the status sticks all
+// the same and that DELETE does nothing (200 nevertheless); then only deleting the instance helps.
+// A server that never shows an override (Polaris) may need its time to show the removal; there
+// nothing is deleted. UP by an override is what peers make of a Leave and a Rejoin within half a
+// second (replication carries the status of the time at which it is sent); it would hide what the
+// app says of itself later. Never PUT UP: it would leave just that.
 func remedy(rec record, all []record, tried int, m mark, stores bool) step {
 	state := stateOf(rec)
 	switch {

@@ -20,7 +20,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The contract's cases wait, they do not work. Before the command line is read, so that it can say otherwise.
+	// The contract's cases wait, they do not work. Before the command line is read, so that it can
+	// say otherwise.
 	if err := flag.Set("test.parallel", "16"); err != nil {
 		panic(err)
 	}

@@ -22,7 +22,8 @@ const relook = 200 * time.Millisecond
 // again is when what a server has accepted and does not show is put once more.
 const again = 3 * time.Second
 
-// replicated is when a peer that is well has told the others of a PUT; half of it is eureka's own delay.
+// replicated is when a peer that is well has told the others of a PUT; half of it is eureka's own
+// delay.
 const replicated = time.Second
 
 // kept is how long a server lists a change (eureka.server.retention-time-in-m-s-in-delta-queue).
@@ -83,7 +84,7 @@ func (s *server) leave(ctx context.Context, h held) error {
 			return nil // nothing of ours keeps it out, and there is nothing to repeat
 		}
 		if tries > 1 {
-			if err := wait(ctx, pace(tries)); err != nil {
+			if err := client.Wait(ctx, pace(tries)); err != nil {
 				return s.unshown(describe("set OUT_OF_SERVICE on", h), rec, err)
 			}
 		}
@@ -132,7 +133,8 @@ func (s *server) mark(h held, rec record) {
 	s.marks[h.key()] = m
 }
 
-// rejoin removes on this server what keeps the instance out; all is how the servers held it just now.
+// rejoin removes on this server what keeps the instance out; all is how the servers held it just
+// now.
 func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 	removed := 0
 	var last time.Time
@@ -148,7 +150,7 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 		m, stores := s.marks[h.key()], s.stores
 		s.mu.Unlock()
 		todo := remedy(rec, all, removed, m, stores)
-		if early := time.Until(m.put.Add(replicated)); todo == (step{}) && early > 0 && wait(ctx, early) == nil {
+		if early := time.Until(m.put.Add(replicated)); todo == (step{}) && early > 0 && client.Wait(ctx, early) == nil {
 			continue // a peer may still bring back what was removed here
 		}
 		if todo == (step{}) {
@@ -160,7 +162,7 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 			return nil
 		}
 		if tries > 1 {
-			if err := wait(ctx, pace(tries)); err != nil {
+			if err := client.Wait(ctx, pace(tries)); err != nil {
 				return s.unshown(describe("put back", h), rec, err)
 			}
 		}
@@ -189,7 +191,8 @@ func (s *server) forget(ctx context.Context, h held) error {
 	return s.write(ctx, describe("delete", h), http.MethodDelete, instancePath(h), "")
 }
 
-// lately is the instance as this server holds it now or held it within fresh; one that was not up is looked at again.
+// lately is the instance as this server holds it now or held it within fresh; one that was not up
+// is looked at again.
 func (s *server) lately(ctx context.Context, h held) (record, error) {
 	s.mu.Lock()
 	last, ok := s.seen[h.key()]
@@ -200,7 +203,8 @@ func (s *server) lately(ctx context.Context, h held) (record, error) {
 	return s.current(ctx, h, false)
 }
 
-// current is the instance as this server holds it now, the zero record when it does not or it is another Pod's.
+// current is the instance as this server holds it now, the zero record when it does not or it is
+// another Pod's.
 func (s *server) current(ctx context.Context, h held, once bool) (record, error) {
 	rec, err := s.instance(ctx, instancePath(h), describe("read", h), once)
 	if err != nil {
@@ -258,8 +262,8 @@ func (s *server) instance(ctx context.Context, path, op string, once bool) (*rec
 	return &rec, nil
 }
 
-// write makes a call that changes something, with the status as value. A 404 is no error: what is not there needs no
-// change.
+// write makes a call that changes something, with the status as value. A 404 is no error: what is
+// not there needs no change.
 func (s *server) write(ctx context.Context, op, method, path, value string) error {
 	c := client.Call{Op: op, Method: method, Path: path}
 	if value != "" {
@@ -294,8 +298,9 @@ func notHere(op string, a client.Answer) error {
 	return &registry.Error{Op: op, URL: a.URL, Code: a.Code, Final: true, Remedy: "set the service URL that the app uses, usually http://…:8761/eureka/"}
 }
 
-// prime prepares what Published will look at: it asks once per server whether the list of changes is there, and where it
-// is not reads the cached lists of the applications, since only a list that was read before tells when it turns over.
+// prime prepares what Published will look at: it asks once per server whether the list of changes
+// is there, and where it is not reads the cached lists of the applications, since only a list that
+// was read before tells when it turns over.
 func (s *server) prime(ctx context.Context, held []held) error {
 	s.mu.Lock()
 	probed, noDelta := s.probed, s.noDelta
@@ -357,7 +362,8 @@ func (s *server) published(ctx context.Context, all []held) (bool, error) {
 		if ok {
 			continue
 		}
-		// Not among the changes: the cache is from before, or the change is older than the three minutes that they are kept.
+		// Not among the changes: the cache is from before, or the change is older than the three
+		// minutes that they are kept.
 		s.mu.Lock()
 		last, looked := s.seen[h.key()]
 		primed, old := s.primed[h.app], s.old[h.key()]
@@ -405,8 +411,8 @@ func (s *server) do(ctx context.Context, c client.Call) (client.Answer, error) {
 	return s.call(ctx, []*url.URL{s.url}, c)
 }
 
-// call makes a call and turns every answer but 200 and 404 into an error. Eureka answers XML unless it is asked for JSON,
-// and in XML an OUT_OF_SERVICE instance is DOWN.
+// call makes a call and turns every answer but 200 and 404 into an error. Eureka answers XML unless
+// it is asked for JSON, and in XML an OUT_OF_SERVICE instance is DOWN.
 func (s *server) call(ctx context.Context, urls []*url.URL, c client.Call) (client.Answer, error) {
 	c.Header = http.Header{"Accept": {"application/json"}}
 	reads := c.Method == http.MethodGet && c.Read == nil
@@ -429,8 +435,9 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c client.Call) (clie
 	return a, e
 }
 
-// proxys reports whether an answer is one that a proxy gave in Eureka's place, having no server behind it for now. Eureka's
-// own 404 and 403 are empty or JSON, as is what it answers to a write; what is read is JSON.
+// proxys reports whether an answer is one that a proxy gave in Eureka's place, having no server
+// behind it for now. Eureka's own 404 and 403 are empty or JSON, as is what it answers to a write;
+// what is read is JSON.
 func proxys(a client.Answer, reads bool) bool {
 	body := bytes.TrimSpace(a.Body)
 	json := bytes.HasPrefix(body, []byte("{"))
@@ -443,8 +450,8 @@ func proxys(a client.Answer, reads bool) bool {
 	return false
 }
 
-// confirm returns nil if a 404 that op got is Eureka's word: a server that does not have its list of changes either, or
-// refuse it, is none, but a proxy whose 404 has no body.
+// confirm returns nil if a 404 that op got is Eureka's word: a server that does not have its list
+// of changes either, or refuse it, is none, but a proxy whose 404 has no body.
 func (s *server) confirm(ctx context.Context, op string) error {
 	if _, err := s.delta(ctx, func(record) {}); err != nil {
 		return &registry.Error{Op: op, URL: registry.Redact(s.url), Code: http.StatusNotFound, Err: err,
@@ -468,16 +475,4 @@ func advice(method string, code int) (remedy string, final bool) {
 		return "the user may read the registry but not write to it: give it a role that may, or exempt /eureka/** from CSRF protection on the server", true
 	}
 	return "", code >= 300 && code < 500
-}
-
-// wait waits for d or until ctx ends.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

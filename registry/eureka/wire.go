@@ -13,9 +13,10 @@ import (
 	"prestop/registry/client"
 )
 
-// record is one instance as a server sends it. Servers of different age send different shapes: numbers as strings, one
-// object where there should be a list, overriddenstatus for overriddenStatus (Netflix/eureka#1051; encoding/json compares
-// keys without case), no instanceId (then it is the host name). Nothing that is merely odd fails the whole list.
+// record is one instance as a server sends it. Servers of different age send different shapes:
+// numbers as strings, one object where there should be a list, overriddenstatus for
+// overriddenStatus (Netflix/eureka#1051; encoding/json compares keys without case), no instanceId
+// (then it is the host name). Nothing that is merely odd fails the whole list.
 type record struct {
 	ID         text `json:"instanceId"`
 	App        text `json:"app"`
@@ -35,7 +36,8 @@ type record struct {
 // overridden reports whether the server tells that an override is stored.
 func (r record) overridden() bool { return r.Override != "" && r.Override != "UNKNOWN" }
 
-// registered is when the app said something of itself last, by its own clock; zero when it is not told.
+// registered is when the app said something of itself last, by its own clock; zero when it is not
+// told.
 func (r record) registered() time.Time {
 	ms, err := strconv.ParseInt(string(r.Dirty), 10, 64)
 	if err != nil {
@@ -107,8 +109,8 @@ func readInstance(body []byte) (record, error) {
 	return *v.Instance, nil
 }
 
-// readList reads the answer of GET apps, apps/delta and apps/{APP} as a stream and calls each with every instance in it.
-// It holds one instance at a time, whatever the length of the list.
+// readList reads the answer of GET apps, apps/delta and apps/{APP} as a stream and calls each with
+// every instance in it. It holds one instance at a time, whatever the length of the list.
 func readList(r io.Reader, each func(record)) error {
 	return list{client.ReadValues(r), each}.document()
 }
@@ -177,7 +179,8 @@ func (l list) applications() error {
 	return l.End()
 }
 
-// only takes the next field of an object: the application or the instances that it names, or else it is skipped.
+// only takes the next field of an object: the application or the instances that it names, or else
+// it is skipped.
 func (l list) only(wanted string) error {
 	name, err := l.Name()
 	switch {
@@ -244,8 +247,8 @@ func (l list) instances() error {
 	return l.End()
 }
 
-// single is what follows the brace of an instance that is no element of a list. It is taken field by field, which is
-// slower.
+// single is what follows the brace of an instance that is no element of a list. It is taken field
+// by field, which is slower.
 func (l list) single() error {
 	raw := map[string]json.RawMessage{}
 	for l.More() {

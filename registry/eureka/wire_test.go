@@ -243,7 +243,8 @@ func seeds(f *testing.F) {
 	f.Add([]byte(`{"applications":{"application":{"instance":{"port":{"$":"80"}}}}}`))
 }
 
-// FuzzList: whatever comes, what is read of it has a name, and a list that is read twice says the same.
+// FuzzList: whatever comes, what is read of it has a name, and a list that is read twice says the
+// same.
 func FuzzList(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -11,8 +11,9 @@ import (
 	"prestop/registry/client"
 )
 
-// verdict is what an answer means. The code alone does not tell: Nacos 2.x answers 500 for an instance that is absent, 3.x
-// can answer 200 with nothing in it when a filter has failed, and 400 is what a node says for a moment when its peer died.
+// verdict is what an answer means. The code alone does not tell: Nacos 2.x answers 500 for an
+// instance that is absent, 3.x can answer 200 with nothing in it when a filter has failed, and 400
+// is what a node says for a moment when its peer died.
 type verdict int
 
 const (
@@ -30,8 +31,9 @@ const (
 	sick
 )
 
-// absences are in the message of every generation's "not found". 1.4 says "instance not found" and "service not found"
-// with 400, 2.x the others with 500 or 404 (it depends on how the server was packaged), 3.x with 404.
+// absences are in the message of every generation's "not found". 1.4 says "instance not found" and
+// "service not found" with 400, 2.x the others with 500 or 404 (it depends on how the server was
+// packaged), 3.x with 404.
 var absences = []string{
 	"no matched ip found",
 	"no ips found for cluster",
@@ -43,14 +45,15 @@ var absences = []string{
 // absenceCodes are those of 2.x and 3.x: resource, instance, service not found.
 var absenceCodes = []int{20004, 21003, 21008}
 
-// noSuchPath is in a 3.x's answer where it does not have the path: 404, or 500 where another handler of errors comes first
-// (nacos#13269, nacos#13898).
+// noSuchPath is in a 3.x's answer where it does not have the path: 404, or 500 where another
+// handler of errors comes first (nacos#13269, nacos#13898).
 const noSuchPath = "No static resource"
 
 // transient400 is in a node's 400 that passes: another node has just died.
 const transient400 = "receive invalid redirect request from peer"
 
-// judge says what an answer means; wholeBody is false when a 200's body was read as a stream, and judged there.
+// judge says what an answer means; wholeBody is false when a 200's body was read as a stream, and
+// judged there.
 func judge(a client.Answer, wholeBody bool) verdict {
 	body := a.Body
 	switch {
@@ -84,8 +87,8 @@ func judge(a client.Answer, wholeBody bool) verdict {
 	return rejected
 }
 
-// proxys reports whether a page is one that a proxy answered in the server's place: Nacos' own pages are Spring's and
-// Tomcat's.
+// proxys reports whether a page is one that a proxy answered in the server's place: Nacos' own
+// pages are Spring's and Tomcat's.
 func proxys(body []byte) bool {
 	body = bytes.TrimSpace(body)
 	return bytes.HasPrefix(body, []byte("<")) && !bytes.Contains(body, []byte("Whitelabel Error Page")) &&

@@ -75,8 +75,8 @@ func FuzzJudge(f *testing.F) {
 // ok is an answer with that body.
 func ok(body []byte) client.Answer { return client.Answer{Code: 200, Body: body} }
 
-// Some answers were published by the users of those servers, word for word; the others are made up after what their source does,
-// and are no recordings. The origin of each says which.
+// Some answers were published by the users of those servers, word for word; the others are made up
+// after what their source does, and are no recordings. The origin of each says which.
 func TestAnswersOfVersionsThatDoNotRunHereAreJudged(t *testing.T) {
 	var answers []struct {
 		Version, Origin, Request, Body, Means string

@@ -15,11 +15,13 @@ import (
 	"prestop/registry/client"
 )
 
-// fresh is how long servers are believed to be of the generation that they told: a Pod outlives their upgrades.
+// fresh is how long servers are believed to be of the generation that they told: a Pod outlives
+// their upgrades.
 const fresh = 5 * time.Minute
 
-// ask makes a call in the dialect of the servers, logs in when one asks for it, and changes to the other dialect when the
-// servers have been upgraded. The answer it returns is one that is done or absent.
+// ask makes a call in the dialect of the servers, logs in when one asks for it, and changes to the
+// other dialect when the servers have been upgraded. The answer it returns is one that is done or
+// absent.
 func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build func(dialect) client.Call) (bool, error) {
 	d, err := r.speak(ctx)
 	if err != nil {
@@ -84,8 +86,8 @@ func says(body []byte) string {
 	return strings.TrimPrefix(client.Excerpt(body), ": ")
 }
 
-// speak returns the servers' dialect and asks for their version if it is not known. Servers that do not tell are taken for
-// 2.x, for this call: ask changes the dialect where that is wrong.
+// speak returns the servers' dialect and asks for their version if it is not known. Servers that do
+// not tell are taken for 2.x, for this call: ask changes the dialect where that is wrong.
 func (r *Registry) speak(ctx context.Context) (dialect, error) {
 	if d := r.spoken(); d != nil {
 		return d, nil
@@ -165,7 +167,8 @@ func (r *Registry) grown() {
 	}
 }
 
-// lastFirst is addrs, where those are all servers, beginning with the one that answered last: a dead one costs time once.
+// lastFirst is addrs, where those are all servers, beginning with the one that answered last: a
+// dead one costs time once.
 func (r *Registry) lastFirst(addrs []*url.URL) []*url.URL {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -182,8 +185,8 @@ func (r *Registry) answered(by string) {
 	r.last = by
 }
 
-// skip has the next call begin with the server after the one that err is of: what is no Nacos at all
-// may stand among them.
+// skip has the next call begin with the server after the one that err is of: what is no Nacos at
+// all may stand among them.
 func (r *Registry) skip(err error) {
 	if e := (*registry.Error)(nil); errors.As(err, &e) {
 		k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == e.URL })

@@ -14,8 +14,9 @@ import (
 	"prestop/registry/client"
 )
 
-// enable sets the flag of an instance at any server, which tells the others; held is false if there is no such instance.
-// For a second after the registration there is none for this call, so an absence is asked for again before until.
+// enable sets the flag of an instance at any server, which tells the others; held is false if there
+// is no such instance. For a second after the registration there is none for this call, so an
+// absence is asked for again before until.
 func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until time.Time) (held bool, err error) {
 	op := "disable "
 	if enabled {
@@ -28,7 +29,7 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 		if held || err != nil || time.Now().After(until) {
 			return held, err
 		}
-		if err := wait(ctx, poll); err != nil {
+		if err := client.Wait(ctx, poll); err != nil {
 			return false, &registry.Error{Op: op + r.id(rec.key), URL: r.url, Err: err}
 		}
 	}
@@ -51,7 +52,7 @@ func (r *Registry) write(ctx context.Context, op string, build func(dialect) cli
 			}
 			r.pass(server)
 		}
-		if wait(ctx, pause/2+rand.N(pause/2)) != nil {
+		if client.Wait(ctx, pause/2+rand.N(pause/2)) != nil {
 			return held, err
 		}
 		pause = min(2*pause, 10*poll)
@@ -83,9 +84,9 @@ func (r *Registry) pass(failed *url.URL) {
 	r.wrote = registry.Redact(r.servers[(k+1)%len(r.servers)])
 }
 
-// wipe enables what the servers remember of instances that are gone. Without it the next instance at their address would
-// come up disabled: within a minute after a disabled one, and for ever when the instance vanished in the moment in which
-// it was disabled, or was a persistent one on 2.x.
+// wipe enables what the servers remember of instances that are gone. Without it the next instance
+// at their address would come up disabled: within a minute after a disabled one, and for ever when
+// the instance vanished in the moment in which it was disabled, or was a persistent one on 2.x.
 func (r *Registry) wipe(ctx context.Context, gone []record) error {
 	if len(gone) == 0 {
 		return nil
@@ -104,9 +105,10 @@ func (r *Registry) wipe(ctx context.Context, gone []record) error {
 	})
 }
 
-// recorder is a server that keeps records beside its instances, nil if there is none: a 1.x keeps none, and would register
-// what is wiped. So does a 2.0 or 2.1 in a cluster that still has a 1.x in it, or behind an address that leads to either;
-// both say so, and it is asked for each time, since a cluster can be upgraded, or back, under a Pod.
+// recorder is a server that keeps records beside its instances, nil if there is none: a 1.x keeps
+// none, and would register what is wiped. So does a 2.0 or 2.1 in a cluster that still has a 1.x in
+// it, or behind an address that leads to either; both say so, and it is asked for each time, since
+// a cluster can be upgraded, or back, under a Pod.
 func (r *Registry) recorder(ctx context.Context) (*url.URL, error) {
 	version, server, err := r.version(ctx)
 	if err != nil || !recordsBeside(version) {
@@ -130,7 +132,8 @@ func upgraded(a client.Answer) bool {
 	return a.Code == http.StatusOK && json.Unmarshal(a.Body, &state) == nil && state.Upgraded
 }
 
-// remove deletes an instance of a dead app. Deleting it as what it is not does nothing, and is answered ok.
+// remove deletes an instance of a dead app. Deleting it as what it is not does nothing, and is
+// answered ok.
 func (r *Registry) remove(ctx context.Context, rec record) error {
 	kinds := []bool{rec.persistent}
 	if d := r.spoken(); d != nil && d.blurs() {

@@ -12,16 +12,19 @@ import (
 // pageSize is how many services one page of the catalog has.
 const pageSize = 500
 
-// dialect is the HTTP API of one generation of servers. Parameters always go in the query: some servers ignore bodies
-// of PUT and DELETE. No User-Agent may begin with Nacos-Server or Nacos-Java-Client: servers treat those as their own.
+// dialect is the HTTP API of one generation of servers. Parameters always go in the query: some
+// servers ignore bodies of PUT and DELETE. No User-Agent may begin with Nacos-Server or
+// Nacos-Java-Client: servers treat those as their own.
 type dialect interface {
 	// immediate: the lists change with the call, and an instance's flag dies with it (1.x).
 	immediate() bool
-	// blurs: a persistent instance can be shown as an ephemeral one (2.0 does, once it has been changed from outside).
+	// blurs: a persistent instance can be shown as an ephemeral one (2.0 does, once it has been
+	// changed from outside).
 	blurs() bool
 	// firstPage is the number of the catalog's first page.
 	firstPage() int
-	// catalog lists services whose name contains name and whose group contains group, with all their instances.
+	// catalog lists services whose name contains name and whose group contains group, with all
+	// their instances.
 	catalog(namespace, group, name string, page int) client.Call
 	// instances lists all instances of one cluster of a service, the disabled ones too, in field.
 	instances(namespace string, p place) (call client.Call, field string)
@@ -29,7 +32,8 @@ type dialect interface {
 	listed(namespace string, p place) (call client.Call, field string)
 	// enable sets the flag of a registered instance. It answers that it is absent otherwise.
 	enable(namespace string, rec record, enabled bool) client.Call
-	// wipe overwrites the record that a disabled instance has left by one that is enabled. Not to be used on 1.x.
+	// wipe overwrites the record that a disabled instance has left by one that is enabled. Not to
+	// be used on 1.x.
 	wipe(namespace string, rec record) client.Call
 	// remove deletes an instance that registered over HTTP.
 	remove(namespace string, rec record) client.Call
@@ -41,8 +45,9 @@ type dialect interface {
 type v1 struct {
 	// old: the server is a 1.x.
 	old bool
-	// direct: it has v2 as well, from 2.2 on. What asks v1 for a change is passed on to the one server that the instance's
-	// address falls to, and waits for it, dead or hanging; what asks v2 is not.
+	// direct: it has v2 as well, from 2.2 on. What asks v1 for a change is passed on to the one
+	// server that the instance's address falls to, and waits for it, dead or hanging; what asks v2
+	// is not.
 	direct bool
 }
 
@@ -82,9 +87,10 @@ func (v1) listed(namespace string, p place) (client.Call, string) {
 	}}, "hosts"
 }
 
-// enable is a PATCH. A PUT would register the instance on 1.4 where it is absent, and on 2.x leave a record that never
-// expires; it also drops what the console has set. The weight goes with it: the first PATCH of a 2.x sets 1.0 otherwise.
-// v2 wants metadata to be there, and changes none where it is empty.
+// enable is a PATCH. A PUT would register the instance on 1.4 where it is absent, and on 2.x leave
+// a record that never expires; it also drops what the console has set. The weight goes with it: the
+// first PATCH of a 2.x sets 1.0 otherwise. v2 wants metadata to be there, and changes none where it
+// is empty.
 func (v v1) enable(namespace string, rec record, enabled bool) client.Call {
 	q := v1Query(namespace, rec)
 	q.Set("enabled", strconv.FormatBool(enabled))
@@ -138,7 +144,8 @@ func (v3) listed(namespace string, p place) (client.Call, string) {
 	return client.Call{Method: http.MethodGet, Path: "v3/client/ns/instance/list", Query: v3Place(namespace, p)}, "data"
 }
 
-// enable has both the flag and the weight: what is not given is set to its default, for all that it is called partial.
+// enable has both the flag and the weight: what is not given is set to its default, for all that it
+// is called partial.
 func (v3) enable(namespace string, rec record, enabled bool) client.Call {
 	q := v3Query(namespace, rec)
 	q.Set("enabled", strconv.FormatBool(enabled))
@@ -205,10 +212,12 @@ func spokenBy(version string) dialect {
 	return nil
 }
 
-// recordsBeside reports whether a server of that version keeps what was changed from outside beside the instance.
+// recordsBeside reports whether a server of that version keeps what was changed from outside beside
+// the instance.
 func recordsBeside(version string) bool { major, _ := numbers(version); return major >= 2 }
 
-// mixesWith1x reports whether a server of that version can work in one cluster with a 1.x, and then as one.
+// mixesWith1x reports whether a server of that version can work in one cluster with a 1.x, and then
+// as one.
 func mixesWith1x(version string) bool {
 	major, minor := numbers(version)
 	return major == 2 && minor < 2

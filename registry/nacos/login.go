@@ -16,12 +16,13 @@ import (
 	"prestop/registry/client"
 )
 
-// loginPatience is how long a refused login is tried again: a server that has just started refuses right ones for seconds.
+// loginPatience is how long a refused login is tried again: a server that has just started refuses
+// right ones for seconds.
 const loginPatience = 6 * time.Second
 
-// login holds the token of the last login. A token is only asked for when a server has refused a call, and again when it
-// refuses the token: its lifetime as told can be a date instead of a duration, and it ends early when the server's key
-// changes. Safe for concurrent use.
+// login holds the token of the last login. A token is only asked for when a server has refused a
+// call, and again when it refuses the token: its lifetime as told can be a date instead of a
+// duration, and it ends early when the server's key changes. Safe for concurrent use.
 type login struct {
 	username string
 	password func() (string, error)
@@ -31,8 +32,8 @@ type login struct {
 	vain  bool // the last login was refused after loginPatience
 }
 
-// header returns the header that shows the token, and the token; both empty without one. The query would work too, but
-// servers write it to their access log.
+// header returns the header that shows the token, and the token; both empty without one. The query
+// would work too, but servers write it to their access log.
 func (l *login) header() (http.Header, string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,7 +91,8 @@ func (l *login) renew(ctx context.Context, h *client.Client, addrs []*url.URL, u
 	return l.failed(addrs[0], last.Code, errors.New("the login was refused"))
 }
 
-// failed is the error of a login that no retry helps. It never holds the answer: a server may send back what it was sent.
+// failed is the error of a login that no retry helps. It never holds the answer: a server may send
+// back what it was sent.
 func (l *login) failed(addr *url.URL, code int, cause error) error {
 	return &registry.Error{
 		Op: "log in", URL: registry.Redact(addr), Code: code, Final: true, Err: cause,
@@ -98,8 +100,8 @@ func (l *login) failed(addr *url.URL, code int, cause error) error {
 	}
 }
 
-// accessToken is the token in an answer to a login, "" if it failed: a wrong password is answered 403 by some servers and
-// 500 by others, and a page by a proxy 200.
+// accessToken is the token in an answer to a login, "" if it failed: a wrong password is answered
+// 403 by some servers and 500 by others, and a page by a proxy 200.
 func accessToken(a client.Answer) string {
 	var t struct {
 		AccessToken string `json:"accessToken"`

@@ -23,11 +23,13 @@ const (
 	patience = time.Second
 	// lookTimeout bounds a look at servers of which none answers.
 	lookTimeout = 3 * time.Second
-	// fewPlaces is up to how many clusters of services are looked at one by one; for more the whole catalog is cheaper.
+	// fewPlaces is up to how many clusters of services are looked at one by one; for more the whole
+	// catalog is cheaper.
 	fewPlaces = 8
 	// fewNames is the same for services that are looked for by name.
 	fewNames = 4
-	// sweepAgain is when the whole catalog is read again for a named service that was not found, while others were.
+	// sweepAgain is when the whole catalog is read again for a named service that was not found,
+	// while others were.
 	sweepAgain = 10 * time.Minute
 )
 
@@ -39,13 +41,14 @@ func (r *Registry) discover(ctx context.Context) (map[key]record, error) {
 			return found, err
 		}
 		r.skip(err)
-		if wait(ctx, pause) != nil {
+		if client.Wait(ctx, pause) != nil {
 			return nil, &registry.Error{Op: "find instances", URL: r.url, Err: fmt.Errorf("%w, last: %w", ctx.Err(), err)}
 		}
 	}
 }
 
-// sweep reads the catalog at the first of addrs that answers: the services that were named, or all of them.
+// sweep reads the catalog at the first of addrs that answers: the services that were named, or all
+// of them.
 func (r *Registry) sweep(ctx context.Context, addrs []*url.URL) (map[key]record, error) {
 	found := map[key]record{}
 	if n := len(r.pod.Services); n > 0 && n <= fewNames {
@@ -78,8 +81,9 @@ func (r *Registry) allNamed(found map[key]record) bool {
 	})
 }
 
-// byName looks into each service that was named by itself, where the user may read those and not the catalog, which was
-// refused with err. It sees the cluster DEFAULT alone, and without a group DEFAULT_GROUP alone.
+// byName looks into each service that was named by itself, where the user may read those and not
+// the catalog, which was refused with err. It sees the cluster DEFAULT alone, and without a group
+// DEFAULT_GROUP alone.
 func (r *Registry) byName(ctx context.Context, addrs []*url.URL, err error) (map[key]record, error) {
 	if !forbidden(err) || len(r.pod.Services) == 0 {
 		return nil, err
@@ -107,9 +111,9 @@ func forbidden(err error) bool {
 
 // catalog adds the Pod's instances in services whose name contains name to found.
 //
-// Pages overlap and go on without end on some versions: 2.x answers any page number with everything while there are fewer
-// services than a page has, 1.4 also when there are just as many, and 3.1 counts its pages wrongly. So it ends with a page
-// that is short or has nothing new.
+// Pages overlap and go on without end on some versions: 2.x answers any page number with everything
+// while there are fewer services than a page has, 1.4 also when there are just as many, and 3.1
+// counts its pages wrongly. So it ends with a page that is short or has nothing new.
 func (r *Registry) catalog(ctx context.Context, addrs []*url.URL, name string, found map[key]record) error {
 	seen := map[service]bool{}
 	for n := 0; ; n++ {
@@ -146,13 +150,15 @@ func (r *Registry) ours(h host) bool {
 	return h.Port > 0 && h.Port < 1<<16 && r.pod.Owns(h.IP, uint16(h.Port))
 }
 
-// wants is exact where the servers' filter is not: they look for names that contain what was asked for.
+// wants is exact where the servers' filter is not: they look for names that contain what was asked
+// for.
 func (r *Registry) wants(p place) bool {
 	return (r.group == "" || p.group == r.group) && r.pod.Wants(p.name)
 }
 
-// everywhere looks at every server in parallel. Once one has answered, the others get patience more, so that a dead or
-// hanging one holds nothing up; without any answer it ends after lookTimeout.
+// everywhere looks at every server in parallel. Once one has answered, the others get patience
+// more, so that a dead or hanging one holds nothing up; without any answer it ends after
+// lookTimeout.
 func (r *Registry) everywhere(ctx context.Context, look func(context.Context, *url.URL) (map[key]record, error)) []view {
 	return r.at(ctx, r.servers, look)
 }
@@ -165,17 +171,17 @@ func (r *Registry) at(ctx context.Context, servers []*url.URL, look func(context
 		return []view{{err: err}}
 	}
 	views := make([]view, len(servers))
-	var wg sync.WaitGroup
-	for i, s := range servers {
-		wg.Go(func() {
-			held, err := look(looking, s)
-			views[i] = view{held, err}
-			if err == nil {
-				time.AfterFunc(patience, cancel)
-			}
-		})
+	at := make([]int, len(servers))
+	for i := range at {
+		at[i] = i
 	}
-	wg.Wait()
+	errs := client.Everywhere(looking, at, patience, func(int) bool { return true }, func(ctx context.Context, i int) (err error) {
+		views[i].held, err = look(ctx, servers[i])
+		return err
+	})
+	for i, err := range errs {
+		views[i].err = err
+	}
 	return views
 }
 
@@ -201,7 +207,7 @@ func (r *Registry) lookUntil(ctx context.Context) ([]view, error) {
 		if err == nil || registry.IsFinal(err) || ctx.Err() != nil {
 			return views, err
 		}
-		if wait(ctx, poll) != nil {
+		if client.Wait(ctx, poll) != nil {
 			return views, err
 		}
 	}
@@ -220,7 +226,8 @@ func (r *Registry) look(ctx context.Context, server *url.URL) (map[key]record, e
 	return r.hosts(ctx, server, places, "look at", dialect.instances)
 }
 
-// listed reads what callers get of the remembered instances at one server. The catalog comes out of the same list.
+// listed reads what callers get of the remembered instances at one server. The catalog comes out of
+// the same list.
 func (r *Registry) listed(ctx context.Context, server *url.URL) (map[key]record, error) {
 	if len(r.places()) > fewPlaces {
 		found, err := r.look(ctx, server)

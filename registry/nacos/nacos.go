@@ -1,23 +1,22 @@
-// Package nacos takes the instances of one Pod out of Nacos 1.4, 2.x and 3.x over its HTTP API and puts them back.
+// Package nacos takes the instances of one Pod out of Nacos 1.4, 2.x and 3.x over its HTTP API and
+// puts them back.
 //
-// An instance is disabled (enabled=false), never deregistered while it lives: a DELETE answers ok and does nothing for an
-// app that registered over gRPC, and is undone by the next heartbeat of one that registered over HTTP (nacos#6274,
-// nacos#12788). From 2.0 on the flag is a record beside the instance, kept in Raft under ip:port:cluster and laid over
-// whoever publishes that address. The record outlives the instance by a minute, or for ever, so that the next owner of the
-// address would come up disabled (nacos#14606): whoever disables must also clean up, see Rejoin and Forget.
+// An instance is disabled (enabled=false), never deregistered while it lives: a DELETE answers ok
+// and does nothing for an app that registered over gRPC, and is undone by the next heartbeat of one
+// that registered over HTTP (nacos#6274, nacos#12788). From 2.0 on the flag is a record beside the
+// instance, kept in Raft under ip:port:cluster and laid over whoever publishes that address. The
+// record outlives the instance by a minute, or for ever, so that the next owner of the address
+// would come up disabled (nacos#14606): whoever disables must also clean up, see Rejoin and Forget.
 //
-// Everything that a server tells about an instance, to its console and to its callers, comes out of one list for each
-// service that is rebuilt half a second after a change, together with the push to the subscribers. So a change is believed
-// only once it has been read back.
+// Everything that a server tells about an instance, to its console and to its callers, comes out of
+// one list for each service that is rebuilt half a second after a change, together with the push to
+// the subscribers. So a change is believed only once it has been read back.
 package nacos
 
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net/url"
 	"slices"
 	"strings"
@@ -29,13 +28,16 @@ import (
 )
 
 const (
-	// linger is how long callers may go on after the list has changed. A client 2.x is pushed the change within 0.6 s. A
-	// client 1.x whose UDP push is lost polls every 10 s. Then comes Spring Cloud LoadBalancer's cache, which does not
-	// listen to either (35 s; Ribbon's is 30 s). Callers were seen to go on for 42.1 s.
+	// linger is how long callers may go on after the list has changed. A client 2.x is pushed the
+	// change within 0.6 s. A client 1.x whose UDP push is lost polls every 10 s. Then comes Spring
+	// Cloud LoadBalancer's cache, which does not listen to either (35 s; Ribbon's is 30 s). Callers
+	// were seen to go on for 42.1 s.
 	linger = 47 * time.Second
-	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and each write is one of Raft.
+	// parallel bounds the calls under way at the same time; a Dubbo app has hundreds of names, and
+	// each write is one of Raft.
 	parallel = 8
-	// rebuilt is when a server's lists show a change, after the answer to it (nacos.naming.push.pushTaskDelay, 500 ms).
+	// rebuilt is when a server's lists show a change, after the answer to it
+	// (nacos.naming.push.pushTaskDelay, 500 ms).
 	rebuilt = 600 * time.Millisecond
 	// poll is the pause between two looks after that.
 	poll = 200 * time.Millisecond
@@ -45,7 +47,8 @@ const (
 	raft = 10 * time.Second
 	// slow is when a write that has no answer yet makes us look whether its server is alive.
 	slow = 2 * time.Second
-	// notYet is how long after its registration an instance can be listed nowhere: then an absence becomes final.
+	// notYet is how long after its registration an instance can be listed nowhere: then an absence
+	// becomes final.
 	notYet = 1200 * time.Millisecond
 	// oldWeight is when a weight that was read is too old to be written back.
 	oldWeight = 5 * time.Second
@@ -53,8 +56,10 @@ const (
 
 // Options say where Nacos is and who we are.
 type Options struct {
-	// Servers are the addresses of one cluster's servers with their context path, e.g. http://nacos-0:8848/nacos. At least
-	// one; a name that leads to several servers stands for all of them, see client.Client.Servers. Userinfo is Username and Password where those are not given.
+	// Servers are the addresses of one cluster's servers with their context path, e.g.
+	// http://nacos-0:8848/nacos. At least one; a name that leads to several servers stands for all
+	// of them, see client.Client.Servers. Userinfo is Username and Password where those are not
+	// given.
 	Servers []*url.URL
 	// Namespace is a namespace's ID; "" is "public".
 	Namespace string
@@ -62,7 +67,8 @@ type Options struct {
 	Group string
 	// Username logs in where the server asks for it. "" never does.
 	Username string
-	// Password is called at each login, so that a file that holds it can change; nil is no password.
+	// Password is called at each login, so that a file that holds it can change; nil is no
+	// password.
 	Password func() (string, error)
 	// HeldBack says that the app registers itself with enabled=false and is let in by somebody else
 	// later (spring.cloud.nacos.discovery.instance-enabled). What is found disabled is then the
@@ -72,7 +78,8 @@ type Options struct {
 	HTTP *client.Client
 }
 
-// Registry is one Nacos cluster as the instances of one Pod see it; it implements registry.Registry.
+// Registry is one Nacos cluster as the instances of one Pod see it; it implements
+// registry.Registry.
 type Registry struct {
 	configured []*url.URL
 	servers    []*url.URL // the ones behind them
@@ -90,8 +97,9 @@ type Registry struct {
 
 	pod     registry.Pod
 	records map[key]record
-	// disabled are the records that this process has disabled or found disabled, and has not yet enabled again. An
-	// instance that has vanished stays here: its record on the servers does not vanish with it.
+	// disabled are the records that this process has disabled or found disabled, and has not yet
+	// enabled again. An instance that has vanished stays here: its record on the servers does not
+	// vanish with it.
 	disabled map[key]record
 	// leftover are those of the disabled that this process has only found so.
 	leftover map[key]bool
@@ -144,10 +152,12 @@ func (r *Registry) Kind() string { return "nacos" }
 // URL implements registry.Registry.
 func (r *Registry) URL() string { return r.url }
 
-// Linger implements registry.Registry. Both are the same: what Leave reads back changes together with what callers read.
+// Linger implements registry.Registry. Both are the same: what Leave reads back changes together
+// with what callers read.
 func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) { return linger, linger }
 
-// Find implements registry.Registry. An instance that registered less than a second ago may not be found yet.
+// Find implements registry.Registry. An instance that registered less than a second ago may not be
+// found yet.
 func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
 	r.resolve(ctx)
 	r.grown()
@@ -158,7 +168,8 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	views := []view{{held: found}}
 	if r.misses(found) {
-		// The server that was asked may be the one that does not know: an instance is forgotten only if no server holds it.
+		// The server that was asked may be the one that does not know: an instance is forgotten
+		// only if no server holds it.
 		more := r.everywhere(ctx, r.look)
 		if err := failed(more); err != nil {
 			return r.instances(nil), err
@@ -188,8 +199,8 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 // Only implements registry.Registry.
 func (r *Registry) Only(ports []uint16) { r.only = ports }
 
-// Leave implements registry.Registry. It returns half a second after the servers have taken the change at the earliest:
-// only then do they show it, and have begun to push it to the callers.
+// Leave implements registry.Registry. It returns half a second after the servers have taken the
+// change at the earliest: only then do they show it, and have begun to push it to the callers.
 func (r *Registry) Leave(ctx context.Context) error {
 	if len(r.records) == 0 {
 		return nil
@@ -203,7 +214,8 @@ func (r *Registry) Leave(ctx context.Context) error {
 	return r.settle(ctx, "left", leaving, func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
 		return each(ctx, leaving, func(ctx context.Context, rec record) error {
-			// Noted before it is sent: a disable whose answer is lost has to be undone all the same.
+			// Noted before it is sent: a disable whose answer is lost has to be undone all the
+			// same.
 			known := r.note(rec)
 			held, err := r.enable(ctx, rec, false, until)
 			if err == nil && !held && !known {
@@ -232,7 +244,8 @@ func (r *Registry) Published(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// Check implements registry.Registry. Nacos lets nobody look past the lists of its servers, so a change shows after 0.6 s.
+// Check implements registry.Registry. Nacos lets nobody look past the lists of its servers, so a
+// change shows after 0.6 s.
 func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 	if len(r.records) == 0 {
 		return nil, nil
@@ -246,10 +259,11 @@ func (r *Registry) Check(ctx context.Context) ([]registry.Instance, error) {
 	return r.instances(views), nil
 }
 
-// Rejoin implements registry.Registry. It writes enabled=true wherever a server shows the opposite or this process has
-// written it, and never waits for the servers' record to expire: when it does, the list is not rebuilt and the instance
-// stays out of it until something else changes in its service. Of an instance that is gone it wipes the record, so that
-// the next one at its address comes up enabled.
+// Rejoin implements registry.Registry. It writes enabled=true wherever a server shows the opposite
+// or this process has written it, and never waits for the servers' record to expire: when it does,
+// the list is not rebuilt and the instance stays out of it until something else changes in its
+// service. Of an instance that is gone it wipes the record, so that the next one at its address
+// comes up enabled.
 func (r *Registry) Rejoin(ctx context.Context) error {
 	if len(r.records) == 0 && len(r.disabled) == 0 {
 		return nil
@@ -290,8 +304,8 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	return err
 }
 
-// Forget implements registry.Registry. What registered over HTTP is deleted; what registered over gRPC goes with its
-// connection, and is waited for. Then the record of the disabled is wiped.
+// Forget implements registry.Registry. What registered over HTTP is deleted; what registered over
+// gRPC goes with its connection, and is waited for. Then the record of the disabled is wiped.
 func (r *Registry) Forget(ctx context.Context) error {
 	if len(r.records) == 0 && len(r.disabled) == 0 {
 		return nil
@@ -321,149 +335,6 @@ func (r *Registry) Forget(ctx context.Context) error {
 	return err
 }
 
-// settle makes a change of records and returns when every server that answers shows it of each, as
-// good tells (nil: not held). It makes the change again until ctx ends, at most every few seconds,
-// and never without having read back what the last attempt did.
-func (r *Registry) settle(ctx context.Context, what string, records []record, change func(context.Context) error, good func(*record) bool) error {
-	back := readBack{r: r, records: records, good: good}
-	for pause := rebuilt; ; pause = min(2*pause, repeat) {
-		unsure := r.make(ctx, change, &back)
-		if registry.IsFinal(unsure) || ctx.Err() != nil && unsure != nil {
-			return unsure
-		}
-		if len(records) == 0 && unsure == nil {
-			return nil
-		}
-		first := pause/2 + rand.N(pause/2+1)
-		if unsure == nil {
-			first = rebuilt
-			if d := r.spoken(); d != nil && d.immediate() {
-				first = 0
-			}
-		}
-		pending, err := back.until(ctx, first, unsure != nil)
-		switch {
-		case err == nil && len(pending) == 0 && len(records) > 0:
-			return nil
-		case registry.IsFinal(err):
-			return err
-		case ctx.Err() != nil:
-			return r.unsettled(what, cmp.Or(unsure, err, ctx.Err()), pending)
-		}
-	}
-}
-
-// make makes a change and waits for the answers as long as its server is seen to be alive: a server
-// may wait for its cluster, and a second write would only make that longer. It returns early when
-// that server shows the change. An error that is not final leaves open what was changed, and has
-// the next change go to another server.
-func (r *Registry) make(ctx context.Context, change func(context.Context) error, back *readBack) error {
-	changing, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- change(changing) }()
-	for pause := slow; ; pause *= 2 {
-		server := r.writer()
-		select {
-		case err := <-ended:
-			if err != nil {
-				r.pass(server)
-			}
-			return err
-		case <-time.After(pause):
-		}
-		looking, done := context.WithTimeout(ctx, slow)
-		view := r.at(looking, []*url.URL{server}, r.look)[0]
-		done()
-		if view.err == nil && !back.holds(view) {
-			continue // it is alive, and waits for its cluster
-		}
-		cancel()
-		err := <-ended
-		switch {
-		case view.err == nil || err == nil:
-			return nil // the change is there
-		case ctx.Err() != nil:
-			return err
-		}
-		r.pass(server)
-		return &registry.Error{Op: "change instances", URL: registry.Redact(server), Err: errSilent}
-	}
-}
-
-// errSilent is why a change is not waited for any longer.
-var errSilent = errors.New("no answer, and the server does not answer another call either")
-
-// readBack looks at servers until each that answers shows what is good of all records.
-type readBack struct {
-	r       *Registry
-	records []record
-	good    func(*record) bool
-}
-
-// shows reports whether one server shows what is good of all records.
-func (b *readBack) shows(v view) bool { return len(b.pending([]view{v})) == 0 }
-
-// holds reports whether one server holds all records and shows what is good of each.
-func (b *readBack) holds(v view) bool {
-	return b.shows(v) && !slices.ContainsFunc(b.records, func(rec record) bool { _, ok := v.held[rec.key]; return !ok })
-}
-
-// pending are the records that a server shows otherwise.
-func (b *readBack) pending(views []view) []record {
-	return slices.DeleteFunc(slices.Clone(b.records), func(rec record) bool { return settled(views, rec.key, b.good) })
-}
-
-// until looks after pause for the first time and then again, for repeat or, once, until a server
-// has answered. A server that has shown what is good is not asked again. It returns the records that
-// are still pending, and an error if no server has answered.
-func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (pending []record, err error) {
-	views := make([]view, len(b.r.servers))
-	for i := range views {
-		views[i].err = errNotAsked
-	}
-	next := poll
-	for end := time.Now().Add(pause + repeat); time.Now().Before(end); pause, next = next, 2*next {
-		if wait(ctx, pause) != nil {
-			return b.pending(views), failed(views)
-		}
-		var asked []*url.URL
-		var at []int
-		for i, s := range b.r.servers {
-			if views[i].err != nil || !b.shows(views[i]) {
-				asked, at = append(asked, s), append(at, i)
-			}
-		}
-		for i, v := range b.r.at(ctx, asked, b.r.look) {
-			views[at[i]] = v
-		}
-		pending, err = b.pending(views), failed(views)
-		if err == nil && len(pending) == 0 {
-			b.r.learn(views)
-			return nil, nil
-		}
-		if registry.IsFinal(err) || once && err == nil {
-			return pending, err
-		}
-	}
-	return pending, err
-}
-
-// errNotAsked is in the view of a server that has not been looked at.
-var errNotAsked = errors.New("not asked yet")
-
-// unsettled says which records have not been read back as they should be.
-func (r *Registry) unsettled(what string, cause error, pending []record) error {
-	ids := make([]string, 0, len(pending))
-	for _, rec := range pending {
-		ids = append(ids, r.id(rec.key))
-	}
-	if len(ids) > 5 {
-		ids = append(ids[:5], fmt.Sprintf("and %d more", len(pending)-5))
-	}
-	return &registry.Error{Op: "read back as " + what + " " + strings.Join(ids, ", "), URL: r.url, Err: cause}
-}
-
 // remembered are the records in a fixed order.
 func (r *Registry) remembered() []record { return sorted(r.records) }
 
@@ -485,71 +356,6 @@ func (r *Registry) enabledAgain() {
 		delete(r.disabled, rec.key)
 		delete(r.leftover, rec.key)
 	}
-}
-
-// note remembers that this process disables rec on the servers, and reports whether it was known to be
-// disabled before. Safe for concurrent use.
-func (r *Registry) note(rec record) (known bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, known = r.disabled[rec.key]
-	r.disabled[rec.key] = rec
-	delete(r.leftover, rec.key)
-	return known
-}
-
-// noted reports whether k is disabled on the servers and ours to enable. Safe for concurrent use.
-func (r *Registry) noted(k key) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, ok := r.disabled[k]
-	return ok
-}
-
-// unnote takes a note back: there was nothing to disable. Safe for concurrent use.
-func (r *Registry) unnote(k key) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.disabled, k)
-}
-
-// learn takes over what the servers say of the remembered records.
-func (r *Registry) learn(views []view) {
-	for k := range r.records {
-		if h := merged(views, k); h != nil {
-			r.records[k] = *h
-			r.read = time.Now()
-		}
-	}
-	for k, h := range r.records {
-		if merged(views, k) == nil {
-			continue
-		}
-		disabled := !h.enabled || anyDisabled(views, k)
-		_, ours := r.disabled[k]
-		switch {
-		case ours && r.leftover[k] && disabled && r.strange(k):
-			delete(r.disabled, k)
-			delete(r.leftover, k)
-		case ours:
-			r.disabled[k] = h // the weight may have changed; whether it stays enabled is not known before it is written
-		case disabled && !r.heldBack && !r.strange(k):
-			r.disabled[k], r.leftover[k] = h, true
-		}
-	}
-}
-
-// strange reports whether the record of k, which was found disabled, may be a dead Pod's.
-func (r *Registry) strange(k key) bool {
-	f := r.first[k]
-	f.persistent = r.records[k].persistent
-	for other, rec := range r.records {
-		_, ours := r.disabled[other]
-		if !strings.EqualFold(other.name, k.name) && other.ip == k.ip && other.port == k.port && (rec.enabled && rec.healthy || ours && !r.leftover[other]) {
-			f.beside = true
-		}
-	}
-	return f.strange(r.pod.Since, time.Now())
 }
 
 // misses reports whether a remembered record is not among found.
@@ -579,7 +385,8 @@ func (r *Registry) instances(views []view) []registry.Instance {
 	return list
 }
 
-// id is the name of a record for people: group@@service@cluster@ip:port, with namespace@@ in front where it is not public.
+// id is the name of a record for people: group@@service@cluster@ip:port, with namespace@@ in front
+// where it is not public.
 func (r *Registry) id(k key) string {
 	if r.namespace == "public" {
 		return k.String()
@@ -587,58 +394,10 @@ func (r *Registry) id(k key) string {
 	return r.namespace + "@@" + k.String()
 }
 
-// wait returns after d, or ctx's error if that ends first.
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// each calls f for every record, parallel at a time, and returns the errors joined. After a Final one it starts no more.
+// each calls f for every record, parallel at a time, and returns the errors joined. After a Final
+// one it starts no more.
 func each(ctx context.Context, records []record, f func(context.Context, record) error) error {
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		errs []error
-		stop bool
-	)
-	turn := make(chan struct{}, parallel)
-	for _, rec := range records {
-		turn <- struct{}{}
-		mu.Lock()
-		over := stop
-		mu.Unlock()
-		if over {
-			break
-		}
-		wg.Go(func() {
-			defer func() { <-turn }()
-			if err := f(ctx, rec); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-				stop = stop || registry.IsFinal(err) || ctx.Err() != nil
-			}
-		})
-	}
-	wg.Wait()
-	// Hundreds of the same failure are told by a few; those that may pass come first, for they decide what the caller does.
-	slices.SortStableFunc(errs, func(a, b error) int {
-		return cmp.Compare(btoi(registry.IsFinal(a)), btoi(registry.IsFinal(b)))
-	})
-	return join(errs[:min(len(errs), 3)])
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+	return client.Each(ctx, parallel, records, f)
 }
 
 func sorted(m map[key]record) []record {

@@ -1,7 +1,6 @@
 package nacos_test
 
 import (
-	"net/http"
 	"net/url"
 	"testing"
 	"time"
@@ -100,8 +99,8 @@ func TestADeadStrangersRecordIsNotEnabled(t *testing.T) {
 	}
 }
 
-// A record that is alone at an address which the Pod has just got may be the former Pod's, unless it
-// was registered while we looked.
+// A record that is alone at an address which the Pod has just got may be the former Pod's, unless
+// it was registered while we looked.
 func TestARecordAtANewAddressIsOursIfItWasRegisteredSince(t *testing.T) {
 	t.Parallel()
 	n := registrytest.NewNacos(registrytest.NacosConfig{Rebuild: -1})
@@ -135,53 +134,4 @@ func TestARecordAtANewAddressIsOursIfItWasRegisteredSince(t *testing.T) {
 	if len(n.Listed("orders")) != 1 {
 		t.Fatal("it is not back")
 	}
-}
-
-// slowRaft answers a change only after the cluster has taken it.
-func slowRaft(takes time.Duration) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodPatch || r.Method == http.MethodPut {
-				<-time.After(takes)
-			}
-			next.ServeHTTP(w, r)
-		})
-	}
-}
-
-func TestASlowClusterIsNotWrittenToAgain(t *testing.T) {
-	for name, takes := range map[string]time.Duration{"5 s": 5 * time.Second, "9.5 s": 9500 * time.Millisecond} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			n := registrytest.NewNacos(registrytest.NacosConfig{})
-			n.Register(order)
-			var servers []*url.URL
-			for range 3 {
-				servers = append(servers, listen(t, n, slowRaft(takes)))
-			}
-			r := newRegistry(t, nacos.Options{Servers: servers})
-			for len(n.Listed("orders")) == 0 {
-				<-time.After(100 * time.Millisecond)
-			}
-			mustFind(t, r, 1)
-			<-time.After(5 * time.Second) // so that the weight is looked up again
-			before := total(n)
-			must(t, r.Leave(t.Context()))
-			if writes := changes(n); writes != 1 {
-				t.Errorf("it was written %d times", writes)
-			}
-			if sum := total(n) - before; sum > 8 {
-				t.Errorf("%d requests", sum)
-			}
-		})
-	}
-}
-
-// total is how many requests there were.
-func total(n *registrytest.Nacos) int {
-	sum := 0
-	for _, k := range n.Requests() {
-		sum += k
-	}
-	return sum
 }

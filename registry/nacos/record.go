@@ -1,12 +1,11 @@
 package nacos
 
 import (
-	"errors"
 	"net"
 	"strconv"
-	"time"
 
 	"prestop/registry"
+	"prestop/registry/client"
 )
 
 // service is what callers look instances up by.
@@ -38,40 +37,6 @@ type record struct {
 	weight  float64
 	// persistent instances outlive their app. Not every list tells: false then.
 	persistent bool
-}
-
-// stale is how long the record of a dead Pod can stay: 30 s after its last heartbeat, or some 27 s
-// where its connection broke without a word.
-const stale = 35 * time.Second
-
-// finding is how a disabled record came to be known.
-type finding struct {
-	// at is when it was found.
-	at time.Time
-	// registeredSince: an earlier look did not show it, so it was registered while this process ran.
-	registeredSince bool
-	// persistent records stay for ever.
-	persistent bool
-	// beside: callers are sent to another service at the same address and port, or were until we
-	// disabled that.
-	beside bool
-}
-
-// strange reports whether a record that was found disabled may be one of a dead Pod that had our
-// address before us, since when we have it. Enabling that would send another app's callers to ours.
-// Nacos does not tell when an instance was registered or was heard of last. So a record is taken
-// for ours if it was registered since we began, or has lasted longer than a dead Pod's can, or if
-// it is alone at an address that has long been ours.
-func (f finding) strange(since, now time.Time) bool {
-	switch {
-	case f.registeredSince:
-		return false
-	case f.beside && f.persistent:
-		return true
-	case now.Sub(f.at) >= stale:
-		return false
-	}
-	return f.beside || !since.IsZero() && f.at.Sub(since) < stale
 }
 
 // state is what h means to callers; nil is an instance that no server holds.
@@ -106,8 +71,8 @@ type view struct {
 	err  error
 }
 
-// merged is k as all servers that answered show it together: the one that callers are most likely sent to wins, since an
-// instance is out only if it is so everywhere. nil if no server holds it.
+// merged is k as all servers that answered show it together: the one that callers are most likely
+// sent to wins, since an instance is out only if it is so everywhere. nil if no server holds it.
 func merged(views []view, k key) *record {
 	var best *record
 	for _, v := range views {
@@ -158,13 +123,5 @@ func failed(views []view) error {
 		}
 		errs = append(errs, v.err)
 	}
-	return join(errs)
-}
-
-// join is errors.Join, but a single error stays what it is.
-func join(errs []error) error {
-	if len(errs) == 1 {
-		return errs[0]
-	}
-	return errors.Join(errs...)
+	return client.Join(errs)
 }

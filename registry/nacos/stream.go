@@ -11,7 +11,8 @@ import (
 	"prestop/registry/client"
 )
 
-// host is what is read of an instance. 2.x calls its health "valid" in the one list and "healthy" in the others.
+// host is what is read of an instance. 2.x calls its health "valid" in the one list and "healthy"
+// in the others.
 type host struct {
 	IP        string   `json:"ip"`
 	Port      int      `json:"port"`
@@ -44,8 +45,9 @@ func (h host) record(p place) (record, bool) {
 	return rec, true
 }
 
-// readCatalog reads one page of the services of a namespace with all their instances, and calls saw with each service and
-// found with those of its records that wanted chose. It holds one instance at a time, however many there are.
+// readCatalog reads one page of the services of a namespace with all their instances, and calls saw
+// with each service and found with those of its records that wanted chose. It holds one instance at
+// a time, however many there are.
 func readCatalog(from io.Reader, wanted func(host) bool, saw func(service), found func(record)) error {
 	c := catalog{stream{client.ReadValues(from)}, wanted, saw, found}
 	switch first, err := c.Begin(); {
@@ -63,7 +65,8 @@ func readCatalog(from io.Reader, wanted func(host) bool, saw func(service), foun
 	return err
 }
 
-// readHosts reads the instances of one service, which the answer has in field, and calls found with each.
+// readHosts reads the instances of one service, which the answer has in field, and calls found with
+// each.
 func readHosts(from io.Reader, field string, found func(host)) error {
 	s := stream{client.ReadValues(from)}
 	if there, err := s.Enter('{'); !there {
@@ -214,8 +217,9 @@ func (s stream) hosts(found func(host)) error {
 	return s.End()
 }
 
-// odd is err, but for a value that is JSON and not of the kind that it should be, such as a weight of "NaN": it is left
-// out, so that one odd instance, which may be anybody's, does not make the whole list unreadable.
+// odd is err, but for a value that is JSON and not of the kind that it should be, such as a weight
+// of "NaN": it is left out, so that one odd instance, which may be anybody's, does not make the
+// whole list unreadable.
 func odd(err error) error {
 	if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) && kind.Field != "" {
 		return nil
@@ -223,8 +227,8 @@ func odd(err error) error {
 	return err
 }
 
-// envelope reads an object, after its brace, that must have field and, if it has a code, must have 0 there. It returns
-// what value does.
+// envelope reads an object, after its brace, that must have field and, if it has a code, must have
+// 0 there. It returns what value does.
 func (s stream) envelope(field string, value func() (bool, error)) (there bool, err error) {
 	seen, code := false, 0
 	for err == nil && s.More() {

@@ -15,8 +15,8 @@ import (
 	"prestop/registry/client"
 )
 
-// golden are the answers of real servers with orders at 10.0.0.1:8080, disabled, and in another group and cluster at
-// 10.0.0.2:8080.
+// golden are the answers of real servers with orders at 10.0.0.1:8080, disabled, and in another
+// group and cluster at 10.0.0.2:8080.
 func golden(t testing.TB, name string) *os.File {
 	t.Helper()
 	f, err := os.Open(filepath.Join("testdata", name+".json"))

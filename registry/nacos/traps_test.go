@@ -273,7 +273,8 @@ type clock struct{ offset atomic.Int64 }
 func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.offset.Load())) }
 func (c *clock) advance(d time.Duration) { c.offset.Add(int64(d)) }
 
-// The first owner of the address dies late: its record expires although the second lives, and no list is made anew then.
+// The first owner of the address dies late: its record expires although the second lives, and no
+// list is made anew then.
 func TestAnInstanceThatTheListHasLostIsRejoined(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{"2.3.2", "3.1.0"} {

@@ -16,7 +16,8 @@ import (
 	"prestop/registry/registrytest"
 )
 
-// The server has disabled the instance, and its answer is lost; the app dies. The record that is left must be wiped.
+// The server has disabled the instance, and its answer is lost; the app dies. The record that is
+// left must be wiped.
 func TestADisableWhoseAnswerWasLostIsForgotten(t *testing.T) {
 	var lost atomic.Bool
 	n, u := serve(t, registrytest.NacosConfig{}, func(next http.Handler) http.Handler {
@@ -45,7 +46,8 @@ func TestADisableWhoseAnswerWasLostIsForgotten(t *testing.T) {
 	}
 }
 
-// A write through Raft that takes longer than 3 s (Nacos waits for it up to 10 s) is done, but never believed.
+// A write through Raft that takes longer than 3 s (Nacos waits for it up to 10 s) is done, but
+// never believed.
 func TestASlowWriteIsReadBack(t *testing.T) {
 	var patches atomic.Int64
 	n, u := serve(t, registrytest.NacosConfig{}, func(next http.Handler) http.Handler {
@@ -73,7 +75,8 @@ func TestASlowWriteIsReadBack(t *testing.T) {
 	}
 }
 
-// One instance, of anybody, with a weight that Jackson writes as a string hides every Pod of the namespace.
+// One instance, of anybody, with a weight that Jackson writes as a string hides every Pod of the
+// namespace.
 func TestAnOddInstanceOfAnotherDoesNotHideOurs(t *testing.T) {
 	_, u := serve(t, registrytest.NacosConfig{}, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

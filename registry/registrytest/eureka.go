@@ -20,25 +20,28 @@ const (
 
 var statuses = []string{up, down, starting, outOfService, unknown}
 
-// EurekaConfig sets up an in-memory Eureka. The zero value is an open server at /eureka with Spring Cloud's defaults.
+// EurekaConfig sets up an in-memory Eureka. The zero value is an open server at /eureka with Spring
+// Cloud's defaults.
 type EurekaConfig struct {
 	// Path is where the REST interface begins; "" is /eureka.
 	Path string
-	// Cache is how often the read-only cache, from which lists are answered, is made anew; 0 is 30 s, negative: no cache.
+	// Cache is how often the read-only cache, from which lists are answered, is made anew; 0 is 30
+	// s, negative: no cache.
 	Cache time.Duration
-	// Evict is how often expired leases are evicted; 0 is 60 s, negative: never (self-preservation).
+	// Evict is how often expired leases are evicted; 0 is 60 s, negative: never
+	// (self-preservation).
 	Evict time.Duration
 	// User and Password are asked for where User is not "".
 	User, Password string
-	// CSRF refuses what writes by 401, as spring-security does where /eureka/** is not exempt; by 403 if OpenError, since the
-	// 401 comes from the error page that a refusal is forwarded to.
+	// CSRF refuses what writes by 401, as spring-security does where /eureka/** is not exempt; by
+	// 403 if OpenError, since the 401 comes from the error page that a refusal is forwarded to.
 	CSRF, OpenError bool
 	// ReadOnly refuses what writes by 403.
 	ReadOnly bool
 	// Open, if not nil, exempts requests from User, CSRF and ReadOnly.
 	Open func(*http.Request) bool
-	// Polaris behaves as the Eureka interface of Polaris does: nothing is shown before the cache's next
-	// turn (Cache, 10 s there), no override is told, and a new registration undoes one.
+	// Polaris behaves as the Eureka interface of Polaris does: nothing is shown before the cache's
+	// next turn (Cache, 10 s there), no override is told, and a new registration undoes one.
 	Polaris bool
 	// NoDelta answers 403 to GET apps/delta.
 	NoDelta bool
@@ -46,9 +49,10 @@ type EurekaConfig struct {
 	Now func() time.Time
 }
 
-// Eureka is one in-memory Eureka server, an http.Handler. It keeps leases, overrides, the queue of recent changes and the
-// read-only cache like eureka 2.0.6 does, with its oddities; the contract suite runs on it and on the real one. Safe for
-// concurrent use. It starts no goroutine: what a real server does by timers is made up for at the next call.
+// Eureka is one in-memory Eureka server, an http.Handler. It keeps leases, overrides, the queue of
+// recent changes and the read-only cache like eureka 2.0.6 does, with its oddities; the contract
+// suite runs on it and on the real one. Safe for concurrent use. It starts no goroutine: what a
+// real server does by timers is made up for at the next call.
 type Eureka struct {
 	config EurekaConfig
 
@@ -166,16 +170,17 @@ func (e *Eureka) Restart() {
 	e.requests = map[string]int{}
 }
 
-// Cut ends the replication between this server and its peers, in both directions, or takes it up again. What was not
-// replicated meanwhile is lost, as it is after 30 s with the real one.
+// Cut ends the replication between this server and its peers, in both directions, or takes it up
+// again. What was not replicated meanwhile is lost, as it is after 30 s with the real one.
 func (e *Eureka) Cut(cut bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.cut = cut
 }
 
-// Lag holds back what this server should tell its peers, until it is called with false. What is sent then carries the
-// status of then, as the real one's batches do, which is how a peer's late copy of a PUT can cover what the app said since.
+// Lag holds back what this server should tell its peers, until it is called with false. What is
+// sent then carries the status of then, as the real one's batches do, which is how a peer's late
+// copy of a PUT can cover what the app said since.
 func (e *Eureka) Lag(on bool) {
 	e.mu.Lock()
 	waiting := e.waiting
@@ -197,7 +202,8 @@ func (e *Eureka) Requests() map[string]int {
 	return counts
 }
 
-// Status is the instance's status, and the override that is stored for its ID; "" where there is none.
+// Status is the instance's status, and the override that is stored for its ID; "" where there is
+// none.
 func (e *Eureka) Status(app, id string) (status, override string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -207,8 +213,9 @@ func (e *Eureka) Status(app, id string) (status, override string) {
 	return status, e.overrides[id]
 }
 
-// advance makes up for the timers: the cache is made anew with the state of now at the latest before that changes, and
-// expired leases go. Called with mu held, first by everything that reads or changes state.
+// advance makes up for the timers: the cache is made anew with the state of now at the latest
+// before that changes, and expired leases go. Called with mu held, first by everything that reads
+// or changes state.
 func (e *Eureka) advance() time.Time {
 	now := e.config.Now()
 	if e.config.Evict > 0 && now.Sub(e.evicted) >= e.config.Evict {
@@ -244,7 +251,8 @@ func (l *lease) renew(now time.Time) { l.expires = now.Add(2 * l.duration) } // 
 
 func (l *lease) expired(now time.Time) bool { return now.After(l.expires) }
 
-// find returns the lease, nil when there is none or it has expired, which heartbeats alone do not mind.
+// find returns the lease, nil when there is none or it has expired, which heartbeats alone do not
+// mind.
 func (e *Eureka) find(app, id string, now time.Time) *lease {
 	l := e.leases[app][id]
 	if l == nil || (e.config.Evict > 0 && l.expired(now)) {
@@ -269,7 +277,8 @@ func (e *Eureka) drop(now time.Time, l *lease) {
 	e.changed(now, l, "DELETED")
 }
 
-// rule decides the status at a registration or a heartbeat; the first of the real one's rules that matches.
+// rule decides the status at a registration or a heartbeat; the first of the real one's rules that
+// matches.
 func (e *Eureka) rule(i instance, old *lease, replica bool) string {
 	if i.status != up && i.status != outOfService { // DownOrStartingRule
 		return i.status
@@ -432,7 +441,8 @@ func (e *Eureka) cancel(app, id string, replica bool) bool {
 	return true
 }
 
-// replicate calls f with every peer, in order and without delay; the real one takes up to half a second.
+// replicate calls f with every peer, in order and without delay; the real one takes up to half a
+// second.
 func (e *Eureka) replicate(replica bool, f func(*Eureka)) {
 	if replica {
 		return

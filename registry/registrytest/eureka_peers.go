@@ -8,7 +8,8 @@ import (
 	"prestop/registry"
 )
 
-// cut cuts the link between the peers until the returned function repairs it, at the latest at the end of the test.
+// cut cuts the link between the peers until the returned function repairs it, at the latest at the
+// end of the test.
 func (p *eurekaPlace) cut() (repair func()) {
 	p.world.Cut(true)
 	repair = func() { p.world.Cut(false) }
@@ -45,7 +46,8 @@ func deafPeers(p *eurekaPlace) {
 	})
 }
 
-// The server drops what it could not tell a peer for half a minute, and tells that peer the next change alone.
+// The server drops what it could not tell a peer for half a minute, and tells that peer the next
+// change alone.
 func healsPeer(p *eurekaPlace) {
 	app := p.start(eurekaShape{App: p.app})
 	r := p.New(p, p.URLs()[:1])
@@ -72,8 +74,9 @@ func healsPeer(p *eurekaPlace) {
 	})
 }
 
-// toHold starts an app that knows the first server alone and that both have heard of, and a client for both. hold holds back
-// what the servers have to tell each other, or lets it go, at the latest at the end of the test.
+// toHold starts an app that knows the first server alone and that both have heard of, and a client
+// for both. hold holds back what the servers have to tell each other, or lets it go, at the latest
+// at the end of the test.
 func (p *eurekaPlace) toHold() (app *eurekaApp, r registry.Registry, hold func(bool)) {
 	app = p.atFirst(eurekaShape{App: p.app})
 	r = p.New(p, p.URLs())
@@ -110,8 +113,8 @@ func freshDown(p *eurekaPlace) {
 	p.back(r)
 }
 
-// A peer tells the others of a PUT with the status that the instance has there when it tells, which covers what the app has
-// said at another one since.
+// A peer tells the others of a PUT with the status that the instance has there when it tells, which
+// covers what the app has said at another one since.
 func lateCopy(p *eurekaPlace) {
 	app, r, hold := p.toHold()
 	p.eventually("leave and report in a moment", func() error {

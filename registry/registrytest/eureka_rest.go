@@ -148,7 +148,8 @@ func (e *Eureka) post(w http.ResponseWriter, r *http.Request, app string) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// registration reads what a client posts. The fields without which the real one answers 400 must be there.
+// registration reads what a client posts. The fields without which the real one answers 400 must be
+// there.
 func registration(body []byte) (instance, time.Duration, error) {
 	var post struct{ Instance map[string]json.RawMessage }
 	if err := json.Unmarshal(body, &post); err != nil {
@@ -246,8 +247,8 @@ func (e *Eureka) one(parts []string, asXML bool, now time.Time) entry {
 	return entry{code: http.StatusNotFound}
 }
 
-// listed answers from the read-only cache. A key that nobody has asked for yet is made from the state of now, and stays;
-// so does a 404.
+// listed answers from the read-only cache. A key that nobody has asked for yet is made from the
+// state of now, and stays; so does a 404.
 func (e *Eureka) listed(parts []string, asXML bool, now time.Time) entry {
 	key := strings.Join(parts, "/") + fmt.Sprint(asXML)
 	p, ok := e.cache[key]
@@ -352,7 +353,8 @@ func (l *lease) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// rendered makes the body. As XML an OUT_OF_SERVICE instance is shown as DOWN, which is why nobody should read XML.
+// rendered makes the body. As XML an OUT_OF_SERVICE instance is shown as DOWN, which is why nobody
+// should read XML.
 func rendered(v any, asXML bool, leases []*lease) entry {
 	if !asXML {
 		body, err := json.Marshal(v)

@@ -12,8 +12,9 @@ import (
 	"prestop/registry"
 )
 
-// RunEureka judges a Registry of Eureka by what only Eureka has: overrides that outlive what they were put over, instance IDs
-// that come back, peers that do not hear of each other, servers with a set-up of their own.
+// RunEureka judges a Registry of Eureka by what only Eureka has: overrides that outlive what they
+// were put over, instance IDs that come back, peers that do not hear of each other, servers with a
+// set-up of their own.
 func RunEureka(t *testing.T, w *EurekaWorld) {
 	t.Run("eureka", func(t *testing.T) {
 		t.Run("at the same time", func(t *testing.T) {
@@ -67,7 +68,8 @@ func (p *eurekaPlace) start(shape eurekaShape) *eurekaApp {
 	return p.world.start(p, shape)
 }
 
-// say waits until every server says want of the app: STATUS(OVERRIDE), "absent" where it does not hold it.
+// say waits until every server says want of the app: STATUS(OVERRIDE), "absent" where it does not
+// hold it.
 func (p *eurekaPlace) say(a *eurekaApp, want string) {
 	p.Helper()
 	a.everywhere(p, "say "+want, func(i *eurekaInstance) bool { return i.String() == want })
@@ -88,8 +90,9 @@ const (
 	isOut = outOfService + "(" + outOfService + ")"
 )
 
-// An app with eureka.instance.initial-status=OUT_OF_SERVICE lets its callers in later, by itself. No override is told, so
-// this is its own word: it is left as it is, and never deleted, which would make it flicker until somebody puts it UP.
+// An app with eureka.instance.initial-status=OUT_OF_SERVICE lets its callers in later, by itself.
+// No override is told, so this is its own word: it is left as it is, and never deleted, which would
+// make it flicker until somebody puts it UP.
 func beganOut(p *eurekaPlace) {
 	const itself = outOfService + "(" + unknown + ")"
 	app := p.start(eurekaShape{App: p.app, status: outOfService})
@@ -102,7 +105,8 @@ func beganOut(p *eurekaPlace) {
 	}
 }
 
-// It is what the server's forgetting of overrides leaves after an hour without heartbeats, and what Spinnaker's enable does.
+// It is what the server's forgetting of overrides leaves after an hour without heartbeats, and what
+// Spinnaker's enable does.
 func sticksWithoutOverride(p *eurekaPlace) {
 	app := p.start(eurekaShape{App: p.app})
 	r := p.found(1)
@@ -169,7 +173,8 @@ func leaseRanOut(p *eurekaPlace) {
 	p.say(next, isUp)
 }
 
-// A StatefulSet's Pod has the name of the one before it, and so its instance ID; but another address.
+// A StatefulSet's Pod has the name of the one before it, and so its instance ID; but another
+// address.
 func takenOver(p *eurekaPlace) {
 	p.app.ID = p.app.Service + "-0:" + p.app.Service
 	before := p.start(eurekaShape{App: p.app})

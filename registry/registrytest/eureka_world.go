@@ -18,7 +18,8 @@ import (
 	"prestop/registry"
 )
 
-// EurekaWorld is Eureka servers, real or in memory, with apps that do over REST what Netflix's client does.
+// EurekaWorld is Eureka servers, real or in memory, with apps that do over REST what Netflix's
+// client does.
 type EurekaWorld struct {
 	// Servers are the service URLs.
 	Servers []string
@@ -28,8 +29,8 @@ type EurekaWorld struct {
 	StartAgain func(t testing.TB)
 	// Heartbeat is the apps' pace.
 	Heartbeat time.Duration
-	// Cut cuts the link between two peers, or repairs it; nil where there are none. What could not be told for Forgotten is
-	// not told any more.
+	// Cut cuts the link between two peers, or repairs it; nil where there are none. What could not
+	// be told for Forgotten is not told any more.
 	Cut       func(cut bool)
 	Forgotten time.Duration
 	// Hold holds back what one of two peers has to tell the other, or lets it go.
@@ -44,11 +45,13 @@ type EurekaWorld struct {
 
 // EurekaSetup is how a Special server differs from a plain one.
 type EurekaSetup struct {
-	// Odd: the server is below the context path /registry, has no list of changes, and evicts no expired lease.
+	// Odd: the server is below the context path /registry, has no list of changes, and evicts no
+	// expired lease.
 	Odd bool
 	// User and Password are asked for unless User is "".
 	User, Password string
-	// CSRF and ReadOnly refuse what prestop writes; OpenError makes a refusal by CSRF a 403, where it is a 401 else.
+	// CSRF and ReadOnly refuse what prestop writes; OpenError makes a refusal by CSRF a 403, where
+	// it is a 401 else.
 	CSRF, OpenError, ReadOnly bool
 }
 
@@ -128,7 +131,8 @@ func (w *EurekaWorld) start(t testing.TB, shape eurekaShape) *eurekaApp {
 	return a
 }
 
-// EurekaID is the instance ID of an app, if it has not chosen one as Spring Cloud makes it where the host has no name.
+// EurekaID is the instance ID of an app, if it has not chosen one as Spring Cloud makes it where
+// the host has no name.
 func EurekaID(app App) string {
 	if app.ID != "" {
 		return app.ID
@@ -254,8 +258,8 @@ func (a *eurekaApp) register(ctx context.Context) error {
 	return err
 }
 
-// beat sends heartbeats until ctx ends. Like Netflix's client it registers anew where the server answers 404, and goes on
-// when the server cannot be reached.
+// beat sends heartbeats until ctx ends. Like Netflix's client it registers anew where the server
+// answers 404, and goes on when the server cannot be reached.
 func (a *eurekaApp) beat(ctx context.Context) {
 	defer close(a.ended)
 	tick := time.NewTicker(a.world.Heartbeat)

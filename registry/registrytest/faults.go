@@ -81,8 +81,8 @@ func (f *faults) exchanges() []exchange {
 func (f *faults) set(h http.HandlerFunc) { f.fault.Store(&h) }
 func (f *faults) clear()                 { f.over.Store(true); f.fault.Store(nil) }
 
-// givenUp reports whether the client has closed the connection meanwhile: a call that ended during the fault may be read only
-// after it, on a busy machine, and must not change anything then.
+// givenUp reports whether the client has closed the connection meanwhile: a call that ended during
+// the fault may be read only after it, on a busy machine, and must not change anything then.
 func givenUp(r *http.Request) bool {
 	seen := time.NewTimer(50 * time.Millisecond) // the server reads ahead, and finds the end of the connection
 	defer seen.Stop()
@@ -135,7 +135,8 @@ func endlessJSON(sent *atomic.Int64) http.HandlerFunc {
 	}
 }
 
-// behind returns the Pod's app, started and found by a client that reaches the servers through faults.
+// behind returns the Pod's app, started and found by a client that reaches the servers through
+// faults.
 func (p *place) behind() (registry.Registry, *faults) {
 	p.Helper()
 	p.Start(p, p.app)
@@ -203,8 +204,8 @@ func resetsForAWhile(p *place) {
 	p.notCalled(p.app)
 }
 
-// notAbsent asserts that what is wrong with the servers is an error of Find and Check: it must not look as if the Pod had
-// no instance.
+// notAbsent asserts that what is wrong with the servers is an error of Find and Check: it must not
+// look as if the Pod had no instance.
 func (p *place) notAbsent(r registry.Registry) {
 	p.Helper()
 	err := p.within(2*time.Second, "Find", func(ctx context.Context) error {

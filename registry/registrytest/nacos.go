@@ -12,23 +12,26 @@ import (
 	"time"
 )
 
-// NacosConfig sets up an in-memory Nacos. The zero value is a 2.3.2 without a login at /nacos, with the real one's times.
+// NacosConfig sets up an in-memory Nacos. The zero value is a 2.3.2 without a login at /nacos, with
+// the real one's times.
 type NacosConfig struct {
-	// Version is the server's, and decides which API it speaks: "1.4.1", "2.3.2" (also ""), "3.1.0", "3.2.0".
+	// Version is the server's, and decides which API it speaks: "1.4.1", "2.3.2" (also ""),
+	// "3.1.0", "3.2.0".
 	Version string
 	// Upgrading: a 2.0 or 2.1 whose cluster still has a 1.x in it. It works as a 1.x does.
 	Upgrading bool
 	// Path is the context path; "" is /nacos.
 	Path string
-	// Rebuild is how long after a change the list of a service is made anew; 0 is 500 ms, negative: at once. A 1.x does it
-	// at once anyway.
+	// Rebuild is how long after a change the list of a service is made anew; 0 is 500 ms, negative:
+	// at once. A 1.x does it at once anyway.
 	Rebuild time.Duration
 	// Expire is how long the record of a disabled instance outlives it; 0 is 60 s.
 	Expire time.Duration
-	// Unhealthy and Delete are how long after its last heartbeat an HTTP-registered instance is unhealthy and is removed; 0
-	// is 15 s and 30 s.
+	// Unhealthy and Delete are how long after its last heartbeat an HTTP-registered instance is
+	// unhealthy and is removed; 0 is 15 s and 30 s.
 	Unhealthy, Delete time.Duration
-	// Auth asks for a login everywhere. A 3.x asks for one in its admin API anyway unless NoAdminAuth is set.
+	// Auth asks for a login everywhere. A 3.x asks for one in its admin API anyway unless
+	// NoAdminAuth is set.
 	Auth, NoAdminAuth bool
 	// User and Password are the login; "" is nacos for both.
 	User, Password string
@@ -36,7 +39,8 @@ type NacosConfig struct {
 	Now func() time.Time
 }
 
-// NacosInstance is what an app publishes. Namespace "" is public, Group DEFAULT_GROUP, Cluster DEFAULT.
+// NacosInstance is what an app publishes. Namespace "" is public, Group DEFAULT_GROUP, Cluster
+// DEFAULT.
 type NacosInstance struct {
 	Namespace, Group, Service, Cluster string
 	IP                                 string
@@ -48,10 +52,11 @@ type NacosInstance struct {
 	Disabled bool
 }
 
-// Nacos is one in-memory Nacos server, an http.Handler. It keeps clients, the records of what was changed from outside and
-// the lists that everything is answered from, as naming of 2.3.2 and 3.1.0 does (and of 1.4.1, where an instance is its own
-// record), with the traps that come of it; the contract suite runs on it and on the real one. Safe for concurrent use. It
-// starts no goroutine: what a real server does by timers is made up for at the next call.
+// Nacos is one in-memory Nacos server, an http.Handler. It keeps clients, the records of what was
+// changed from outside and the lists that everything is answered from, as naming of 2.3.2 and 3.1.0
+// does (and of 1.4.1, where an instance is its own record), with the traps that come of it; the
+// contract suite runs on it and on the real one. Safe for concurrent use. It starts no goroutine:
+// what a real server does by timers is made up for at the next call.
 type Nacos struct {
 	config       NacosConfig
 	major, minor int
@@ -83,8 +88,8 @@ type nacosAddress struct {
 	cluster string
 }
 
-// nacosPublication is an address published by a client: a connection, "ip:port#true" for heartbeats over HTTP, "ip:port#false"
-// for a persistent instance.
+// nacosPublication is an address published by a client: a connection, "ip:port#true" for heartbeats
+// over HTTP, "ip:port#false" for a persistent instance.
 type nacosPublication struct {
 	client string
 	nacosAddress
@@ -139,7 +144,8 @@ func NewNacos(c NacosConfig) *Nacos {
 	return n
 }
 
-// Restart is a restart without data: the server forgets everything but its users. Connected clients come back at once.
+// Restart is a restart without data: the server forgets everything but its users. Connected clients
+// come back at once.
 func (n *Nacos) Restart() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -218,7 +224,8 @@ func (c *NacosClient) Close() {
 	c.server.unpublish(c.server.advance(), i.name(), nacosPublication{c.id, i.address()})
 }
 
-// Listed returns the instances that callers of the service in the public namespace and DEFAULT_GROUP get now.
+// Listed returns the instances that callers of the service in the public namespace and
+// DEFAULT_GROUP get now.
 func (n *Nacos) Listed(service string) []NacosInstance {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -268,7 +275,8 @@ func (n *Nacos) advance() time.Time {
 			}
 		}
 		for a, r := range s.records {
-			// The list is not made anew: who was disabled stays out of it until something else changes in the service.
+			// The list is not made anew: who was disabled stays out of it until something else
+			// changes in the service.
 			if !r.expires.IsZero() && !now.Before(r.expires) {
 				delete(s.records, a)
 			}
@@ -317,8 +325,8 @@ func (n *Nacos) unpublish(now time.Time, name nacosName, id nacosPublication) {
 	if s == nil || s.published[id] == nil {
 		return
 	}
-	// Also when another client publishes the same address: the late death of the first makes the second's record expire.
-	// The record of a persistent one never expires on 2.x (nacos#8717).
+	// Also when another client publishes the same address: the late death of the first makes the
+	// second's record expire. The record of a persistent one never expires on 2.x (nacos#8717).
 	if r := s.records[id.nacosAddress]; r != nil && (n.major >= 3 || !s.published[id].Persistent) {
 		r.expires = now.Add(n.config.Expire)
 	}

@@ -44,7 +44,8 @@ func (n *Nacos) deregister(w http.ResponseWriter, q nacosQuery, now time.Time) {
 	n.ok(w, q)
 }
 
-// update is PUT. On 1.x it registers what is not there; from 2.0 on it leaves a record of it that nothing makes expire.
+// update is PUT. On 1.x it registers what is not there; from 2.0 on it leaves a record of it that
+// nothing makes expire.
 func (n *Nacos) update(w http.ResponseWriter, q nacosQuery, now time.Time) {
 	i, err := q.instance()
 	if err != nil {

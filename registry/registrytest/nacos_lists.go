@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// list is what callers get: without the disabled. v3 lists the cluster DEFAULT unless told another, v1 all.
+// list is what callers get: without the disabled. v3 lists the cluster DEFAULT unless told another,
+// v1 all.
 func (n *Nacos) list(w http.ResponseWriter, q nacosQuery, now time.Time) {
 	name := q.name()
 	clusters := q.Get("clusters")
@@ -62,7 +63,8 @@ func (n *Nacos) hosts(w http.ResponseWriter, q nacosQuery, _ time.Time) {
 	reply(w, 200, map[string]any{"list": hosts, "count": len(hosts)})
 }
 
-// catalog is the services of a namespace with their instances. How a page is cut is each version's own.
+// catalog is the services of a namespace with their instances. How a page is cut is each version's
+// own.
 func (n *Nacos) catalog(w http.ResponseWriter, q nacosQuery, _ time.Time) {
 	page, size := q.number("pageNo"), q.number("pageSize")
 	if n.major >= 3 && page < 1 {

@@ -104,7 +104,8 @@ func (n *Nacos) removed(path string) bool {
 	return (strings.HasPrefix(path, "/v1/") || strings.HasPrefix(path, "/v2/")) && !kept && n.minor >= 2 && n.major == 3
 }
 
-// gated: a 3.x leaves what v1 clients need open and refuses what its console and admin API have taken over.
+// gated: a 3.x leaves what v1 clients need open and refuses what its console and admin API have
+// taken over.
 func (n *Nacos) gated(method, path string) bool {
 	if n.major < 3 {
 		return false

@@ -15,8 +15,9 @@ import (
 	"prestop/registry"
 )
 
-// RunNacos judges a Registry of Nacos by what only Nacos has: groups, clusters, namespaces, persistent instances, and the
-// record that outlives who was disabled. The cases play at the same time as those of no other suite.
+// RunNacos judges a Registry of Nacos by what only Nacos has: groups, clusters, namespaces,
+// persistent instances, and the record that outlives who was disabled. The cases play at the same
+// time as those of no other suite.
 func RunNacos(t *testing.T, w *NacosWorld) {
 	cases := map[string]func(*nacosPlace){
 		"instances are found in every group unless one is given":             inEveryGroup,
@@ -151,8 +152,8 @@ func persistent(p *nacosPlace) {
 	p.becomesNot(p.found(1), registry.Out)
 }
 
-// becomesNot waits until Check says another state than state: the server's own health check may say Down of persistent
-// instances, since nobody listens at their addresses here.
+// becomesNot waits until Check says another state than state: the server's own health check may say
+// Down of persistent instances, since nobody listens at their addresses here.
 func (p *nacosPlace) becomesNot(r registry.Registry, state registry.State) {
 	p.Helper()
 	p.eventually("not be "+state.String(), func() error {
@@ -224,8 +225,9 @@ func metadataFromOutside(p *nacosPlace) {
 	}
 }
 
-// orphan: for half a second after the app has died, the server takes changes of it. One that comes then leaves a record
-// that nothing makes expire, and whoever gets the address next would be disabled for ever.
+// orphan: for half a second after the app has died, the server takes changes of it. One that comes
+// then leaves a record that nothing makes expire, and whoever gets the address next would be
+// disabled for ever.
 func orphan(p *nacosPlace) {
 	app := p.Start(p, p.app)
 	r := p.found(1)

@@ -17,18 +17,20 @@ import (
 	"prestop/registry"
 )
 
-// NacosWorld is Nacos servers, real or in memory, with apps that register over HTTP and send heartbeats, or as Connect does.
+// NacosWorld is Nacos servers, real or in memory, with apps that register over HTTP and send
+// heartbeats, or as Connect does.
 type NacosWorld struct {
 	// Servers are the addresses with their context path.
 	Servers []string
-	// Client makes the Registry to judge, in a namespace and a group; "" are the product's own defaults.
+	// Client makes the Registry to judge, in a namespace and a group; "" are the product's own
+	// defaults.
 	Client func(t testing.TB, urls []*url.URL, namespace, group string) registry.Registry
 	// StartAgain restarts every server without its data; nil does without the cases that need it.
 	StartAgain func(t testing.TB)
 	// Heartbeat is the pace of apps that register over HTTP.
 	Heartbeat time.Duration
-	// Connect registers an app over gRPC, and registers it again when the connection is lost, until closed; nil: the apps
-	// register over HTTP.
+	// Connect registers an app over gRPC, and registers it again when the connection is lost, until
+	// closed; nil: the apps register over HTTP.
 	Connect func(t testing.TB, i NacosInstance) NacosConnection
 	// Major is the servers' version's: 1, 2 or 3.
 	Major int
@@ -76,7 +78,8 @@ func (w *NacosWorld) client(t testing.TB, urls []string, namespace, group string
 // Restart restarts every server.
 func (w *NacosWorld) Restart(t testing.TB) { w.StartAgain(t) }
 
-// Start registers the app and waits until every server holds it, disabled or not: from then on it can be changed.
+// Start registers the app and waits until every server holds it, disabled or not: from then on it
+// can be changed.
 func (w *NacosWorld) Start(t testing.TB, app App) Running {
 	t.Helper()
 	return w.start(t, nacosInstance(app))
@@ -228,7 +231,8 @@ func (a *nacosApp) register(ctx context.Context) error {
 	return err
 }
 
-// beat sends heartbeats until ctx ends, and registers anew where the server does not know the instance any more.
+// beat sends heartbeats until ctx ends, and registers anew where the server does not know the
+// instance any more.
 func (a *nacosApp) beat(ctx context.Context) {
 	defer close(a.ended)
 	tick := time.NewTicker(a.world.Heartbeat)
@@ -260,7 +264,8 @@ func (a *nacosApp) beat(ctx context.Context) {
 	}
 }
 
-// held waits until the server tells about the instance, which it does for callers and for changes at the same time.
+// held waits until the server tells about the instance, which it does for callers and for changes
+// at the same time.
 func (a *nacosApp) held(t testing.TB, server string) {
 	t.Helper()
 	q, path := a.query(), "v1/ns/instance"

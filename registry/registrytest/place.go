@@ -76,8 +76,8 @@ func (p *place) find(r registry.Registry, n int) []registry.Instance {
 	return found
 }
 
-// leave leaves and asserts that it is so. After a rejoin among peers, whose word of that may come late, it may take another
-// one, as it may the sidecar.
+// leave leaves and asserts that it is so. After a rejoin among peers, whose word of that may come
+// late, it may take another one, as it may the sidecar.
 func (p *place) leave(r registry.Registry) {
 	p.Helper()
 	late := p.rejoined != nil && len(p.URLs()) > 1
@@ -93,7 +93,8 @@ func (p *place) leave(r registry.Registry) {
 	}
 }
 
-// rejoin rejoins, again where peers on a busy machine bring back what was undone, as the sidecar does.
+// rejoin rejoins, again where peers on a busy machine bring back what was undone, as the sidecar
+// does.
 func (p *place) rejoin(r registry.Registry) {
 	p.Helper()
 	p.rejoined = r
@@ -129,8 +130,8 @@ func (p *place) mustBe(r registry.Registry, state registry.State) {
 	}
 }
 
-// becomes waits until Check says state of every remembered instance. With peers, whose word may come late, In after a rejoin
-// may take another one.
+// becomes waits until Check says state of every remembered instance. With peers, whose word may
+// come late, In after a rejoin may take another one.
 func (p *place) becomes(r registry.Registry, state registry.State) {
 	p.Helper()
 	if state == registry.In && p.rejoined == r && len(p.URLs()) > 1 {
@@ -168,9 +169,10 @@ func is(ctx context.Context, r registry.Registry, state registry.State) error {
 	return nil
 }
 
-// called waits until callers, at every server, are sent to the app with its weight and metadata. After a rejoin it looks at
-// the registry now and then, and rejoins again where that says Out, as the sidecar does: a peer's word may come seconds
-// late on a busy machine, and bring back what was undone.
+// called waits until callers, at every server, are sent to the app with its weight and metadata.
+// After a rejoin it looks at the registry now and then, and rejoins again where that says Out, as
+// the sidecar does: a peer's word may come seconds late on a busy machine, and bring back what was
+// undone.
 func (p *place) called(app App) {
 	p.Helper()
 	looks := 0

@@ -1,5 +1,6 @@
-// Package registrytest judges implementations of registry.Registry: a contract suite that runs the same on in-memory and
-// on real servers, and the in-memory Eureka and Nacos themselves, which other tests and the demo use.
+// Package registrytest judges implementations of registry.Registry: a contract suite that runs the
+// same on in-memory and on real servers, and the in-memory Eureka and Nacos themselves, which other
+// tests and the demo use.
 package registrytest
 
 import (
@@ -13,37 +14,44 @@ import (
 	"prestop/registry"
 )
 
-// World is the servers of one registry, real or in memory, with the apps that are registered there and the callers that
-// read it. Its methods are called by several tests at the same time, but Restart only while no other test runs.
+// World is the servers of one registry, real or in memory, with the apps that are registered there
+// and the callers that read it. Its methods are called by several tests at the same time, but
+// Restart only while no other test runs.
 type World interface {
 	// Traits tell the suite what this kind of registry can do.
 	Traits() Traits
 	// URLs are the servers' addresses as a user would configure them, without userinfo.
 	URLs() []string
-	// New returns the Registry to judge for the servers at urls, each an HTTP URL whose userinfo, if any, is the user and
-	// the password. The suite passes URLs() or the addresses of proxies that forward to them, one for each.
+	// New returns the Registry to judge for the servers at urls, each an HTTP URL whose userinfo,
+	// if any, is the user and the password. The suite passes URLs() or the addresses of proxies
+	// that forward to them, one for each.
 	New(t testing.TB, urls []string) registry.Registry
-	// Start starts an app, registers it and returns when every server holds it. It keeps itself registered like the
-	// registry's own clients do (heartbeats, a new registration where a server has lost it), fast, until it is stopped,
-	// at the latest at the end of the test. An app of the same App that has crashed comes back with the same identity.
+	// Start starts an app, registers it and returns when every server holds it. It keeps itself
+	// registered like the registry's own clients do (heartbeats, a new registration where a server
+	// has lost it), fast, until it is stopped, at the latest at the end of the test. An app of the
+	// same App that has crashed comes back with the same identity.
 	Start(t testing.TB, app App) Running
-	// Callers returns what a caller of the service reads now from each server, with the servers' own caches (which should
-	// be short here): the instances that it may call, and so none that is disabled or down. One list for each server.
+	// Callers returns what a caller of the service reads now from each server, with the servers'
+	// own caches (which should be short here): the instances that it may call, and so none that is
+	// disabled or down. One list for each server.
 	Callers(t testing.TB, service string) [][]Seen
-	// Restart ends every server and starts it again at the same address without any memory of instances. It returns when
-	// they answer.
+	// Restart ends every server and starts it again at the same address without any memory of
+	// instances. It returns when they answer.
 	Restart(t testing.TB)
 }
 
 // Traits are the differences between kinds of registries that the suite has to know.
 type Traits struct {
-	// OwnDown: an app can report that it is not ready, by Running.Report, and the registry keeps that.
+	// OwnDown: an app can report that it is not ready, by Running.Report, and the registry keeps
+	// that.
 	OwnDown bool
 	// Weights: instances have one.
 	Weights bool
-	// UndoneByRestart: a server that was restarted while an instance was Out says In once the app has registered again.
+	// UndoneByRestart: a server that was restarted while an instance was Out says In once the app
+	// has registered again.
 	UndoneByRestart bool
-	// StickyOut: an instance that crashes while it is Out and comes back at once with the same identity is Out.
+	// StickyOut: an instance that crashes while it is Out and comes back at once with the same
+	// identity is Out.
 	StickyOut bool
 }
 
@@ -60,7 +68,8 @@ type App struct {
 type Running interface {
 	// Beat returns once every server has had a sign of life that the app sent after the call.
 	Beat(t testing.TB)
-	// Report makes the app report that it is ready or is not, and returns when the servers know. See Traits.OwnDown.
+	// Report makes the app report that it is ready or is not, and returns when the servers know.
+	// See Traits.OwnDown.
 	Report(t testing.TB, ready bool)
 	// Crash ends the app like SIGKILL: it deregisters nothing.
 	Crash(t testing.TB)
@@ -75,14 +84,16 @@ type Seen struct {
 	Weight   float64
 }
 
-// turnedOver is how long a server may take to turn all its caches over once it does; less than these last in any World.
+// turnedOver is how long a server may take to turn all its caches over once it does; less than
+// these last in any World.
 const turnedOver = 500 * time.Millisecond
 
-// patience is how long the suite waits for what must come true: a Nacos that looks for the dead takes half a minute.
+// patience is how long the suite waits for what must come true: a Nacos that looks for the dead
+// takes half a minute.
 const patience = 90 * time.Second
 
-// Run judges the Registry that w.New returns. It takes a few seconds with the in-memory servers and a minute or so with
-// real ones.
+// Run judges the Registry that w.New returns. It takes a few seconds with the in-memory servers and
+// a minute or so with real ones.
 func Run(t *testing.T, w World) {
 	t.Run("at the same time", func(t *testing.T) {
 		for name, c := range cases(w.Traits()) {
@@ -245,7 +256,8 @@ func published(p *place) {
 		}
 		return err
 	})
-	// A server turns its caches over one after the other, which takes milliseconds on a machine that is not busy.
+	// A server turns its caches over one after the other, which takes milliseconds on a machine
+	// that is not busy.
 	p.eventuallyWithin(turnedOver, "be published for callers", func() error { return absent(p.Callers(p, p.app.Service), p.app) })
 	if before, after := r.Linger(); before <= 0 || after < before {
 		p.Fatalf("linger %v after it was published, %v after a leave", before, after)
@@ -389,8 +401,8 @@ func forgets(p *place) {
 	app.Crash(p)
 	p.must(r.Forget(p.Context()), "forget")
 	p.becomes(r, registry.Absent)
-	// A copy of the last heartbeat that reaches a peer only now registers there again what was deleted: the sidecar sees it
-	// with its next look, and deletes it again.
+	// A copy of the last heartbeat that reaches a peer only now registers there again what was
+	// deleted: the sidecar sees it with its next look, and deletes it again.
 	p.eventually("be forgotten", func() error {
 		p.must(r.Forget(p.Context()), "forget again")
 		found, err := p.client().Find(p.Context(), p.pod)
@@ -403,8 +415,8 @@ func forgets(p *place) {
 	app.Beat(p)
 	next := p.found(1)
 	if len(p.URLs()) > 1 {
-		// A copy of the last heartbeat that reaches a peer after the deletion registers there again what was deleted; the
-		// sidecar of the next life finds it, as it does what a crash left.
+		// A copy of the last heartbeat that reaches a peer after the deletion registers there again
+		// what was deleted; the sidecar of the next life finds it, as it does what a crash left.
 		p.back(next)
 	} else {
 		p.becomes(next, registry.In)

@@ -52,7 +52,7 @@ func (d *desk) arrive(id string) {
 //	/fast    reads the body and answers at once
 //	/large   answers 300 kB
 //	/medium  answers 3 kB
-//	/slow    does not answer; ms=N: after so many milliseconds, with size=N bytes more; deaf=yes: also when the client has left
+//	/slow    reads the body and does not answer; ms=N: after so many milliseconds, with size=N bytes more; deaf=yes: also when the client has left
 //	/upload  reads the body to its end, and answers
 //	/stream  an event every 50 ms; n=N: so many, then nothing more is said but the answer does not end
 //	/endless writes without end
@@ -69,6 +69,7 @@ func (d *desk) handler(ctx context.Context) http.Handler {
 		fmt.Fprint(w, strings.Repeat("x", 3000))
 	})
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
 		d.arrive(r.FormValue("id"))
 		gone := r.Context().Done()
 		if r.FormValue("deaf") != "" {
@@ -131,17 +132,22 @@ const (
 	grpc1   protocol = "gRPC"
 	grpcTLS protocol = "gRPC over TLS"
 	raw     protocol = "raw"
+
+	web1Mutual protocol = "HTTP/1.1 over mutual TLS"
+	web2Mutual protocol = "HTTP/2 over mutual TLS"
+	web1TLS12  protocol = "HTTP/1.1 over TLS 1.2"
+	web2Old    protocol = "HTTP/2 over TLS, old key share"
 )
 
-func (p protocol) secure() bool { return strings.HasSuffix(string(p), "TLS") }
+func (p protocol) secure() bool { return strings.Contains(string(p), "TLS") }
 
 // multiplexed reports whether several requests share a connection.
 func (p protocol) multiplexed() bool { return !strings.HasPrefix(string(p), "HTTP/1") && p != raw }
 
 func (p protocol) protocols() *http.Protocols {
 	wanted := new(http.Protocols)
-	wanted.SetHTTP1(p == web1 || p == web1TLS)
-	wanted.SetHTTP2(p == web2TLS)
+	wanted.SetHTTP1(strings.HasPrefix(string(p), "HTTP/1.1"))
+	wanted.SetHTTP2(strings.HasPrefix(string(p), "HTTP/2") && p.secure())
 	wanted.SetUnencryptedHTTP2(p == web2)
 	return wanted
 }
@@ -156,8 +162,11 @@ func (p protocol) scheme() string {
 // serveGo serves the handler on a listener until the test is over.
 func serveGo(t testing.TB, d *desk, p protocol, l net.Listener) {
 	ctx, cancel := context.WithCancel(context.Background())
-	server := &http.Server{Handler: d.handler(ctx), Protocols: p.protocols(), ErrorLog: log.New(io.Discard, "", 0),
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate(t).pair}}}
+	config := &tls.Config{Certificates: []tls.Certificate{certificate(t).pair}}
+	if strings.Contains(string(p), "mutual") {
+		config.Certificates[0], config.ClientAuth = certificate(t).chain, tls.RequireAnyClientCert
+	}
+	server := &http.Server{Handler: d.handler(ctx), Protocols: p.protocols(), ErrorLog: log.New(io.Discard, "", 0), TLSConfig: config}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -172,4 +181,21 @@ func serveGo(t testing.TB, d *desk, p protocol, l net.Listener) {
 		_ = server.Close()
 		<-done
 	})
+}
+
+// serveLate is serveGo in a process that reads late, as one in a container that is throttled.
+func serveLate(t testing.TB, d *desk, p protocol, l net.Listener) { serveGo(t, d, p, lateListener{l}) }
+
+type lateListener struct{ net.Listener }
+
+type lateConn struct{ net.Conn }
+
+func (l lateListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return lateConn{c}, err
+}
+
+func (c lateConn) Read(b []byte) (int, error) {
+	time.Sleep(15 * time.Millisecond)
+	return c.Conn.Read(b)
 }

@@ -113,9 +113,10 @@ func (v *visit) grpc() grpc_testing.TestServiceClient {
 	v.Helper()
 	secret := insecure.NewCredentials()
 	if v.secure() {
-		secret = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})
+		secret = credentials.NewTLS(v.tls())
 	}
-	c, err := grpc.NewClient("passthrough:///"+v.address(), grpc.WithTransportCredentials(secret))
+	c, err := grpc.NewClient("passthrough:///"+v.address(), grpc.WithTransportCredentials(secret),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return v.outside.Dial(ctx, v.port) }))
 	if err != nil {
 		v.Fatal(err)
 	}

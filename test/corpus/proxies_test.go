@@ -47,7 +47,7 @@ func runBackend(t testing.TB) (port int, begun func(v *visit, id string) bool) {
 // nginxSite is a server of nginx: its listen parameters, and the backend.
 const nginxSite = `
   server {
-    listen 127.0.0.1:%d %s;
+    listen %d %s;
     location = /fast { proxy_pass http://app; }
     location / { proxy_pass http://app; }
   }`
@@ -123,7 +123,7 @@ func run(t testing.TB, cmd *exec.Cmd, cancel func(), ports map[protocol][]uint16
 }
 
 const envoyListener = `
-  - address: {socket_address: {address: 127.0.0.1, port_value: %d}}
+  - address: {socket_address: {address: 0.0.0.0, port_value: %d}}
     filter_chains:
     - filters:
       - name: envoy.filters.network.http_connection_manager

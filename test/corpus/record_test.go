@@ -37,11 +37,11 @@ func (m moment) columns() string {
 
 // line is the moment in the recorded form: from when to when, in milliseconds; state, unread and unsent bytes; milliseconds
 // since the last data sent, received, and acknowledgement; bytes received and sent; data segments received and sent; all
-// segments sent.
+// segments sent; the estimate of the client's largest segment.
 func (m moment) line() string {
 	i := &m.info
 	return fmt.Sprintln(m.at.Milliseconds(), m.until.Milliseconds(), m.state, m.unread, m.unsent, i.Last_data_sent, i.Last_data_recv, i.Last_ack_recv,
-		i.Bytes_received, i.Bytes_sent, i.Data_segs_in, i.Data_segs_out, i.Segs_out)
+		i.Bytes_received, i.Bytes_sent, i.Data_segs_in, i.Data_segs_out, i.Segs_out, i.Rcv_mss)
 }
 
 // recorder looks at all connections to some ports and keeps what changed.

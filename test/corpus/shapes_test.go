@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -38,8 +37,6 @@ type shape struct {
 	paced bool
 	// alone: by net/http as server; the others by all of them.
 	alone bool
-	// small: over segments as small as those of a network.
-	small bool
 }
 
 func every(protocol) bool    { return true }
@@ -124,6 +121,16 @@ var webShapes = []shape{
 		v.pause(100 * ms)
 		v.call(1, 0, "GET", "/fast", "")
 	}},
+	{name: "one stream in flight among ten, nine answered at the same time", want: used, mixed: true, on: shared, drive: func(v *visit) {
+		v.begin("GET", "/slow", nil)
+		v.together(9, "/fast")
+	}},
+	{name: "ten answered at the same time, then one stream in flight, one answered 3 ms later", want: used, mixed: true, on: shared, drive: func(v *visit) {
+		v.together(10, "/fast")
+		v.begin("GET", "/slow", nil)
+		v.pause(3 * ms)
+		v.call(1, 0, "GET", "/fast", "")
+	}},
 	{name: "two streams in flight, three answered meanwhile", want: used, mixed: true, alone: true, on: shared, drive: func(v *visit) {
 		v.begin("GET", "/slow", nil)
 		v.begin("GET", "/slow", nil)
@@ -146,18 +153,18 @@ var webShapes = []shape{
 		v.begin("GET", "/slow", nil)
 		v.call(10, 0, "GET", "/fast", "")
 	}},
-	{name: "5 GETs of 3 kB answered over a network", want: idle, alone: true, small: true, on: every, drive: func(v *visit) { v.call(5, 0, "GET", "/medium", "") }},
-	{name: "8 GETs of 3 kB answered over a network, thinking 60 ms", want: idle, alone: true, small: true, on: every, drive: func(v *visit) { v.call(8, 60*ms, "GET", "/medium", "") }},
-	{name: "8 GETs of 3 kB answered over a network after 10 ms each", want: idle, alone: true, small: true, on: every, drive: func(v *visit) { v.call(8, 20*ms, "GET", "/slow?ms=10&size=3000", "") }},
-	{name: "5 GETs of 3 kB answered over a network, one in flight", want: used, alone: true, small: true, on: every, drive: func(v *visit) {
+	{name: "5 GETs of 3 kB answered", want: idle, alone: true, on: every, drive: func(v *visit) { v.call(5, 0, "GET", "/medium", "") }},
+	{name: "8 GETs of 3 kB answered, thinking 60 ms", want: idle, alone: true, on: every, drive: func(v *visit) { v.call(8, 60*ms, "GET", "/medium", "") }},
+	{name: "8 GETs of 3 kB answered after 10 ms each", want: idle, alone: true, on: every, drive: func(v *visit) { v.call(8, 20*ms, "GET", "/slow?ms=10&size=3000", "") }},
+	{name: "5 GETs of 3 kB answered, one in flight", want: used, alone: true, on: every, drive: func(v *visit) {
 		v.call(5, 0, "GET", "/medium", "")
 		v.begin("GET", "/slow", nil)
 	}},
-	{name: "8 GETs of 3 kB answered over a network, thinking, one in flight", want: used, alone: true, small: true, on: every, drive: func(v *visit) {
+	{name: "8 GETs of 3 kB answered, thinking, one in flight", want: used, alone: true, on: every, drive: func(v *visit) {
 		v.call(8, 60*ms, "GET", "/medium", "")
 		v.begin("GET", "/slow", nil)
 	}},
-	{name: "one stream in flight, 5 GETs of 3 kB answered over a network", want: used, alone: true, small: true, mixed: true, on: shared, drive: func(v *visit) {
+	{name: "one stream in flight, 5 GETs of 3 kB answered", want: used, alone: true, mixed: true, on: shared, drive: func(v *visit) {
 		v.begin("GET", "/slow", nil)
 		v.pause(100 * ms)
 		v.call(5, 10*ms, "GET", "/medium", "")
@@ -167,6 +174,19 @@ var webShapes = []shape{
 		v.pause(100 * ms)
 		v.call(3, 10*ms, "GET", "/large", "")
 	}},
+}
+
+// firstShapes are those of a connection's first requests.
+var firstShapes = []shape{
+	{name: "a GET in flight", want: used, on: every, drive: func(v *visit) { v.begin("GET", "/slow", nil) }},
+	{name: "a POST of 3 kB in flight", want: used, on: every, drive: func(v *visit) { v.begin("POST", "/slow", strings.NewReader(strings.Repeat("x", 3000))) }},
+	{name: "a POST of 100 kB in flight", want: used, on: every, drive: func(v *visit) { v.begin("POST", "/slow", strings.NewReader(strings.Repeat("x", 100_000))) }},
+	{name: "a POST of 1 MB in flight", want: used, on: every, drive: func(v *visit) { v.begin("POST", "/slow", strings.NewReader(strings.Repeat("x", 1_000_000))) }},
+	{name: "a GET answered, one in flight", want: used, on: every, drive: func(v *visit) {
+		v.call(1, 0, "GET", "/fast", "")
+		v.begin("GET", "/slow", nil)
+	}},
+	{name: "a GET answered", want: idle, common: true, on: every, drive: func(v *visit) { v.call(1, 0, "GET", "/fast", "") }},
 }
 
 // handShapes are made by hand on HTTP/1.1.
@@ -542,13 +562,4 @@ func (f *framed) pings(ctx context.Context, every time.Duration) {
 		}
 		f.flush(func() { _ = f.framer.WritePing(false, [8]byte{1}) })
 	}
-}
-
-// smallSegments bounds what a segment holds, as a network does and loopback does not.
-func smallSegments(_, _ string, c syscall.RawConn) error {
-	var err error
-	if e := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 1460) }); e != nil {
-		return e
-	}
-	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,13 @@ var toolShapes = []shape{
 	{name: "curl, 3 GETs answered, one in flight", want: used, on: over(web1, web1TLS), drive: func(v *visit) { v.curlSlow(3) }},
 	// curl 7.88 resets a stream once the body has its length, and sends the next request before the server has ended that stream.
 	{name: "curl, 3 GETs answered, one in flight", want: used, mixed: true, on: over(web2TLS), drive: func(v *visit) { v.curlSlow(3) }},
+	{name: "JDK, a GET answered", want: idle, common: true, on: every, drive: func(v *visit) { v.java("", "/fast") }},
+	{name: "JDK, 6 GETs answered", want: idle, common: true, on: every, drive: func(v *visit) { v.java("", slices.Repeat([]string{"/fast"}, 6)...) }},
+	{name: "JDK, 20 GETs answered", want: idle, common: true, on: every, drive: func(v *visit) { v.java("", slices.Repeat([]string{"/fast"}, 20)...) }},
+	{name: "JDK, a small POST answered", want: idle, common: true, on: every, drive: func(v *visit) { v.java("small", "/fast") }},
+	{name: "JDK, a GET in flight", want: used, on: every, drive: func(v *visit) { v.javaSlow(0, "") }},
+	{name: "JDK, a POST of 3 kB in flight", want: used, on: every, drive: func(v *visit) { v.javaSlow(0, strings.Repeat("x", 3000)) }},
+	{name: "JDK, a GET answered, one in flight", want: used, on: every, drive: func(v *visit) { v.javaSlow(1, "") }},
 	{name: "h2load, 6 GETs answered, thinking", want: idle, common: true, on: shared, drive: func(v *visit) { v.h2load(6, 100) }},
 	{name: "nghttp, a GET in flight", want: used, on: shared, drive: func(v *visit) {
 		id := v.id()
@@ -39,7 +47,7 @@ func reused(p protocol) bool { return p != web2 }
 func (v *visit) start(name string, args ...string) {
 	v.Helper()
 	ctx, cancel := context.WithCancel(v.ctx)
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + v.outside.Namespace, name}, args...)...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		v.Fatal(err)
@@ -68,27 +76,69 @@ func (v *visit) curlFlags() []string {
 	return append(flags, "--http2")
 }
 
-// curl has curl make n requests, and then wait for another server, with the connection kept.
-func (v *visit) curl(n int, path string, more ...string) {
+// finished starts a client that connects to a place once it has finished, and waits for that.
+func (v *visit) finished(start func(place string)) {
 	v.Helper()
-	other, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp4", ":0")
 	if err != nil {
 		v.Fatal(err)
 	}
-	v.Cleanup(func() { other.Close() })
+	v.Cleanup(func() { l.Close() })
+	start(fmt.Sprintf("%s:%d", v.outside.Address, l.Addr().(*net.TCPAddr).Port))
+	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(90 * time.Second)); err != nil {
+		v.Fatal(err)
+	}
+	c, err := l.Accept()
+	if err != nil {
+		v.Fatalf("the client has not finished: %v", err)
+	}
+	v.Cleanup(func() { c.Close() })
+}
+
+// curl has curl make n requests, and then wait for another server, with the connection kept.
+func (v *visit) curl(n int, path string, more ...string) {
+	v.Helper()
 	args := append(v.curlFlags(), more...)
 	for range n {
 		args = append(args, v.url(path))
 	}
-	v.start("curl", append(args, "telnet://"+other.Addr().String())...)
-	if err := other.(*net.TCPListener).SetDeadline(time.Now().Add(90 * time.Second)); err != nil {
+	v.finished(func(place string) { v.start("curl", append(args, "telnet://"+place)...) })
+}
+
+// java has the JDK's client make requests of these paths, and keep its connection.
+func (v *visit) java(body string, paths ...string) {
+	v.Helper()
+	v.finished(func(place string) { v.startJava(body, place, paths...) })
+}
+
+// javaSlow has it make n requests and another that is not answered.
+func (v *visit) javaSlow(n int, body string) {
+	v.Helper()
+	id := v.id()
+	v.startJava(body, "-:0", append(slices.Repeat([]string{"/fast"}, n), "/slow?id="+id)...)
+	v.await(id)
+}
+
+func (v *visit) startJava(body, place string, paths ...string) {
+	v.Helper()
+	classes, err := servers.BuildJavaWeb(v.ctx)
+	if err != nil {
 		v.Fatal(err)
 	}
-	c, err := other.Accept()
+	java, err := servers.Java()
 	if err != nil {
-		v.Fatalf("curl has not finished: %v", err)
+		v.Fatal(err)
 	}
-	v.Cleanup(func() { c.Close() })
+	version := "1"
+	if v.multiplexed() {
+		version = "2"
+	}
+	args := []string{"-Xmx32m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djdk.internal.httpclient.disableHostnameVerification=true",
+		"-cp", classes, "it.Client", version, body, place}
+	for _, path := range paths {
+		args = append(args, v.url(path))
+	}
+	v.start(java, args...)
 }
 
 // curlSlow has curl make n requests and another that is not answered.

@@ -12,39 +12,52 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"prestop/drain/conns/connstest"
 )
 
 // visit is one client's connection to a server, which is judged.
 type visit struct {
 	*testing.T
 	protocol
-	ctx    context.Context // ends with the test
-	port   uint16
-	begun  func(id string) bool
-	prefix string // of ids
-	client *http.Client
-	small  bool      // over segments as small as those of a network
-	done   time.Time // when the connection was as the shape wants it
+	ctx     context.Context // ends with the test
+	port    uint16
+	outside *connstest.Outside // where the client is
+	begun   func(id string) bool
+	prefix  string // of ids
+	client  *http.Client
+	done    time.Time // when the connection was as the shape wants it
 }
 
 var visits atomic.Int64
 
-func (v *visit) address() string { return fmt.Sprintf("127.0.0.1:%d", v.port) }
+func (v *visit) address() string { return fmt.Sprintf("%s:%d", v.outside.Address, v.port) }
 
 func (v *visit) url(path string) string { return v.scheme() + "://" + v.address() + path }
 
 // id is one that no other request has.
 func (v *visit) id() string { return fmt.Sprintf("%s-%d", v.prefix, visits.Add(1)) }
 
-// credulous takes every certificate.
-var credulous = &tls.Config{InsecureSkipVerify: true}
+// tls is the client's configuration, which takes every certificate.
+func (v *visit) tls() *tls.Config {
+	config := &tls.Config{InsecureSkipVerify: true, ServerName: "localhost",
+		ClientSessionCache: tls.NewLRUClientSessionCache(1)} // tickets are sent to who takes them
+	if strings.Contains(string(v.protocol), "mutual") {
+		config.Certificates = []tls.Certificate{certificate(v).chain}
+	}
+	if strings.Contains(string(v.protocol), "1.2") {
+		config.MaxVersion = tls.VersionTLS12
+	}
+	if strings.Contains(string(v.protocol), "old key share") {
+		config.CurvePreferences = []tls.CurveID{tls.X25519}
+	}
+	return config
+}
 
 // http makes the visit's client that of net/http, with one connection.
 func (v *visit) http() {
-	transport := &http.Transport{Protocols: v.protocols(), MaxConnsPerHost: 1, TLSClientConfig: credulous.Clone()}
-	if v.small {
-		transport.DialContext = (&net.Dialer{Control: smallSegments}).DialContext
-	}
+	transport := &http.Transport{Protocols: v.protocols(), MaxConnsPerHost: 1, TLSClientConfig: v.tls(),
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return v.outside.Dial(ctx, v.port) }}
 	v.client = &http.Client{Transport: transport}
 	v.Cleanup(transport.CloseIdleConnections)
 }
@@ -52,7 +65,7 @@ func (v *visit) http() {
 // dial opens a connection by hand, with its TLS handshake.
 func (v *visit) dial() net.Conn {
 	v.Helper()
-	c, err := (&net.Dialer{}).DialContext(v.ctx, "tcp", v.address())
+	c, err := v.outside.Dial(v.ctx, v.port)
 	if err != nil {
 		v.Fatal(err)
 	}
@@ -60,7 +73,7 @@ func (v *visit) dial() net.Conn {
 	if !v.secure() {
 		return c
 	}
-	config := credulous.Clone()
+	config := v.tls()
 	if v.multiplexed() {
 		config.NextProtos = []string{"h2"}
 	}

@@ -196,13 +196,18 @@ func restartAll(g *stage) {
 		p.app["restartPolicyRules"] = []kube.Object{{"action": "RestartAllContainers", "exitCodes": kube.Object{"operator": "In", "values": []int{3}}}}
 	}})
 	g.ask(service, g.ports.control, "/crash") // it does not live to answer
-	g.said(p, "prestop", `"msg":"registered"`, 2*len(g.registries))
-	again := g.ready(service)
+	again := g.restarted(1, "prestop", "app")
 	if again.Metadata.UID != p.Metadata.UID || again.Status.PodIP != p.Status.PodIP {
 		g.Errorf("it is another Pod: %s", summary(again))
 	}
 	g.callersGo(again)
-	g.awaitStatus(service, "serves", func(s status) bool { return s.State == "serving" })
+	g.awaitStatus(service, "serves and has found both instances", func(s status) bool {
+		found := 0
+		for _, r := range s.Registries {
+			found += len(r.Instances)
+		}
+		return s.State == "serving" && found == 2
+	})
 	if called := g.rec.logs.with(p.Metadata.UID, "prestop", "hook called"); len(called) > 0 {
 		g.Errorf("a hook was called: %v", called)
 	}

@@ -160,7 +160,11 @@ func apply(t *testing.T, policy string, pod object) spec {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	file, values, out := filepath.Join(dir, "pod.yaml"), filepath.Join(dir, "values.yaml"), filepath.Join(dir, "out.yaml")
+	policy, err = filepath.Abs("../../deploy/" + policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const file, values, out = "pod.yaml", "values.yaml", "out.yaml" // by name alone: Kyverno takes a comma in a path for two paths
 	body, err := json.Marshal(pod)
 	if err != nil {
 		t.Fatal(err)
@@ -173,11 +177,12 @@ namespaceSelector:
   - {name: shop, labels: {prestop: inject}}
   - {name: other, labels: {}}
 `)} {
-		if err := os.WriteFile(name, text, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := exec.CommandContext(t.Context(), binary, "apply", "../../deploy/"+policy, "--resource", file, "--values-file", values, "--output", out)
+	c := exec.CommandContext(t.Context(), binary, "apply", policy, "--resource", file, "--values-file", values, "--output", out)
+	c.Dir = dir
 	c.Env = append(os.Environ(), "HOME="+dir, "KUBECONFIG="+os.DevNull)
 	said, err := c.CombinedOutput()
 	if err != nil {
@@ -186,7 +191,7 @@ namespaceSelector:
 	if !regexp.MustCompile(`fail: 0\b.*error: 0\b`).Match(said) {
 		t.Fatalf("%s", said)
 	}
-	text, err := os.ReadFile(out)
+	text, err := os.ReadFile(filepath.Join(dir, out))
 	if os.IsNotExist(err) || len(bytes.TrimSpace(text)) == 0 {
 		text, err = body, nil // nothing was changed
 	}

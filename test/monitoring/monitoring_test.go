@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"prestop/drain"
+	"prestop/internal/httpapi"
 	"prestop/registry"
 	"prestop/registry/client"
 	"prestop/registry/eureka"
@@ -51,7 +52,7 @@ func metrics(t *testing.T) told {
 	d := drain.New(drain.Options{
 		Registries: []registry.Registry{eureka.New(eureka.Options{URLs: []*url.URL{u}, HTTP: h})},
 		Pod:        registry.Pod{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}, Ports: []uint16{8080}, Budget: time.Minute, Linger: 0,
-		RegistryTimeout: time.Second, Traffic: map[string]*registry.Traffic{"eureka": h.Traffic()}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		RegistryTimeout: time.Second, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -59,7 +60,12 @@ func metrics(t *testing.T) told {
 	if _, err := d.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	text := d.Metrics("test")
+	rec := httptest.NewRecorder()
+	httpapi.NewServer(d, httpapi.Options{
+		Version: "test", Traffic: map[string]*registry.Traffic{"eureka": h.Traffic()},
+		Log: slog.New(slog.DiscardHandler),
+	}).Handler.ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	text := rec.Body.Bytes()
 	cancel()
 	<-ended
 	p := expfmt.NewTextParser(model.LegacyValidation)

@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,15 +16,24 @@ type JavaWeb struct {
 	Begun string
 }
 
-// RunJavaWeb starts it with a listener of 127.0.0.1 for each of listeners, "tomcat-http1:PORT", "netty-http2-tls:PORT" and so
+// BuildJavaWeb builds the Java servers and the Java client of the corpus, once, and returns their class path.
+func BuildJavaWeb(ctx context.Context) (string, error) {
+	built, err := Build(ctx, "../servers/corpus/app", "compile", "dependency:build-classpath", "-Dmdep.outputFile=target/classpath")
+	if err != nil {
+		return "", err
+	}
+	jars, err := os.ReadFile(filepath.Join(built, "target", "classpath"))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(built, "target", "classes") + string(os.PathListSeparator) + strings.TrimSpace(string(jars)), nil
+}
+
+// RunJavaWeb starts it with a listener for each of listeners, "tomcat-http1:PORT", "netty-http2-tls:PORT" and so
 // on, and the certificate in two PEM files. It ends with the test.
 func RunJavaWeb(t testing.TB, cert, key string, listeners []string) *JavaWeb {
 	t.Helper()
-	built, err := Build(t.Context(), "../servers/corpus/app", "compile", "dependency:build-classpath", "-Dmdep.outputFile=target/classpath")
-	if err != nil {
-		t.Fatal(err)
-	}
-	jars, err := os.ReadFile(filepath.Join(built, "target", "classpath"))
+	classes, err := BuildJavaWeb(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +42,6 @@ func RunJavaWeb(t testing.TB, cert, key string, listeners []string) *JavaWeb {
 		t.Fatal(err)
 	}
 	at := fmt.Sprintf("http://127.0.0.1:%d/", port)
-	classes := filepath.Join(built, "target", "classes") + string(os.PathListSeparator) + strings.TrimSpace(string(jars))
 	args := []string{"-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xss512k", "-cp", classes, "it.App", cert, key, fmt.Sprint(port)}
 	p := Run(t, Spec{Name: "java-web", Ready: at, Args: append(args, listeners...)})
 	return &JavaWeb{p, at + "begun?id="}

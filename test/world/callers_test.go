@@ -89,9 +89,9 @@ func (c *caller) run(ctx context.Context) {
 		if c.address == "" {
 			continue
 		}
-		ms := c.length()
+		ms, address := c.length(), c.address
 		r := call{to: c.to, listed: c.listed, http2: c.http2, began: time.Now()}
-		under.Go(func() { c.w.called(c.send(h, r, c.address, ms)) })
+		under.Go(func() { c.w.called(c.send(h, r, address, ms)) })
 	}
 }
 

@@ -287,7 +287,7 @@ func (w *world) judge() {
 		w.judgeHook(h)
 	}
 	for _, s := range w.servers {
-		w.requests += len(s.requests())
+		w.judgeRequests(s)
 	}
 }
 
@@ -389,4 +389,34 @@ func (w *world) judgeHook(h *hook) {
 	if held := h.ended.Sub(last); held > requestTimeout+2*time.Second {
 		w.problem("the hook was held for %v with nothing in flight: %v", held, h)
 	}
+}
+
+// judgeRequests judges how much the sidecar asked of a registry: a look that repeats becomes rare, and
+// what happens to the Pod costs some requests each.
+func (w *world) judgeRequests(s *server) {
+	all := s.requests()
+	w.requests += len(all)
+	writes := 0
+	for _, r := range all {
+		if r.write() {
+			writes++
+		}
+	}
+	w.say("%d requests to %s, %d of them change something; %d turns", len(all), s.kind, writes, w.turns())
+	if most := 20 + 6*w.turns(); len(all) > most {
+		w.problem("%d requests to %s, %d of them change something; want %d at the most", len(all), s.kind, writes, most)
+	}
+}
+
+// turns is how much has happened to the Pod.
+func (w *world) turns() int {
+	n := len(w.hooks) + len(w.resumes) + len(w.sidecar.running())
+	for _, s := range w.servers {
+		n += 2*len(s.trouble()) + 2*len(s.restarted())
+	}
+	for _, c := range w.containers {
+		up, endings, said := c.facts()
+		n += len(up) + len(endings) + len(said)
+	}
+	return n
 }

@@ -24,6 +24,7 @@ var (
 	onlyOne   = flag.String("keep", "", "numbers of the events that are kept, comma list, or none; for one history")
 	atOnce    = flag.Int("at-once", 6, "how many histories run side by side")
 	shrinks   = flag.Bool("shrink", true, "a history that fails is shrunk")
+	stories   = flag.Bool("stories", false, "tell of the histories that are right too")
 	other     = flag.String("binary", "", "path of the binary; empty: it is built")
 )
 
@@ -120,6 +121,9 @@ func TestRandomHistoriesOfAPod(t *testing.T) {
 			outcomes = append(outcomes, o)
 			mu.Unlock()
 			report(t, o)
+			if *stories {
+				t.Logf("seed %d: %v\n%s", o.seed, o.setup, o.story)
+			}
 		})
 	}
 	all.Wait()

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"runtime"
 	"testing"
@@ -55,8 +56,10 @@ func isolate() error {
 type Outside struct {
 	// Address is the Pod's.
 	Address string
-	number  int
-	calls   chan func()
+	// Namespace is the file of its network namespace, for nsenter.
+	Namespace string
+	number    int
+	calls     chan func()
 }
 
 // outsides is how many places a Pod may have.
@@ -87,6 +90,7 @@ func NewOutside(number int) (*Outside, error) {
 	case err := <-failed:
 		return nil, err
 	}
+	o.Namespace = fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), thread)
 	inside, outside := fmt.Sprintf("in%d", number), fmt.Sprintf("out%d", number)
 	err := ips(
 		fmt.Sprintf("link add %s type veth peer name %s netns %d", inside, outside, thread),

@@ -58,7 +58,7 @@ final class NettyServer {
           }
         }));
       }
-    }).bind("127.0.0.1", port).sync();
+    }).bind(port).sync();
   }
 
   private static final class Answer extends SimpleChannelInboundHandler<HttpObject> {

@@ -28,7 +28,6 @@ final class TomcatServer extends HttpServlet {
   void listen(int port, boolean http2, boolean tls) {
     var c = new Connector();
     c.setPort(port);
-    c.setProperty("address", "127.0.0.1");
     c.setProperty("maxThreads", "20");
     c.setProperty("minSpareThreads", "1");
     c.setProperty("maxKeepAliveRequests", "-1");

@@ -1,4 +1,4 @@
-package drain
+package httpapi
 
 import (
 	"context"
@@ -18,33 +18,33 @@ type visitor struct {
 
 func (v *visitor) Close() error { v.closed = true; return nil }
 
-// full returns a door with no room left, and who is inside.
-func full(t *testing.T) (*door, []*visitor, []context.Context) {
-	d := newDoor()
-	inside := make([]*visitor, room)
-	contexts := make([]context.Context, room)
+// full returns a limiter with no room left, and the connections that it has.
+func full(t *testing.T) (*connLimiter, []*visitor, []context.Context) {
+	l := newConnLimiter()
+	inside := make([]*visitor, maxConns)
+	contexts := make([]context.Context, maxConns)
 	for i := range inside {
 		inside[i] = &visitor{}
-		contexts[i] = d.enter(t.Context(), inside[i])
+		contexts[i] = l.accept(t.Context(), inside[i])
 	}
-	return d, inside, contexts
+	return l, inside, contexts
 }
 
-func TestAFullDoorClosesWhoCameFirstAndIsNotBeingAnswered(t *testing.T) {
+func TestAFullServerClosesTheOldestConnectionThatIsNotBeingAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, inside, contexts := full(t)
+		l, inside, contexts := full(t)
 		release := make(chan struct{})
 		answered := make(chan struct{})
 		go func() { // the first one's request is being answered
 			defer close(answered)
 			r := httptest.NewRequestWithContext(contexts[0], http.MethodGet, "/shutdown", nil)
-			d.serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release })).ServeHTTP(httptest.NewRecorder(), r)
+			l.serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release })).ServeHTTP(httptest.NewRecorder(), r)
 		}()
 		synctest.Wait()
 		began := time.Now()
-		d.enter(t.Context(), &visitor{})
-		if waited := time.Since(began); waited != manners {
-			t.Errorf("the next one waited %v; want %v", waited, manners)
+		l.accept(t.Context(), &visitor{})
+		if waited := time.Since(began); waited != minAge {
+			t.Errorf("the next one waited %v; want %v", waited, minAge)
 		}
 		for i, v := range inside {
 			if v.closed != (i == 1) {
@@ -53,27 +53,27 @@ func TestAFullDoorClosesWhoCameFirstAndIsNotBeingAnswered(t *testing.T) {
 		}
 		close(release)
 		<-answered
-		d.enter(t.Context(), &visitor{})
+		l.accept(t.Context(), &visitor{})
 		if !inside[0].closed {
 			t.Error("one that has been answered stays before those that came later")
 		}
-		if n := d.order.Len(); n != room || len(d.guests) != room {
-			t.Errorf("%d are inside, %d known", n, len(d.guests))
+		if n := l.order.Len(); n != maxConns || len(l.conns) != maxConns {
+			t.Errorf("%d are inside, %d known", n, len(l.conns))
 		}
 	})
 }
 
-func TestAFullDoorOpensWhenSomebodyLeaves(t *testing.T) {
+func TestAFullServerAcceptsWhenAConnectionEnds(t *testing.T) {
 	for _, s := range []http.ConnState{http.StateClosed, http.StateHijacked} {
 		synctest.Test(t, func(t *testing.T) {
-			d, inside, _ := full(t)
+			l, inside, _ := full(t)
 			began := time.Now()
 			go func() {
-				wait(t.Context(), 10*time.Millisecond)
-				d.changed(inside[7], http.StateActive) // says nothing
-				d.changed(inside[7], s)
+				time.Sleep(10 * time.Millisecond)      // of the bubble
+				l.changed(inside[7], http.StateActive) // says nothing
+				l.changed(inside[7], s)
 			}()
-			d.enter(t.Context(), &visitor{})
+			l.accept(t.Context(), &visitor{})
 			if waited := time.Since(began); waited != 10*time.Millisecond {
 				t.Errorf("%v: waited %v", s, waited)
 			}

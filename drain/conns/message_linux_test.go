@@ -1,7 +1,7 @@
 package conns
 
 import (
-	"errors"
+	"encoding/binary"
 	"math"
 	"net/netip"
 	"slices"
@@ -11,7 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"prestop/drain/conns/inuse"
+	"prestop/drain/conns/sockdiag"
 )
+
+// The lengths of the kernel's structs: nlmsghdr, inet_diag_msg; and where the latter has the socket's id.
+const (
+	headerLen  = 16
+	messageLen = 72
+	socketAt   = 4
+)
+
+var native = binary.NativeEndian
 
 // aSocket is a message about an IPv4 connection of port 8080 with as much of tcp_info as infoLen, and an attribute that
 // no kernel sends yet before and after.
@@ -29,7 +39,7 @@ func aSocket(infoLen int) []byte {
 	unknown := []byte{5, 0, 0xf0, 0, 9, 0, 0, 0}
 	info := make([]byte, 4+infoLen)
 	native.PutUint16(info, uint16(len(info)))
-	native.PutUint16(info[2:], attrInfo)
+	native.PutUint16(info[2:], 2 /* INET_DIAG_INFO */)
 	for at, value := range map[int]uint32{44: 1000, 52: 2000, 56: 3000, 100: 2, 136: 14, 140: 8, 152: 6, 156: 9} {
 		if at+4 <= infoLen {
 			native.PutUint32(info[4+at:], value)
@@ -40,8 +50,8 @@ func aSocket(infoLen int) []byte {
 			native.PutUint64(info[4+at:], value)
 		}
 	}
-	b = slices.Concat(b, unknown, info, make([]byte, align4(len(info))-len(info)), unknown)
-	return finish(b, sockDiagByFamily)
+	b = slices.Concat(b, unknown, info, make([]byte, (len(info)+3)&^3-len(info)), unknown)
+	return finish(b, unix.SOCK_DIAG_BY_FAMILY)
 }
 
 // finish fills in a message's header.
@@ -51,16 +61,7 @@ func finish(b []byte, kind uint16) []byte {
 	return b
 }
 
-// anEnd is a message that ends a dump, with an errno or none.
-func anEnd(kind uint16, errno ...int32) []byte {
-	b := make([]byte, headerLen)
-	for _, e := range errno {
-		b = native.AppendUint32(b, uint32(e))
-	}
-	return finish(b, kind)
-}
-
-func TestParseDumpReadsAsMuchOfTCPInfoAsThereIs(t *testing.T) {
+func TestASampleHasAsMuchAsTCPInfo(t *testing.T) {
 	want := message{
 		connection: connection{localPort: 8080, remotePort: 50001,
 			local: mapped([4]byte{10, 0, 0, 1}), remote: mapped([4]byte{10, 0, 0, 2})},
@@ -68,7 +69,7 @@ func TestParseDumpReadsAsMuchOfTCPInfoAsThereIs(t *testing.T) {
 		cookie: 0x5566778811223344,
 		inode:  5,
 		family: unix.AF_INET,
-		id:     [sockidLen]byte(aSocket(0)[headerLen+socketAt:]),
+		id:     sockdiag.SockID(aSocket(0)[headerLen+socketAt:]),
 	}
 	clocks := func(m *message) {
 		m.HasClocks, m.SinceSent, m.SinceReceived, m.SinceAcked = true, time.Second, 2*time.Second, 3*time.Second
@@ -97,10 +98,10 @@ func TestParseDumpReadsAsMuchOfTCPInfoAsThereIs(t *testing.T) {
 			has(&want)
 		}
 		var m message
-		calls := 0
-		done, err := parseDump(slices.Concat(aSocket(c.infoLen), anEnd(unix.NLMSG_DONE, 0)), &m, func(*message) { calls++ })
-		if err != nil || !done || calls != 1 || m != want {
-			t.Errorf("%d bytes of tcp_info: %d sockets, done %t, %v:\n%+v, want\n%+v", c.infoLen, calls, done, err, m, want)
+		var d sockdiag.Message
+		_, err := sockdiag.Parse(aSocket(c.infoLen), &d, m.from)
+		if err != nil || m != want {
+			t.Errorf("%d bytes of tcp_info: %v:\n%+v, want\n%+v", c.infoLen, err, m, want)
 		}
 	}
 }
@@ -116,78 +117,30 @@ func TestRepeatedSegmentsAreNotCounted(t *testing.T) {
 		{1, 3, 100, 1}, {2, 2, 100, 1}, {1, 3, 0, 0}, // SYN-ACKs too, which were not in sent
 		{3, 5, 1 << 40, math.MaxUint32 - 1}, {math.MaxUint32, 1, 1 << 40, math.MaxUint32 - 1},
 	} {
-		if got := fresh(c.sent, c.repeated, c.bytes); got != c.want {
+		if got := withoutRetransmits(c.sent, c.repeated, c.bytes); got != c.want {
 			t.Errorf("%d sent, %d of them repeated, %d bytes: %d, want %d", c.sent, c.repeated, c.bytes, got, c.want)
 		}
 	}
-	info := make([]byte, 248)
-	native.PutUint32(info[100:], 2)
-	native.PutUint32(info[156:], 2)
-	native.PutUint64(info[200:], 500)
-	var s inuse.Sample
-	if parseInfo(info, &s); s.SegmentsSent != 2 || s.BytesSent != 500 {
-		t.Errorf("the SYN-ACK alone was repeated, and the data are read as %d bytes in %d segments", s.BytesSent, s.SegmentsSent)
+	d := sockdiag.Message{}
+	if _, err := sockdiag.Parse(aSocket(248), &d, func(*sockdiag.Message) {}); err != nil {
+		t.Fatal(err)
+	}
+	d.Info.Total_retrans, d.Info.Data_segs_out, d.Info.Bytes_sent, d.Info.Bytes_retrans = 2, 2, 500, 0
+	var m message
+	if m.from(&d); m.SegmentsSent != 2 || m.BytesSent != 500 {
+		t.Errorf("the SYN-ACK alone was repeated, and the data are read as %d bytes in %d segments", m.BytesSent, m.SegmentsSent)
 	}
 }
 
-func TestParseDumpEnds(t *testing.T) {
-	interrupted := aSocket(248)
-	native.PutUint16(interrupted[6:], unix.NLM_F_MULTI|unix.NLM_F_DUMP_INTR)
-	long := aSocket(248)
-	native.PutUint32(long, 5000)
-	tooShort := anEnd(unix.NLMSG_NOOP)
-	native.PutUint32(tooShort, headerLen-1)
-	short := finish(make([]byte, headerLen+messageLen-1), sockDiagByFamily)
-	attribute := aSocket(248)
-	native.PutUint16(attribute[headerLen+messageLen:], 3)
-	for name, c := range map[string]struct {
-		b       []byte
-		sockets int
-		done    bool
-		err     error
-	}{
-		"nothing":                          {nil, 0, false, nil},
-		"two sockets, more to come":        {slices.Concat(aSocket(248), aSocket(0)), 2, false, nil},
-		"done":                             {anEnd(unix.NLMSG_DONE, 0), 0, true, nil},
-		"done, by an old kernel":           {anEnd(unix.NLMSG_DONE), 0, true, nil},
-		"done after an error":              {anEnd(unix.NLMSG_DONE, -int32(unix.ENOMEM)), 0, true, unix.ENOMEM},
-		"refused":                          {anEnd(unix.NLMSG_ERROR, -int32(unix.ENOENT)), 0, false, unix.ENOENT},
-		"an error without its number":      {anEnd(unix.NLMSG_ERROR), 0, false, errMalformed},
-		"overrun":                          {anEnd(unix.NLMSG_OVERRUN), 0, false, errInterrupted},
-		"a message of no interest":         {slices.Concat(anEnd(unix.NLMSG_NOOP), aSocket(8)), 1, false, nil},
-		"an inconsistent dump":             {slices.Concat(aSocket(248), interrupted), 1, false, errInterrupted},
-		"an inconsistent dump at its end":  {withFlags(anEnd(unix.NLMSG_DONE, 0), unix.NLM_F_DUMP_INTR), 0, false, errInterrupted},
-		"a length beyond the datagram":     {long, 0, false, errMalformed},
-		"a length below a header":          {tooShort, 0, false, errMalformed},
-		"a socket cut short":               {short, 0, false, errMalformed},
-		"an attribute shorter than itself": {attribute, 0, false, errMalformed},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var m message
-			sockets := 0
-			done, err := parseDump(c.b, &m, func(*message) { sockets++ })
-			if sockets != c.sockets || done != c.done || !errors.Is(err, c.err) {
-				t.Errorf("%d sockets, done %t, %v; want %d, %t, %v", sockets, done, err, c.sockets, c.done, c.err)
-			}
-		})
-	}
-}
-
-func withFlags(b []byte, flags uint16) []byte {
-	native.PutUint16(b[6:], flags)
-	return b
-}
-
-func FuzzParseDump(f *testing.F) {
-	f.Add(slices.Concat(aSocket(248), aSocket(136), anEnd(unix.NLMSG_DONE, 0)))
-	f.Add(anEnd(unix.NLMSG_ERROR, -2))
+func FuzzJudgeOfADump(f *testing.F) {
+	f.Add(slices.Concat(aSocket(248), aSocket(136)))
 	f.Add(aSocket(60)[:100])
 	rule := inuse.Rule{IdleAfter: time.Second, RequestTimeout: time.Minute}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var m message
-		sockets := 0
-		_, _ = parseDump(b, &m, func(m *message) {
-			sockets++
+		var d sockdiag.Message
+		_, _ = sockdiag.Parse(b, &d, func(d *sockdiag.Message) {
+			m.from(d)
 			v, past := rule.Judge(&m.Sample, inuse.Memory{})
 			if v.Next < 0 || v.Silent < 0 || v.Class != inuse.InUse && v.Next != 0 {
 				t.Errorf("judged %+v as %+v", m.Sample, v)
@@ -199,9 +152,6 @@ func FuzzParseDump(f *testing.F) {
 				t.Errorf("idle without a clock: %+v", m.Sample)
 			}
 		})
-		if most := len(b) / (headerLen + messageLen); sockets > most {
-			t.Errorf("%d sockets in %d bytes", sockets, len(b))
-		}
 	})
 }
 

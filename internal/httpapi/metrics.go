@@ -1,4 +1,4 @@
-package drain
+package httpapi
 
 import (
 	"bytes"
@@ -7,36 +7,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"prestop/drain/conns"
+	"prestop/drain"
 	"prestop/registry"
 )
-
-// history is what /metrics tells of the drains that ended.
-type history struct {
-	mu     sync.Mutex
-	drains map[Result]int
-	last   Outcome
-}
-
-func (h *history) add(o Outcome) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.drains == nil {
-		h.drains = map[Result]int{}
-	}
-	h.drains[o.Result]++
-	h.last = o
-}
-
-// ended returns how many drains ended with each result, and the last outcome.
-func (h *history) ended() (map[Result]int, Outcome) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return maps.Clone(h.drains), h.last
-}
 
 // family is one metric with its samples. Prometheus' own library would write it too, for 1.7 MB in every Pod.
 type family struct {
@@ -76,21 +51,23 @@ func (l labels) String() string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// Metrics is what is true now in the Prometheus text format. Every name starts with prestop_, and the texts of every label
-// but build_info's come from a short list.
-func (d *Drain) Metrics(version string) []byte {
-	now := d.status.Load()
+// metrics writes f and the requests to the registries in the Prometheus text format. Every name starts
+// with prestop_, and the texts of every label but build_info's come from a short list.
+func metrics(f drain.Figures, traffic map[string]*registry.Traffic, version string) []byte {
+	label := func(name, text string) []sample { return []sample{{labels: labels{name, text}, value: 1}} }
 	families := []family{
-		{"prestop_build_info", "The version that runs.", gauge, []sample{{labels: labels{"version", version}, value: 1}}},
-		{"prestop_state", "1 for the state of the drain, 0 for the others.", gauge, states(now.state.phase)},
-		{"prestop_state_timestamp_seconds", "When the drain came to its state.", gauge, only(float64(now.state.since.UnixMilli()) / 1e3)},
-		{"prestop_app_listening", "1 while the app listens.", gauge, only(one(now.state.app == appUp))},
-		{"prestop_connections", "Connections to the app at the last count, by use.", gauge, uses(now.state.last)},
-		{"prestop_connections_source_info", "Where the count of the connections comes from.", gauge, []sample{{labels: labels{"source", d.source()}, value: 1}}},
+		{"prestop_build_info", "The version that runs.", gauge, label("version", version)},
+		{"prestop_state", "1 for the state of the drain, 0 for the others.", gauge, states(f.State)},
+		{"prestop_state_timestamp_seconds", "When the drain came to its state.", gauge,
+			only(float64(f.Since.UnixMilli()) / 1e3)},
+		{"prestop_app_listening", "1 while the app listens.", gauge, only(one(f.Listening))},
+		{"prestop_connections", "Connections to the app at the last count, by use.", gauge, uses(f)},
+		{"prestop_connections_source_info", "Where the count of the connections comes from.", gauge,
+			label("source", f.Source)},
 	}
-	families = append(families, d.drainFamilies(now)...)
-	families = append(families, d.registryFamilies(now.state)...)
-	families = append(families, trafficFamilies(d.options.Traffic)...)
+	families = append(families, drainFamilies(f)...)
+	families = append(families, registryFamilies(f.Registries)...)
+	families = append(families, trafficFamilies(traffic)...)
 	var b bytes.Buffer
 	for _, f := range families {
 		if len(f.samples) > 0 {
@@ -102,55 +79,54 @@ func (d *Drain) Metrics(version string) []byte {
 
 func only(v float64) []sample { return []sample{{value: v}} }
 
-func states(now phase) []sample {
+func states(now string) []sample {
 	var all []sample
-	for p := serving; p <= forgotten; p++ {
-		all = append(all, sample{labels: labels{"state", p.String()}, value: one(p == now)})
+	for _, s := range drain.States() {
+		all = append(all, sample{labels: labels{"state", s}, value: one(s == now)})
 	}
 	return all
 }
 
-func uses(t conns.Tally) []sample {
-	return []sample{{labels: labels{"use", "active"}, value: float64(t.Active)}, {labels: labels{"use", "idle"}, value: float64(t.Idle)}}
+func uses(f drain.Figures) []sample {
+	return []sample{
+		{labels: labels{"use", "active"}, value: float64(f.Active)},
+		{labels: labels{"use", "idle"}, value: float64(f.Idle)},
+	}
 }
 
-// drainFamilies tell of the drains. The one that goes on is among them: a Pod is seldom scraped again after its drain.
-func (d *Drain) drainFamilies(now *snapshot) []family {
-	ended, last := d.history.ended()
-	if now.state.phase == draining {
-		last = d.policy.spent(now.state, time.Now())
-	}
+// drainFamilies tell of the drains.
+func drainFamilies(f drain.Figures) []family {
 	var results []sample
-	for _, r := range []Result{Drained, Expired, Cancelled} {
-		results = append(results, sample{labels: labels{"result", string(r)}, value: float64(ended[r])})
+	for _, r := range []drain.Result{drain.Drained, drain.Expired, drain.Cancelled} {
+		results = append(results, sample{labels: labels{"result", string(r)}, value: float64(f.Drains[r])})
 	}
 	phase := func(name string, d time.Duration) sample {
 		return sample{labels: labels{"phase", name}, value: d.Seconds()}
 	}
 	return []family{
 		{"prestop_drains_total", "Drains that ended, by result; expired: the deadline came first.", counter, results},
-		{"prestop_drain_phase_seconds", "What each phase of the last drain took, or has taken until now of the one that goes on.", gauge,
-			[]sample{phase("leave", last.Leave), phase("linger", last.Linger), phase("count", last.Count)}},
-		{"prestop_drain_budget_seconds", "Longest time that a drain may take: grace period less reserve.", gauge, only(d.policy.budget.Seconds())},
+		{"prestop_drain_phase_seconds",
+			"What each phase of the last drain took, or has taken until now of the one that goes on.", gauge,
+			[]sample{phase("leave", f.Leave), phase("linger", f.Linger), phase("count", f.Count)}},
+		{"prestop_drain_budget_seconds", "Longest time that a drain may take: grace period less reserve.", gauge,
+			only(f.Budget.Seconds())},
 	}
 }
 
-func (d *Drain) registryFamilies(s state) []family {
-	// Two registries of one kind are one series: labels stay few.
+// registryFamilies tell of the registries. Two of one kind are one series: labels stay few.
+func registryFamilies(all []drain.RegistryFigures) []family {
 	in, undone, trouble := map[string]float64{}, map[string]float64{}, map[string]float64{}
-	for i, v := range s.views {
-		kind := d.options.Registries[i].Kind()
-		in[kind] += 0
-		for _, i := range v.instances {
-			in[kind] += one(i.State == registry.In)
-		}
-		undone[kind] += float64(v.undone)
-		trouble[kind] = max(trouble[kind], one(v.err != nil))
+	for _, r := range all {
+		in[r.Kind] += float64(r.In)
+		undone[r.Kind] += float64(r.Undone)
+		trouble[r.Kind] = max(trouble[r.Kind], one(r.Trouble))
 	}
 	return []family{
 		{"prestop_registry_instances_in", "Instances of this Pod that callers are sent to.", gauge, byKind(in)},
-		{"prestop_registry_reasserts_total", "Times that a registry showed the Pod in service again during a drain.", counter, byKind(undone)},
-		{"prestop_registry_trouble", "1 while something is wrong at a registry; /status says what.", gauge, byKind(trouble)},
+		{"prestop_registry_reasserts_total",
+			"Times that a registry showed the Pod in service again during a drain.", counter, byKind(undone)},
+		{"prestop_registry_trouble", "1 while something is wrong at a registry; /status says what.", gauge,
+			byKind(trouble)},
 	}
 }
 

@@ -1,4 +1,6 @@
-package drain
+// Package httpapi is the HTTP in front of a drain: its paths, the token, the limits, the hooks that
+// wait, and /metrics. It decides nothing: it asks the drain, and writes what that answers.
+package httpapi
 
 import (
 	"context"
@@ -15,10 +17,13 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"prestop/drain"
+	"prestop/registry"
 )
 
-// HandlerOptions are the settings of the HTTP side.
-type HandlerOptions struct {
+// Options are the settings of the HTTP side.
+type Options struct {
 	// Tokens, if it is not nil and returns any, are those of which one is required as a bearer token on
 	// /shutdown, /stopping and /resume. With an error and no token every call is refused.
 	Tokens func() ([]string, error)
@@ -26,28 +31,30 @@ type HandlerOptions struct {
 	ReadyWhenRegistered, UnreadyWhenDraining bool
 	// Version is told on /metrics.
 	Version string
+	// Traffic is the requests to the registries, by their kind; told on /metrics.
+	Traffic map[string]*registry.Traffic
 	// Settings are those in force, by flag, without secrets; told on /status.
 	Settings map[string]string
 	Log      *slog.Logger
 }
 
-// Server is the HTTP server in front of a Drain.
+// Server is the HTTP server in front of a drain.
 type Server struct {
 	*http.Server
-	waiters *crowd
+	waiters *waiters
 }
 
-// Shutdown stops the server when every caller has its answer, those of the hook that nobody attends
-// to among them, or when ctx ends. The Drain must have ended, or callers of the hook wait for it.
+// Shutdown stops the server when every caller has its answer, the parked ones of the
+// hook among them, or when ctx ends. The Drain must have ended, or callers of the hook wait for it.
 func (s *Server) Shutdown(ctx context.Context) error {
 	return errors.Join(s.Server.Shutdown(ctx), s.waiters.answered(ctx))
 }
 
-// handler answers for a Drain.
+// handler answers for a drain.
 type handler struct {
-	drain *Drain
-	HandlerOptions
-	waiters *crowd
+	drain *drain.Drain
+	Options
+	waiters *waiters
 	routes  map[string]route
 }
 
@@ -61,8 +68,8 @@ type route struct {
 // NewServer returns the HTTP server in front of d: the public paths and nothing else, every other one
 // 404, another method 405. A slash at the end of a path changes nothing. Connections, headers and
 // bodies are bounded and timed, but for the answer of /shutdown, which comes when the drain ends.
-func NewServer(d *Drain, o HandlerOptions) *Server {
-	h := &handler{drain: d, HandlerOptions: o, waiters: &crowd{}}
+func NewServer(d *drain.Drain, o Options) *Server {
+	h := &handler{drain: d, Options: o, waiters: &waiters{}}
 	h.routes = map[string]route{
 		"/shutdown": {true, "start or join the drain, and wait for its end", h.guarded(h.shutdown)},
 		"/stopping": {true, "for prestop's own preStop hook: the Pod goes; returns at once", h.guarded(h.stopping)},
@@ -74,14 +81,14 @@ func NewServer(d *Drain, o HandlerOptions) *Server {
 		"/metrics":  {false, "for Prometheus", h.metrics},
 		"/":         {false, "this list", h.list},
 	}
-	door := newDoor()
+	limiter := newConnLimiter()
 	return &Server{waiters: h.waiters, Server: &http.Server{
-		Handler:           door.serve(http.HandlerFunc(h.serve)),
-		ConnContext:       door.enter,
-		ConnState:         door.changed,
-		ReadHeaderTimeout: writeTimeout,
-		ReadTimeout:       writeTimeout,
-		WriteTimeout:      writeTimeout,    // /shutdown takes it off
+		Handler:           limiter.serve(http.HandlerFunc(h.serve)),
+		ConnContext:       limiter.accept,
+		ConnState:         limiter.changed,
+		ReadHeaderTimeout: ioTimeout,
+		ReadTimeout:       ioTimeout,
+		WriteTimeout:      ioTimeout,       // /shutdown takes it off
 		IdleTimeout:       2 * time.Minute, // the kubelet keeps its connection from postStart to preStop
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
@@ -95,7 +102,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	to, found := h.routes[at]
 	if isHook(r) && !slices.Contains(hooks, at) {
 		h.Log.Warn("the kubelet called a path that stops nothing, and takes any answer for success: "+
-			"correct the path of the lifecycle hook", "path", r.URL.Path, "right", rightHook(at), "from", host(r.RemoteAddr))
+			"correct the path of the lifecycle hook", "path", r.URL.Path, "right", rightHook(at), "from", hostOf(r.RemoteAddr))
 	}
 	switch {
 	case !found:
@@ -148,8 +155,8 @@ func (h *handler) list(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, strings.TrimSuffix(b.String(), "\n"))
 }
 
-// writeTimeout bounds a request's header and body, and the time to write an answer.
-const writeTimeout = 10 * time.Second
+// ioTimeout bounds a request's header and body, and the time to write an answer.
+const ioTimeout = 10 * time.Second
 
 // shutdown is the hook: it blocks until the drain is over.
 func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
@@ -168,11 +175,11 @@ func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	out, err := h.drain.Shutdown(r.Context())
 	if err != nil && r.Context().Err() != nil {
-		h.Log.Warn("a caller of the hook went away; the drain goes on", "from", r.RemoteAddr, "after", short(time.Since(began)))
+		h.Log.Warn("a caller of the hook went away; the drain goes on", "from", r.RemoteAddr, "after", time.Since(began).Round(time.Millisecond).String())
 		return
 	}
 	// The read deadline too: before the answer of a POST goes out, what is left of its body is read.
-	end := time.Now().Add(writeTimeout)
+	end := time.Now().Add(ioTimeout)
 	if err := errors.Join(c.SetWriteDeadline(end), c.SetReadDeadline(end)); err != nil {
 		h.Log.Debug("cannot bound the answer of a hook", "error", err)
 	}
@@ -193,10 +200,14 @@ func (h *handler) resume(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, "OK")
 }
 
-func (h *handler) ok(w http.ResponseWriter, _ *http.Request) { yes(w)(h.drain.Safe()) }
+func (h *handler) ok(w http.ResponseWriter, _ *http.Request) {
+	good, why := h.drain.Safe()
+	respond(w, good, why)
+}
 
 func (h *handler) readyz(w http.ResponseWriter, _ *http.Request) {
-	yes(w)(h.drain.Ready(h.ReadyWhenRegistered, h.UnreadyWhenDraining))
+	good, why := h.drain.Ready(h.ReadyWhenRegistered, h.UnreadyWhenDraining)
+	respond(w, good, why)
 }
 
 // healthz asks the owner of the drain, so that one that is stuck is noticed.
@@ -211,9 +222,9 @@ func (h *handler) healthz(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) status(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), writeTimeout/2)
+	ctx, cancel := context.WithTimeout(r.Context(), ioTimeout/2)
 	defer cancel()
-	body, err := small(h.drain.Status(ctx), h.Settings)
+	body, err := marshalBounded(h.drain.Status(ctx), h.Settings)
 	if err != nil {
 		answer(w, http.StatusInternalServerError, err.Error())
 		return
@@ -225,22 +236,39 @@ func (h *handler) status(w http.ResponseWriter, r *http.Request) {
 // answerLimit bounds an answer: the kubelet reads no more than 10 KiB, and others shall not have to.
 const answerLimit = 10 << 10
 
-// small is s as JSON of less than answerLimit: as many instances of each registry are listed as fit.
-func small(s Status, settings map[string]string) ([]byte, error) {
+// marshalBounded returns s as JSON of less than answerLimit: as many instances of each registry are
+// listed as fit.
+func marshalBounded(s drain.Status, settings map[string]string) ([]byte, error) {
 	for {
 		body, err := json.MarshalIndent(struct {
-			*Status
+			*drain.Status
 			Settings map[string]string `json:"settings,omitempty"`
 		}{&s, settings}, "", "  ")
-		if err != nil || len(body) < answerLimit || !s.shorten() {
+		if err != nil || len(body) < answerLimit || !shorten(&s) {
 			return body, err
 		}
 	}
 }
 
+// shorten halves the longest list of instances; false if there is nothing left to halve.
+func shorten(s *drain.Status) bool {
+	longest := 0
+	for i, r := range s.Registries {
+		if len(r.Instances) > len(s.Registries[longest].Instances) {
+			longest = i
+		}
+	}
+	if len(s.Registries) == 0 || len(s.Registries[longest].Instances) == 0 {
+		return false
+	}
+	r := &s.Registries[longest]
+	r.Instances = r.Instances[:len(r.Instances)/2]
+	return true
+}
+
 func (h *handler) metrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = w.Write(h.drain.Metrics(h.Version)) // the reader went away
+	_, _ = w.Write(metrics(h.drain.Figures(), h.Traffic, h.Version)) // the reader went away
 }
 
 // guarded asks for the token, if one is set.
@@ -261,7 +289,7 @@ func (h *handler) guarded(next http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		h.Log.Warn("refused a call without the token: set it in the httpHeaders of the hook, as Authorization: Bearer …",
-			"path", r.URL.Path, "from", host(r.RemoteAddr), "agent", r.UserAgent())
+			"path", r.URL.Path, "from", hostOf(r.RemoteAddr), "agent", r.UserAgent())
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		answer(w, http.StatusUnauthorized, "the token is missing or wrong: send it as Authorization: Bearer …")
 	}
@@ -271,18 +299,19 @@ func (h *handler) guarded(next http.HandlerFunc) http.HandlerFunc {
 func oneOf(good []string, got string) bool {
 	is := false
 	for _, want := range good {
-		is = same(got, want) || is
+		is = equalSecret(got, want) || is
 	}
 	return is
 }
 
-// same compares in a time that tells nothing, not even the length.
-func same(a, b string) bool {
+// equalSecret compares in a time that tells nothing, not even the length.
+func equalSecret(a, b string) bool {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
 }
 
-func host(addr string) string {
+// hostOf is the host of an address with a port.
+func hostOf(addr string) string {
 	h, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return addr
@@ -290,14 +319,13 @@ func host(addr string) string {
 	return h
 }
 
-func yes(w http.ResponseWriter) func(bool, string) {
-	return func(ok bool, text string) {
-		if ok {
-			answer(w, http.StatusOK, text)
-		} else {
-			answer(w, http.StatusServiceUnavailable, text)
-		}
+// respond answers 200 or 503.
+func respond(w http.ResponseWriter, good bool, text string) {
+	code := http.StatusOK
+	if !good {
+		code = http.StatusServiceUnavailable
 	}
+	answer(w, code, text)
 }
 
 func answer(w http.ResponseWriter, code int, line string) {

@@ -1,4 +1,4 @@
-package drain
+package httpapi
 
 import (
 	"context"
@@ -14,41 +14,29 @@ import (
 	"testing"
 	"time"
 
+	"prestop/drain"
 	"prestop/drain/conns"
 	"prestop/registry"
 )
 
-// call makes one request to the handler, as the kubelet does, and waits for the answer.
-func (w *world) call(ctx context.Context, o HandlerOptions, method, path string, header ...string) *httptest.ResponseRecorder {
-	o.Log = w.drain.log
-	o.Version = "1.2.3"
-	r := httptest.NewRequestWithContext(ctx, method, path, nil)
-	for i := 0; i+1 < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
-	}
-	rec := httptest.NewRecorder()
-	NewServer(w.drain, o).Handler.ServeHTTP(rec, r)
-	return rec
-}
-
 // hooked begins a drain whose caller does not wait, and returns once it is on.
-func hooked(t *testing.T, w *world) {
-	w.hook(t.Context())
-	wait(t.Context(), 100*time.Millisecond)
+func hooked(t *testing.T, p *pod) {
+	p.hook(t.Context())
+	time.Sleep(100 * time.Millisecond)
 }
 
 // over brings a drain to its end, in order or at the deadline.
-func over(t *testing.T, w *world) {
-	<-w.hook(t.Context())
-	wait(t.Context(), time.Millisecond) // the outcome goes out before the files and the status are written
+func over(t *testing.T, p *pod) {
+	<-p.hook(t.Context())
+	time.Sleep(time.Millisecond) // the outcome goes out before the files and the status are written
 }
 
 func TestThePathsAnswer(t *testing.T) {
-	token := HandlerOptions{Tokens: func() ([]string, error) { return []string{"old sesame", "open sesame"}, nil }}
-	none := HandlerOptions{}
+	token := Options{Tokens: func() ([]string, error) { return []string{"old sesame", "open sesame"}, nil }}
+	none := Options{}
 	for sentence, c := range map[string]struct {
-		before       func(*testing.T, *world)
-		options      HandlerOptions
+		before       func(*testing.T, *pod)
+		options      Options
 		method, path string
 		header       []string
 		code         int
@@ -57,20 +45,20 @@ func TestThePathsAnswer(t *testing.T) {
 		"the hook answers when the drain is over":                 {nil, none, "GET", "/shutdown", nil, 200, "OK drained in "},
 		"the hook may be a POST":                                  {nil, none, "POST", "/shutdown", nil, 200, "0 connections in use"},
 		"the hook may have a query":                               {nil, none, "GET", "/shutdown?from=app", nil, 200, "OK"},
-		"the hook tells who was left at the deadline":             {func(_ *testing.T, w *world) { w.connect(2) }, none, "GET", "/shutdown", nil, 504, "2 connections in use, 0 idle: 10.0.0.9×2"},
+		"the hook tells who was left at the deadline":             {func(_ *testing.T, p *pod) { p.connect(2) }, none, "GET", "/shutdown", nil, 504, "2 connections in use, 0 idle: 10.0.0.9×2"},
 		"a second hook gets the same answer":                      {over, none, "GET", "/shutdown", nil, 200, "OK drained in "},
 		"the hook is refused without the token":                   {nil, token, "GET", "/shutdown", nil, 401, "token"},
 		"the hook is refused with another token":                  {nil, token, "GET", "/shutdown", []string{"Authorization", "Bearer open"}, 401, "token"},
 		"the hook is refused with a token of another scheme":      {nil, token, "GET", "/shutdown", []string{"Authorization", "Basic open sesame"}, 401, "token"},
 		"the hook is refused with a token of no scheme":           {nil, token, "GET", "/shutdown", []string{"Authorization", "open sesame"}, 401, "token"},
 		"the hook is let in with the token":                       {nil, token, "GET", "/shutdown", []string{"Authorization", "Bearer open sesame"}, 200, "OK"},
-		"the hook is refused while the token cannot be read":      {nil, HandlerOptions{Tokens: func() ([]string, error) { return nil, errors.New("gone") }}, "GET", "/shutdown", []string{"Authorization", "Bearer "}, 401, "token"},
-		"no token is asked for where none is set":                 {nil, HandlerOptions{Tokens: func() ([]string, error) { return []string{""}, nil }}, "GET", "/shutdown", nil, 200, "OK"},
-		"the hook of a process that has ended":                    {func(_ *testing.T, w *world) { w.end() }, none, "GET", "/shutdown", nil, 503, "ended"},
+		"the hook is refused while the token cannot be read":      {nil, Options{Tokens: func() ([]string, error) { return nil, errors.New("gone") }}, "GET", "/shutdown", []string{"Authorization", "Bearer "}, 401, "token"},
+		"no token is asked for where none is set":                 {nil, Options{Tokens: func() ([]string, error) { return []string{""}, nil }}, "GET", "/shutdown", nil, 200, "OK"},
+		"the hook of a process that has ended":                    {func(_ *testing.T, p *pod) { p.end() }, none, "GET", "/shutdown", nil, 503, "ended"},
 		"not safe while serving":                                  {nil, none, "GET", "/ok", nil, 503, "serving"},
 		"not safe while draining":                                 {hooked, none, "GET", "/ok", nil, 503, "draining: "},
 		"safe when drained":                                       {over, none, "GET", "/ok", nil, 200, "OK"},
-		"not safe when expired":                                   {func(t *testing.T, w *world) { w.connect(1); over(t, w) }, none, "GET", "/ok", nil, 503, "deadline"},
+		"not safe when expired":                                   {func(t *testing.T, p *pod) { p.connect(1); over(t, p) }, none, "GET", "/ok", nil, 503, "deadline"},
 		"safe needs no token":                                     {over, token, "GET", "/ok", nil, 200, "OK"},
 		"healthy while serving":                                   {nil, none, "GET", "/healthz", nil, 200, "OK"},
 		"healthy while draining":                                  {hooked, none, "GET", "/healthz", nil, 200, "OK"},
@@ -78,10 +66,10 @@ func TestThePathsAnswer(t *testing.T) {
 		"ready while serving":                                     {nil, none, "GET", "/readyz", nil, 200, "serving"},
 		"ready while draining":                                    {hooked, none, "GET", "/readyz", nil, 200, "draining"},
 		"ready when drained":                                      {over, none, "GET", "/readyz", nil, 200, "drained"},
-		"not ready without the app":                               {func(t *testing.T, w *world) { w.crash(); wait(t.Context(), time.Second) }, none, "GET", "/readyz", nil, 503, "does not listen"},
-		"not ready while draining where that is wanted":           {hooked, HandlerOptions{UnreadyWhenDraining: true}, "GET", "/readyz", nil, 503, "draining"},
-		"ready while serving also where draining is not":          {nil, HandlerOptions{UnreadyWhenDraining: true}, "GET", "/readyz", nil, 200, "serving"},
-		"ready when registered":                                   {nil, HandlerOptions{ReadyWhenRegistered: true}, "GET", "/readyz", nil, 200, "serving"},
+		"not ready without the app":                               {func(t *testing.T, p *pod) { p.crash(); time.Sleep(time.Second) }, none, "GET", "/readyz", nil, 503, "does not listen"},
+		"not ready while draining where that is wanted":           {hooked, Options{UnreadyWhenDraining: true}, "GET", "/readyz", nil, 503, "draining"},
+		"ready while serving also where draining is not":          {nil, Options{UnreadyWhenDraining: true}, "GET", "/readyz", nil, 200, "serving"},
+		"ready when registered":                                   {nil, Options{ReadyWhenRegistered: true}, "GET", "/readyz", nil, 200, "serving"},
 		"resume answers at once":                                  {hooked, none, "GET", "/resume", nil, 200, "OK"},
 		"resume may be a POST":                                    {hooked, none, "POST", "/resume", nil, 200, "OK"},
 		"resume is refused without the token":                     {hooked, token, "POST", "/resume", nil, 401, "token"},
@@ -94,7 +82,7 @@ func TestThePathsAnswer(t *testing.T) {
 		"a path with a slash at its end":                          {nil, none, "GET", "/shutdown/", nil, 200, "OK drained in "},
 		"a path with slashes":                                     {nil, none, "POST", "//shutdown//", nil, 200, "OK drained in "},
 		"resume with a slash at its end":                          {hooked, none, "GET", "/resume/", nil, 200, "OK"},
-		"the Pod's end is answered at once":                       {func(_ *testing.T, w *world) { w.connect(1) }, none, "GET", "/stopping", nil, 200, "OK"},
+		"the Pod's end is answered at once":                       {func(_ *testing.T, p *pod) { p.connect(1) }, none, "GET", "/stopping", nil, 200, "OK"},
 		"the Pod's end may be a POST":                             {nil, none, "POST", "/stopping", nil, 200, "OK"},
 		"the Pod's end while draining":                            {hooked, none, "GET", "/stopping", nil, 200, "OK"},
 		"the Pod's end is refused without the token":              {nil, token, "GET", "/stopping", nil, 401, "token"},
@@ -116,12 +104,12 @@ func TestThePathsAnswer(t *testing.T) {
 		"another method on resume":                                {nil, none, "PATCH", "/resume", nil, 405, ""},
 	} {
 		t.Run(sentence, func(t *testing.T) {
-			in(t, 1, nil, func(t *testing.T, w *world) {
+			in(t, 1, nil, func(t *testing.T, p *pod) {
 				if c.before != nil {
-					c.before(t, w)
+					c.before(t, p)
 				}
-				state := w.drain.status.Load().state.phase
-				rec := w.call(t.Context(), c.options, c.method, c.path, c.header...)
+				state := p.drain.Figures().State
+				rec := p.call(t.Context(), c.options, c.method, c.path, c.header...)
 				body := rec.Body.String()
 				if rec.Code != c.code || !strings.Contains(body, c.body) {
 					t.Errorf("%s %s is answered %d %q; want %d with %q", c.method, c.path, rec.Code, body, c.code, c.body)
@@ -138,8 +126,8 @@ func TestThePathsAnswer(t *testing.T) {
 				if lines := strings.Count(body, "\n"); c.path != "/status" && c.path != "/metrics" && c.path != "/" && lines != 1 {
 					t.Errorf("%d lines: %q", lines, body)
 				}
-				if refused := c.code == 401 || c.code == 404 || c.code == 405; refused && w.drain.status.Load().state.phase != state {
-					t.Errorf("a call that is refused changed the state from %v to %v", state, w.drain.status.Load().state.phase)
+				if refused := c.code == 401 || c.code == 404 || c.code == 405; refused && p.drain.Figures().State != state {
+					t.Errorf("a call that is refused changed the state from %v to %v", state, p.drain.Figures().State)
 				}
 			})
 		})
@@ -155,10 +143,10 @@ func TestAWrongHookPathIsAWarning(t *testing.T) {
 	} {
 		for _, agent := range []string{"kube-lifecycle/1.34", "kube-probe/1.34", "curl/8"} {
 			t.Run(at+" "+agent, func(t *testing.T) {
-				in(t, 0, nil, func(t *testing.T, w *world) {
+				in(t, 0, nil, func(t *testing.T, p *pod) {
 					var said strings.Builder
-					w.drain.log = slog.New(slog.NewTextHandler(&said, nil))
-					rec := w.call(t.Context(), HandlerOptions{}, "GET", at, "User-Agent", agent)
+					p.log = slog.New(slog.NewTextHandler(&said, nil))
+					rec := p.call(t.Context(), Options{}, "GET", at, "User-Agent", agent)
 					want := right != "" && agent == "kube-lifecycle/1.34"
 					if got := strings.Contains(said.String(), "level=WARN") && strings.Contains(said.String(), "right="+right+" "); got != want {
 						t.Errorf("answered %d; warned: %v; want %v:\n%s", rec.Code, got, want, said.String())
@@ -170,8 +158,8 @@ func TestAWrongHookPathIsAWarning(t *testing.T) {
 }
 
 func TestTheSettingsInForceAreTold(t *testing.T) {
-	in(t, 1, nil, func(t *testing.T, w *world) {
-		rec := w.call(t.Context(), HandlerOptions{Settings: map[string]string{"linger": "5s"}}, "GET", "/status")
+	in(t, 1, nil, func(t *testing.T, p *pod) {
+		rec := p.call(t.Context(), Options{Settings: map[string]string{"linger": "5s"}}, "GET", "/status")
 		var got struct {
 			State    string            `json:"state"`
 			Settings map[string]string `json:"settings"`
@@ -183,12 +171,12 @@ func TestTheSettingsInForceAreTold(t *testing.T) {
 }
 
 func TestAHookThatResumeCancelsIsTold(t *testing.T) {
-	in(t, 1, nil, func(t *testing.T, w *world) {
-		w.connect(1)
+	in(t, 1, nil, func(t *testing.T, p *pod) {
+		p.connect(1)
 		got := make(chan *httptest.ResponseRecorder)
-		go func() { got <- w.call(t.Context(), HandlerOptions{}, "GET", "/shutdown") }()
-		wait(t.Context(), 5*time.Second)
-		w.call(t.Context(), HandlerOptions{}, "POST", "/resume")
+		go func() { got <- p.call(t.Context(), Options{}, "GET", "/shutdown") }()
+		time.Sleep(5 * time.Second)
+		p.call(t.Context(), Options{}, "POST", "/resume")
 		if rec := <-got; rec.Code != 503 || !strings.HasPrefix(rec.Body.String(), "CANCELLED after 5") {
 			t.Errorf("the hook is answered %d %q", rec.Code, rec.Body)
 		}
@@ -196,31 +184,29 @@ func TestAHookThatResumeCancelsIsTold(t *testing.T) {
 }
 
 func TestReadyOnlyWhenRegistered(t *testing.T) {
-	in(t, 2, nil, func(t *testing.T, w *world) {
-		o := HandlerOptions{ReadyWhenRegistered: true}
-		w.regs[1].mu.Lock()
-		w.regs[1].rec(appPort).registered = false
-		w.regs[1].mu.Unlock()
-		wait(t.Context(), 3*time.Minute) // looked at again
-		if rec := w.call(t.Context(), o, "GET", "/readyz"); rec.Code != 503 || !strings.Contains(rec.Body.String(), "fake1") {
+	in(t, 2, nil, func(t *testing.T, p *pod) {
+		o := Options{ReadyWhenRegistered: true}
+		p.regs[1].set(registry.Absent)
+		time.Sleep(3 * time.Minute) // looked at again
+		if rec := p.call(t.Context(), o, "GET", "/readyz"); rec.Code != 503 || !strings.Contains(rec.Body.String(), "fake1") {
 			t.Errorf("answered %d %q while one registry does not hold the instance", rec.Code, rec.Body)
 		}
 	})
 }
 
 func TestStatusHasTheKeysOfTheContract(t *testing.T) {
-	in(t, 2, nil, func(t *testing.T, w *world) {
-		w.connect(3)
+	in(t, 2, nil, func(t *testing.T, p *pod) {
+		p.connect(3)
 		for _, state := range []string{"serving", "draining", "expired"} {
 			switch state {
 			case "draining":
-				hooked(t, w)
-				wait(t.Context(), 10*time.Second)
+				hooked(t, p)
+				time.Sleep(10 * time.Second)
 			case "expired":
-				over(t, w)
+				over(t, p)
 			}
 			var got any
-			rec := w.call(t.Context(), HandlerOptions{}, "GET", "/status")
+			rec := p.call(t.Context(), Options{}, "GET", "/status")
 			if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil {
 				t.Fatalf("%v in %s", err, rec.Body)
 			}
@@ -290,13 +276,13 @@ func (c throng) Count(ctx context.Context, ports []uint16) (conns.Tally, error) 
 
 // mesh is a registry that holds hundreds of instances of the Pod, and whose every error is long.
 type mesh struct {
-	*fakeRegistry
+	*shelf
 	sick bool
 }
 
 func (m mesh) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
 	if len(pod.Ports) == 0 {
-		return m.fakeRegistry.Find(ctx, pod)
+		return m.shelf.Find(ctx, pod)
 	}
 	return m.Check(ctx)
 }
@@ -319,14 +305,14 @@ func (m mesh) Leave(context.Context) error {
 func (m mesh) Rejoin(context.Context) error { return nil }
 
 func TestAnswersAreSmall(t *testing.T) {
-	in(t, 2, func(o *Options) {
+	in(t, 2, func(o *drain.Options) {
 		o.Counter = throng{o.Counter}
 		for i, r := range o.Registries {
-			o.Registries[i] = mesh{r.(*fakeRegistry), i == 0}
+			o.Registries[i] = mesh{r.(*shelf), i == 0}
 		}
-	}, func(t *testing.T, w *world) {
+	}, func(t *testing.T, p *pod) {
 		for _, path := range []string{"/shutdown", "/status", "/metrics", "/ok", "/readyz"} {
-			rec := w.call(t.Context(), HandlerOptions{}, "GET", path)
+			rec := p.call(t.Context(), Options{}, "GET", path)
 			if n := rec.Body.Len(); n >= 10<<10 {
 				t.Errorf("%s is answered with %d bytes, of which the kubelet reads 10,240", path, n)
 			}
@@ -334,7 +320,7 @@ func TestAnswersAreSmall(t *testing.T) {
 				t.Errorf("%s is cut inside a character", path)
 			}
 			if path == "/status" {
-				var s Status
+				var s drain.Status
 				if err := json.Unmarshal(rec.Body.Bytes(), &s); err != nil || len(s.Connections.Peers) != conns.MaxPeers || len(s.Registries[0].Instances) == 0 {
 					t.Errorf("%v: of what matters most something is left out: %d bytes, %+v", err, rec.Body.Len(), s)
 				}
@@ -344,8 +330,8 @@ func TestAnswersAreSmall(t *testing.T) {
 }
 
 func TestTheServerHasEveryTimeout(t *testing.T) {
-	in(t, 0, nil, func(t *testing.T, w *world) {
-		s := NewServer(w.drain, HandlerOptions{Log: w.drain.log})
+	in(t, 0, nil, func(t *testing.T, p *pod) {
+		s := NewServer(p.drain, Options{Log: p.log})
 		for name, d := range map[string]time.Duration{"header": s.ReadHeaderTimeout, "read": s.ReadTimeout, "write": s.WriteTimeout, "idle": s.IdleTimeout} {
 			if d <= 0 || d > 5*time.Minute {
 				t.Errorf("the %s timeout is %v", name, d)

@@ -1,4 +1,4 @@
-package drain
+package httpapi
 
 import (
 	"bytes"
@@ -17,14 +17,15 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"prestop/drain"
 	"prestop/registry"
 	"prestop/registry/client"
 )
 
 // scraped is what Prometheus' own parser makes of the metrics.
-func scraped(t *testing.T, w *world, version string) map[string]*dto.MetricFamily {
+func scraped(t *testing.T, p *pod, version string) map[string]*dto.MetricFamily {
 	t.Helper()
-	text := w.drain.Metrics(version)
+	text := metrics(p.drain.Figures(), p.traffic, version)
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
 	if err != nil {
@@ -46,9 +47,9 @@ func value(t *testing.T, families map[string]*dto.MetricFamily, name, label stri
 }
 
 func TestMetricsAreWellFormed(t *testing.T) {
-	in(t, 2, nil, func(t *testing.T, w *world) {
-		over(t, w)
-		families := scraped(t, w, "1.2.3")
+	in(t, 2, nil, func(t *testing.T, p *pod) {
+		over(t, p)
+		families := scraped(t, p, "1.2.3")
 		if len(families) < 12 {
 			t.Errorf("only %d families", len(families))
 		}
@@ -66,7 +67,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 				t.Errorf("%s has no sample", name)
 			}
 		}
-		problems, err := promlint.New(bytes.NewReader(w.drain.Metrics("1.2.3"))).Lint()
+		problems, err := promlint.New(bytes.NewReader(metrics(p.drain.Figures(), p.traffic, "1.2.3"))).Lint()
 		if err != nil || len(problems) > 0 {
 			t.Errorf("against the conventions: %v, %v", problems, err)
 		}
@@ -75,7 +76,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 
 // TestEveryMetricIsInTheDocumentation reads the table of docs/operations.md.
 func TestEveryMetricIsInTheDocumentation(t *testing.T) {
-	page, err := os.ReadFile("../docs/operations.md")
+	page, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,8 +84,9 @@ func TestEveryMetricIsInTheDocumentation(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?m)^\\| `(prestop_\\w+)` \\|").FindAllSubmatch(page, -1) {
 		documented[string(m[1])] = true
 	}
-	in(t, 1, func(o *Options) { o.Traffic = map[string]*registry.Traffic{"fake0": new(registry.Traffic)} }, func(t *testing.T, w *world) {
-		told := scraped(t, w, "v")
+	in(t, 1, nil, func(t *testing.T, p *pod) {
+		p.traffic = map[string]*registry.Traffic{"fake0": new(registry.Traffic)}
+		told := scraped(t, p, "v")
 		told["prestop_registry_requests_total"] = nil // there are none here
 		for name := range told {
 			if !documented[name] {
@@ -123,9 +125,8 @@ func TestMetricsTellTheRequestsToTheRegistries(t *testing.T) {
 	calls.Close()
 	answers.Close()
 
-	w := newWorld(1, func(o *Options) { o.Traffic = map[string]*registry.Traffic{"nacos": calls.Traffic()} })
-	defer w.end()
-	families := scraped(t, w, "v")
+	p := &pod{drain: drain.New(drain.Options{}), traffic: map[string]*registry.Traffic{"nacos": calls.Traffic()}}
+	families := scraped(t, p, "v")
 	for kind, want := range map[[2]string]float64{{"GET", "2xx"}: 2, {"PUT", "4xx"}: 1, {"GET", "unreachable"}: 1} {
 		found := 0.0
 		for _, m := range families["prestop_registry_requests_total"].GetMetric() {
@@ -145,17 +146,17 @@ func TestMetricsTellTheRequestsToTheRegistries(t *testing.T) {
 	if h.GetSampleCount() != 3 || h.GetSampleSum() <= 0 || len(h.GetBucket()) != len(registry.LatencyBounds)+1 {
 		t.Errorf("the latencies are %v", h)
 	}
-	if problems, err := promlint.New(bytes.NewReader(w.drain.Metrics("v"))).Lint(); err != nil || len(problems) > 0 {
+	if problems, err := promlint.New(bytes.NewReader(metrics(p.drain.Figures(), p.traffic, "v"))).Lint(); err != nil || len(problems) > 0 {
 		t.Errorf("against the conventions: %v, %v", problems, err)
 	}
 }
 
 func TestMetricsTellADrainThatGoesOn(t *testing.T) {
-	in(t, 1, nil, func(t *testing.T, w *world) {
-		w.connect(1)
-		hooked(t, w)
-		wait(t.Context(), 50*time.Second) // past the leave and the linger
-		families := scraped(t, w, "v")
+	in(t, 1, nil, func(t *testing.T, p *pod) {
+		p.connect(1)
+		hooked(t, p)
+		time.Sleep(50 * time.Second) // past the leave and the linger
+		families := scraped(t, p, "v")
 		sum := 0.0
 		for _, p := range []string{"leave", "linger", "count"} {
 			sum += value(t, families, "prestop_drain_phase_seconds", p)
@@ -167,8 +168,8 @@ func TestMetricsTellADrainThatGoesOn(t *testing.T) {
 }
 
 func TestMetricsTellTheDrain(t *testing.T) {
-	in(t, 1, nil, func(t *testing.T, w *world) {
-		before := scraped(t, w, "v")
+	in(t, 1, nil, func(t *testing.T, p *pod) {
+		before := scraped(t, p, "v")
 		for _, state := range []string{"serving", "draining", "drained", "expired", "forgotten"} {
 			if got := value(t, before, "prestop_state", state); (got == 1) != (state == "serving") {
 				t.Errorf("while serving, prestop_state of %s is %v", state, got)
@@ -177,10 +178,10 @@ func TestMetricsTellTheDrain(t *testing.T) {
 		if got := value(t, before, "prestop_registry_instances_in", "fake0"); got != 1 {
 			t.Errorf("%v instances are in before the drain", got)
 		}
-		w.connect(2)
-		w.regs[0].set(true, false)
-		over(t, w)
-		after := scraped(t, w, "v")
+		p.connect(2)
+		p.regs[0].breakDown()
+		over(t, p)
+		after := scraped(t, p, "v")
 		for name, want := range map[string]float64{
 			"prestop_state expired": 1, "prestop_state serving": 0, "prestop_drains_total expired": 1, "prestop_drains_total drained": 0,
 			"prestop_connections active": 2, "prestop_registry_trouble fake0": 1,
@@ -198,21 +199,21 @@ func TestMetricsTellTheDrain(t *testing.T) {
 }
 
 func TestMetricsCountWhatWasUndone(t *testing.T) {
-	in(t, 1, nil, func(t *testing.T, w *world) {
-		w.connect(1)
-		hooked(t, w)
-		w.regs[0].undo()
-		over(t, w)
-		if got := value(t, scraped(t, w, "v"), "prestop_registry_reasserts_total", "fake0"); got != 1 {
+	in(t, 1, nil, func(t *testing.T, p *pod) {
+		p.connect(1)
+		hooked(t, p)
+		p.regs[0].set(registry.In)
+		over(t, p)
+		if got := value(t, scraped(t, p, "v"), "prestop_registry_reasserts_total", "fake0"); got != 1 {
 			t.Errorf("%v times reasserted", got)
 		}
 	})
 }
 
 func TestMetricsEscapeAVersion(t *testing.T) {
-	in(t, 0, nil, func(t *testing.T, w *world) {
+	in(t, 0, nil, func(t *testing.T, p *pod) {
 		odd := "1\"2\\3\n4"
-		families := scraped(t, w, odd)
+		families := scraped(t, p, odd)
 		value(t, families, "prestop_build_info", odd)
 		for name := range maps.Keys(families) {
 			if strings.HasPrefix(name, "prestop_registry_") {
