@@ -13,8 +13,8 @@ type Kind struct {
 	Name string
 	// Flag has the URLs of its servers.
 	Flag string
-	// Login says how its user and password are given, and Elsewhere where else an instance may be than
-	// where it is looked for.
+	// Login says how its user and password are given, and Elsewhere where else an instance may be
+	// than where it is looked for.
 	Login, Elsewhere string
 	// Narrow are the flags that restrict which instances are found in it.
 	Narrow []string
@@ -36,13 +36,15 @@ var kinds = []Kind{
 		Name: "nacos", Flag: "nacos-url", Login: "--nacos-username and --nacos-password",
 		Elsewhere: "in another namespace --nacos-namespace (its ID, not its name)",
 		Narrow:    []string{"nacos-group"},
-		off:       []string{"SPRING_CLOUD_NACOS_DISCOVERY_ENABLED", "SPRING_CLOUD_NACOS_DISCOVERY_REGISTER_ENABLED"},
-		parse:     nacosURL,
+		off: []string{"SPRING_CLOUD_NACOS_DISCOVERY_ENABLED",
+			"SPRING_CLOUD_NACOS_DISCOVERY_REGISTER_ENABLED"},
+		parse: nacosURL,
 	},
 }
 
 // everyOff are the app's variables that switch every discovery off.
-var everyOff = []string{"SPRING_CLOUD_DISCOVERY_ENABLED", "SPRING_CLOUD_SERVICE_REGISTRY_AUTO_REGISTRATION_ENABLED"}
+var everyOff = []string{"SPRING_CLOUD_DISCOVERY_ENABLED",
+	"SPRING_CLOUD_SERVICE_REGISTRY_AUTO_REGISTRATION_ENABLED"}
 
 // Source is one registry: the servers of one cluster.
 type Source struct {
@@ -93,7 +95,8 @@ func (c Config) Wide() Config {
 
 // Narrowed are the flags by which c restricts what is found in a registry of the kind.
 func (c Config) Narrowed(k Kind) []string {
-	return slices.DeleteFunc(slices.Clone(k.Narrow), func(flag string) bool { return c.InForce[flag] == "" })
+	return slices.DeleteFunc(slices.Clone(k.Narrow),
+		func(flag string) bool { return c.InForce[flag] == "" })
 }
 
 // logIn gives the servers the users and passwords that own has for them, and reports whether one is
