@@ -105,6 +105,14 @@ func TestAWriterThatFailsIsTriedAgain(t *testing.T) {
 		if got := s.String(); got != "lost 2\nthree\n" {
 			t.Errorf("written: %q", got)
 		}
+		s.set(errors.New("broken pipe"), nil)
+		fmt.Fprintln(w, "four")
+		w.Flush(time.Second)
+		s.set(nil, nil)
+		w.Flush(time.Second)
+		if got := s.String(); got != "lost 2\nthree\nlost 1\n" {
+			t.Errorf("written with the last flush: %q", got)
+		}
 	})
 }
 
