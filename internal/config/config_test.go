@@ -611,7 +611,7 @@ func TestWhatIsWrongIsNamedWithItsRemedy(t *testing.T) {
 		"a peer that is none":                   {nil, []string{"--exclude-peer", "10.0.0.0/33"}, []string{`"10.0.0.0/33"`, "fd00::/8"}},
 		"a Eureka without scheme":               {nil, []string{"--eureka-url", "eureka:8761/eureka"}, []string{"--eureka-url", "http://host:port/path"}},
 		"a Nacos by another scheme":             {nil, []string{"--nacos-url", "nacos://n:8848"}, []string{"--nacos-url", "http"}},
-		"a server in two clusters":              {nil, []string{"--nacos-url", "n1,n2;n2:8848"}, []string{"--nacos-url", "http://n2:8848/nacos", "two clusters", "commas"}},
+		"a server in two clusters":              {nil, []string{"--nacos-url", "n1,n2;n2:8848"}, []string{"--nacos-url", "http://n2:8848/nacos", "two clusters", "a semicolon is before another one"}},
 		"a URL with a port that is none":        {nil, []string{"--nacos-url", "n:88480"}, []string{`"n:88480"`, "port"}},
 		"metrics without where and which":       {nil, []string{"--count=prometheus"}, []string{"--metrics-url: is missing", "--metric: is missing", "/stats/prometheus"}},
 		"metrics that are not asked":            {environ{"PRESTOP_METRIC": "a"}, []string{"--metrics-url=http://a/", "--metric-exclude=a=b"}, []string{"PRESTOP_METRIC", "--metrics-url", "--metric-exclude", "set --count prometheus"}},
