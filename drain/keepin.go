@@ -20,7 +20,8 @@ func (k *reconciler) keepIn(o order) {
 	for o.ctx.Err() == nil {
 		if !k.pod().Known() {
 			o.report(eventIn)
-			<-o.ctx.Done() // the app has never listened: nothing can be ours yet, and another order comes when it does
+			// The app has never listened: nothing can be ours yet, and another order comes when it does.
+			<-o.ctx.Done()
 			return
 		}
 		ctx, cancel := context.WithTimeout(o.ctx, k.timeout)
@@ -44,7 +45,8 @@ func (k *reconciler) keepIn(o order) {
 		k.pause(o.ctx, wait)
 		wait = min(2*wait, idleLook)
 		if len(k.found) == 0 && o.awaits() || err != nil && time.Since(began) < rejoinWindow {
-			wait = min(wait, lateLook) // an app that starts slowly registers late, and a registry's trouble passes
+			// An app that starts slowly registers late, and a registry's trouble passes.
+			wait = min(wait, lateLook)
 		}
 		if len(k.found) == 0 && o.serves && o.listensFor(elsewhereAfter) {
 			k.warnOfNothing(o.ctx)
@@ -92,14 +94,18 @@ func (k *reconciler) keepInOnce(ctx context.Context, o order) (changed bool, err
 		}
 		changed = true
 	}
-	if len(k.portsOf(registry.Out, func(i registry.Instance) bool { return k.wants(o, i) && k.wasIn[i.ID] && !o.lately(i) })) > 0 {
+	disabled := func(i registry.Instance) bool {
+		return k.wants(o, i) && k.wasIn[i.ID] && !o.lately(i)
+	}
+	if len(k.portsOf(registry.Out, disabled)) > 0 {
 		return changed, errDisabled
 	}
 	return changed, nil
 }
 
 // errDisabled is shown as the registry's state when somebody else disabled the instance.
-var errDisabled = errors.New("the instance is disabled, and not by prestop; enable it in the registry's console, or call /resume")
+var errDisabled = errors.New("the instance is disabled, and not by prestop; " +
+	"enable it in the registry's console, or call /resume")
 
 func (o order) dead(i registry.Instance) bool { return slices.Contains(o.target.dead, i.Port) }
 
@@ -184,7 +190,8 @@ func (k *reconciler) searchIn(o order) bool {
 		}
 	}
 	vanished := func(i registry.Instance) bool {
-		return i.State == registry.Absent && !o.dead(i) && !o.lately(i) // else it comes back by itself, or never
+		// One whose port is gone, or listens anew, comes back under its name or never.
+		return i.State == registry.Absent && !o.dead(i) && !o.lately(i)
 	}
 	return since >= rareSearch && (len(k.found) == 0 || slices.ContainsFunc(k.found, vanished))
 }
@@ -231,9 +238,12 @@ func (k *reconciler) warnOfNothing(ctx context.Context) {
 			for _, i := range others[:min(len(others), shownNames)] {
 				names = append(names, i.Service+"/"+i.ID)
 			}
-			k.log.Warn("the app serves, and the registry holds it under no port that it listens on: callers are not told of a drain; set --port to the registered port beside the app's", append(args, "registered", names)...)
+			k.log.Warn("the app serves, and the registry holds it under no port that it listens on: "+
+				"callers are not told of a drain; set --port to the registered port beside the app's",
+				append(args, "registered", names)...)
 			return
 		}
 	}
-	k.log.Warn("the app serves, and the registry holds nothing at the Pod's address: callers are not told of a drain; see prestop check", args...)
+	k.log.Warn("the app serves, and the registry holds nothing at the Pod's address: "+
+		"callers are not told of a drain; see prestop check", args...)
 }

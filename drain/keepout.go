@@ -61,13 +61,15 @@ func (k *reconciler) keepOutOnce(d *departure) {
 	}
 	err := k.takeOut(ctx, d)
 	k.note(err)
+	tried := registry.IsFinal(err) || d.trying.Err() != nil
 	switch {
 	case err == nil && !d.out:
 		d.out, d.left = true, time.Now()
 		k.reportOut(d)
-	case err != nil && !d.out && !d.gaveUp && d.ctx.Err() == nil && (registry.IsFinal(err) || d.trying.Err() != nil):
+	case err != nil && !d.out && !d.gaveUp && d.ctx.Err() == nil && tried:
 		d.gaveUp = true
-		k.log.Error("could not take the instance out of the registry; going on without", "after", time.Since(d.began), "error", err)
+		k.log.Error("could not take the instance out of the registry; going on without",
+			"after", time.Since(d.began), "error", err)
 		d.report(eventGaveUp)
 	}
 	if d.out && !d.watched {
@@ -103,8 +105,10 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 		known[i.ID] = true
 	}
 	err := k.look(ctx, d)
-	if err != nil && d.checked && !d.searched && !d.out && (registry.IsFinal(err) || time.Since(d.began) >= searchPatience) {
-		k.log.Warn("cannot search the registry for further instances; those that are known are out", "error", err)
+	hopeless := registry.IsFinal(err) || time.Since(d.began) >= searchPatience
+	if err != nil && hopeless && d.checked && !d.searched && !d.out {
+		k.log.Warn("cannot search the registry for further instances; those that are known are out",
+			"error", err)
 		d.searched, d.ports, err = true, k.pod().Ports, nil
 	}
 	if err != nil {
@@ -131,7 +135,8 @@ func (k *reconciler) reportIn(d *departure, known map[string]bool) {
 		d.report(eventUndone)
 		return
 	}
-	k.log.Info("an instance has registered since; taking it out too", "instances", k.names(registry.In))
+	k.log.Info("an instance has registered since; taking it out too",
+		"instances", k.names(registry.In))
 	d.report(eventLate)
 }
 
@@ -189,7 +194,8 @@ func (k *reconciler) reportOut(d *departure) {
 		d.report(eventOut)
 		return
 	}
-	k.log.Info("the registry holds no instance of this Pod; nothing to leave", "took", took, "address", k.pod().Addresses, "ports", k.pod().Ports)
+	k.log.Info("the registry holds no instance of this Pod; nothing to leave",
+		"took", took, "address", k.pod().Addresses, "ports", k.pod().Ports)
 	d.report(eventEmpty)
 	if d.serves {
 		k.warnOfNothing(d.ctx)
@@ -203,8 +209,10 @@ func (k *reconciler) watch(ctx context.Context, d *departure) {
 	afterPublished, afterLeave := k.registry.Linger()
 	switch {
 	case err == nil && seen:
-		k.log.Info("what callers read shows that the instance left", "observed", time.Since(d.left).Round(time.Millisecond).String()+" after the leave, on every server that answers",
-			"servers", k.registry.URL(), "assumed", "callers' own caches: "+afterPublished.String()+" from now")
+		k.log.Info("what callers read shows that the instance left",
+			"observed", short(time.Since(d.left))+" after the leave, on every server that answers",
+			"servers", k.registry.URL(),
+			"assumed", "callers' own caches: "+afterPublished.String()+" from now")
 		d.report(eventPublished)
 		d.watched = true
 		return
@@ -217,8 +225,9 @@ func (k *reconciler) watch(ctx context.Context, d *departure) {
 		d.unseen = time.Now()
 	}
 	if registry.IsFinal(err) || time.Since(d.unseen) >= k.timeout {
-		k.log.Warn("cannot see what callers read; waiting the longest time that it can take", "servers", k.registry.URL(),
-			"assumed", "the servers' and the callers' caches: "+afterLeave.String()+" from the leave", "error", err)
+		k.log.Warn("cannot see what callers read; waiting the longest time that it can take",
+			"servers", k.registry.URL(), "error", err,
+			"assumed", "the servers' and the callers' caches: "+afterLeave.String()+" from the leave")
 		d.report(eventBlind)
 		d.watched = true
 	}

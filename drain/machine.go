@@ -56,8 +56,8 @@ type target struct {
 }
 
 func (t target) equal(o target) bool {
-	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) && maps.Equal(t.since, o.since) &&
-		maps.Equal(t.past, o.past) && t.serving.Equal(o.serving)
+	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) &&
+		maps.Equal(t.since, o.since) && maps.Equal(t.past, o.past) && t.serving.Equal(o.serving)
 }
 
 // regState is what was reported of one registry since its target changed last.
@@ -239,7 +239,8 @@ func (s state) appNow() appState {
 
 // next is the transition function: the state after e happened at now.
 func (p policy) next(s state, e event, now time.Time) state {
-	s.regs, s.views = slices.Clone(s.regs), slices.Clone(s.views) // the caller keeps the old state to compare
+	// The caller keeps the old state to compare.
+	s.regs, s.views = slices.Clone(s.regs), slices.Clone(s.views)
 	was := s.target()
 	s = p.take(s, e, now)
 	if app := s.appNow(); app != s.app {
@@ -305,7 +306,8 @@ func (p policy) take(s state, e event, now time.Time) state {
 		if s.phase != serving && s.returned(now) {
 			s = s.serve(now)
 		}
-	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp, eventIn, eventForgotten:
+	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp,
+		eventIn, eventForgotten:
 		s.regs[e.reg], s.told = s.regs[e.reg].hear(e.kind, now), now
 	}
 	return s

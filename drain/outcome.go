@@ -89,8 +89,9 @@ func (o Outcome) String() string {
 
 func (o Outcome) attrs() []slog.Attr {
 	a := []slog.Attr{
-		slog.String("result", string(o.Result)), slog.String("took", short(o.Took)), slog.String("leave", short(o.Leave)),
-		slog.String("linger", short(o.Linger)), slog.String("count", short(o.Count)),
+		slog.String("result", string(o.Result)), slog.String("took", short(o.Took)),
+		slog.String("leave", short(o.Leave)), slog.String("linger", short(o.Linger)),
+		slog.String("count", short(o.Count)),
 	}
 	if o.Early > 0 {
 		a = append(a, slog.String("linger_early", short(o.Early)))
@@ -98,7 +99,9 @@ func (o Outcome) attrs() []slog.Attr {
 	if o.Uncounted {
 		a = append(a, slog.String("connections", "not counted"))
 	} else {
-		a = append(a, slog.Int("in_use", o.Connections.Active), slog.Int("idle", o.Connections.Idle), slog.String("source", o.Connections.Source))
+		c := o.Connections
+		a = append(a, slog.Int("in_use", c.Active), slog.Int("idle", c.Idle),
+			slog.String("source", c.Source))
 	}
 	if o.Connections.Active > 0 {
 		a = append(a, slog.Any("peers", peers(o.Connections)))
@@ -181,13 +184,15 @@ func (o *owner) why(s state, out Outcome) string {
 	case longest == out.Count && len(out.LastInUse) > 0:
 		text := "count: connections in use, the last of " + strings.Join(out.LastInUse, ", ")
 		if n := out.Connections.Expired; n > 0 {
-			text += fmt.Sprintf("; on %d of them nothing was said for --request-timeout, so no request is believed to be in flight", n)
+			text += fmt.Sprintf("; on %d of them nothing was said for --request-timeout, "+
+				"so no request is believed to be in flight", n)
 		}
 		return text
 	case longest == out.Count:
 		return "count: connections in use"
 	case out.Early > 0:
-		return "linger: until no client had said anything for " + o.policy.quiet.String() + ", since callers could know"
+		return "linger: until no client had said anything for " + o.policy.quiet.String() +
+			", since callers could know"
 	case o.policy.linger >= 0:
 		return "linger: --linger is " + o.policy.linger.String()
 	}
@@ -200,7 +205,8 @@ func (o *owner) why(s state, out Outcome) string {
 	if of < 0 {
 		return "linger: the time in which kube-proxies learn of it"
 	}
-	return "linger: callers of " + o.reconcilers[of].registry.Kind() + ", whose caches run out that late"
+	kind := o.reconcilers[of].registry.Kind()
+	return "linger: callers of " + kind + ", whose caches run out that late"
 }
 
 // partings tell when each registry was left during the drain, and what came of it.
@@ -239,8 +245,12 @@ func (p policy) spent(s state, now time.Time) Outcome {
 		return Outcome{}
 	}
 	away, callers := p.ends(s, now)
-	out := Outcome{Took: now.Sub(s.began), Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers)}
-	if whole, known := p.lingerWhole(s); known && s.reachable() && callers.Before(whole) && callers.After(away) {
+	out := Outcome{
+		Took:  now.Sub(s.began),
+		Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers),
+	}
+	whole, known := p.lingerWhole(s)
+	if known && s.reachable() && callers.Before(whole) && callers.After(away) {
 		if early, quiet := p.quietUntil(s); quiet && !now.Before(early) {
 			out.Early = whole.Sub(callers)
 		}

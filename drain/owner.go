@@ -75,7 +75,8 @@ func (o *owner) effects(was state, e event, now time.Time) {
 	if s.result != "" && !o.runs.over() { // also of one that began in this very step
 		o.answer(o.outcome(s, s.result, now)) // before anything that takes time
 	}
-	if s.phase != was.phase || s.drains != was.drains { // a drain with nothing to wait for begins and ends in one step
+	// A drain with nothing to wait for begins and ends in one step.
+	if s.phase != was.phase || s.drains != was.drains {
 		o.phaseChanged(e, now)
 	}
 	again := s.drains != was.drains || e.kind == eventResume && s.phase == serving
@@ -96,7 +97,8 @@ func (o *owner) begin() {
 		o.runs.undone = append(o.runs.undone, v.undone)
 	}
 	o.calls.begin(o.ctx, s.deadline)
-	o.log.Info("draining", "cause", string(s.cause), "deadline", s.deadline, "budget", o.policy.budget, "app", s.ports.listening())
+	o.log.Info("draining", "cause", string(s.cause), "deadline", s.deadline,
+		"budget", o.policy.budget, "app", s.ports.listening())
 }
 
 // publish lets others read the state.
@@ -121,7 +123,8 @@ func (o *owner) paceFor(now time.Time) pace {
 // awaited reports whether a port may begin to listen that somebody waits for: one of the app is
 // gone or has not come yet, or no port is known to be the app's although a registry should hold it.
 func (s state) awaited(registries int) bool {
-	return s.app == appAbsent || s.app == appGone || s.app == appPartly || registries > 0 && !s.ports.identified()
+	missing := s.app == appAbsent || s.app == appGone || s.app == appPartly
+	return missing || registries > 0 && !s.ports.identified()
 }
 
 // command gives every reconciler the order that the state calls for.
@@ -149,10 +152,12 @@ func (o *owner) appChanged(was state) {
 	case appUp:
 		o.log.Info("the app listens", "ports", ports, "after", after)
 	case appPartly:
-		o.log.Warn("a port of the app is not listened on any more; its instance is taken out, the others are left alone",
+		o.log.Warn("a port of the app is not listened on any more; "+
+			"its instance is taken out, the others are left alone",
 			"gone", o.state.ports.deciding().dead(), "ports", ports, "after", after)
 	case appGone:
-		o.log.Info("the app does not listen any more", "gone", o.state.ports.deciding().dead(), "after", after)
+		o.log.Info("the app does not listen any more",
+			"gone", o.state.ports.deciding().dead(), "after", after)
 	}
 }
 
@@ -164,9 +169,14 @@ func (o *owner) phaseChanged(e event, now time.Time) {
 	case serving:
 		o.calls.end()
 		o.readyFile(false)
-		o.log.Info("serving", "cause", map[bool]string{true: "resume", false: "the app listens again"}[e.kind == eventResume])
+		cause := "the app listens again"
+		if e.kind == eventResume {
+			cause = "resume"
+		}
+		o.log.Info("serving", "cause", cause)
 		if e.kind == eventResume && len(o.options.Calls) > 0 {
-			o.log.Warn("what --drain-call told the app is not taken back: if it does not serve again by itself, tell it, e.g. POST /healthcheck/ok to an Envoy")
+			o.log.Warn("what --drain-call told the app is not taken back: if it does not serve again " +
+				"by itself, tell it, e.g. POST /healthcheck/ok to an Envoy")
 		}
 	case draining:
 		o.readyFile(false)
@@ -193,7 +203,9 @@ func (o *owner) answer(out Outcome) {
 	if out.Result == Expired {
 		level = slog.LevelError
 	}
-	o.log.LogAttrs(o.ctx, level, "the drain is over", append(out.attrs(), slog.Duration("budget", o.policy.budget), slog.String("cause", out.Cause))...)
+	attrs := append(out.attrs(),
+		slog.Duration("budget", o.policy.budget), slog.String("cause", out.Cause))
+	o.log.LogAttrs(o.ctx, level, "the drain is over", attrs...)
 	writeTerminationLog(o.options.TerminationLog, out.String(), o.log)
 }
 

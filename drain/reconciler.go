@@ -80,7 +80,7 @@ type reconciler struct {
 	ever     bool            // something was found since the process started
 	err      error           // what was told as wrong last
 	searched time.Time       // when the last search succeeded; zero before
-	wasIn    map[string]bool // the instances that were seen in service since they were last taken out, by ID
+	wasIn    map[string]bool // instances that were in service since they were last taken out
 	took     map[string]bool // those that were in service until we took them out, by ID
 	warned   bool            // that nothing is registered
 	// fruitless are the ports whose instance was searched for all through rejoinWindow, in vain.
@@ -91,14 +91,17 @@ func newReconciler(i int, d *Drain) *reconciler {
 	o := d.options
 	r := o.Registries[i]
 	k := &reconciler{
-		index: i, registry: r, pod: d.pod, since: d.since, send: d.send, timeout: o.RegistryTimeout, elsewhere: o.Elsewhere,
-		orders: make(chan order, 1), wasIn: map[string]bool{}, took: map[string]bool{}, fruitless: map[uint16]bool{}, log: o.Log.With("registry", r.Kind()),
+		index: i, registry: r, pod: d.pod, since: d.since, send: d.send,
+		timeout: o.RegistryTimeout, elsewhere: o.Elsewhere,
+		log: o.Log.With("registry", r.Kind()), orders: make(chan order, 1),
+		wasIn: map[string]bool{}, took: map[string]bool{}, fruitless: map[uint16]bool{},
 		jitter: rand.New(rand.NewPCG(o.Seed, uint64(i))),
 	}
 	if o.Seed == 0 {
 		k.jitter = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
-	if slices.ContainsFunc(o.Registries, func(other registry.Registry) bool { return other != r && other.Kind() == r.Kind() }) {
+	sameKind := func(other registry.Registry) bool { return other != r && other.Kind() == r.Kind() }
+	if slices.ContainsFunc(o.Registries, sameKind) {
 		k.log = k.log.With("url", r.URL())
 	}
 	return k
