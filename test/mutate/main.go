@@ -38,7 +38,7 @@ func main() {
 	flag.Uint64Var(&r.seed, "seed", 1, "of the sample")
 	flag.IntVar(&r.parallel, "parallel", 1, "mutants tested at a time")
 	flag.DurationVar(&r.timeout, "timeout", 0, "for the tests of a mutant; 0: a minute, and four times what the package's tests take without one")
-	flag.BoolVar(&r.short, "short", false, "run the short tests alone, so that the rate is one at least")
+	flag.BoolVar(&r.quick, "short", false, "run the short tests alone, so that the rate is one at least")
 	flag.Float64Var(&r.least, "least", 0, "fail where fewer per cent are killed in a package")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -58,7 +58,7 @@ type runner struct {
 	parallel int
 	timeout  time.Duration
 	least    float64
-	short    bool
+	quick    bool
 	out      io.Writer
 }
 
@@ -256,10 +256,10 @@ func (r *runner) tests(ctx context.Context, p pkg, m *mutant, source []byte, tim
 	}
 	run := []string{"test", "-count=1", "-vet=off", "-failfast", "-timeout=0", p.ImportPath}
 	out, err := "", error(nil)
-	if m != nil || r.short { // most are killed by the short tests
+	if m != nil || r.quick { // most are killed by the short tests
 		out, err = r.command(bounded, flags, append(run, "-short")...)
 	}
-	if err == nil && !r.short {
+	if err == nil && !r.quick {
 		out, err = r.command(bounded, flags, run...)
 	}
 	switch {
