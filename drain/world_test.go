@@ -210,8 +210,6 @@ func (w *world) event() {
 	}
 }
 
-func (w *world) alive() bool { return w.isUp(0) }
-
 func (w *world) isUp(i int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

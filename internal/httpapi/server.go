@@ -105,6 +105,10 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 		h.Log.Warn("the kubelet called a path that stops nothing, and takes any answer for success: "+
 			"correct the path of the lifecycle hook", "path", r.URL.Path, "right", rightHook(at), "from", hostOf(r.RemoteAddr))
 	}
+	if !found && strings.HasPrefix(strings.ToLower(r.UserAgent()), "kube-probe") {
+		h.Log.Warn("the kubelet probes a path that does not exist, so the probe fails: "+
+			"correct the path of the probe", "path", r.URL.Path, "right", "/readyz or /healthz", "from", hostOf(r.RemoteAddr))
+	}
 	switch {
 	case !found:
 		answer(w, http.StatusNotFound, "no such path; GET / lists them")

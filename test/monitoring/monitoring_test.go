@@ -62,7 +62,7 @@ func metrics(t *testing.T) told {
 	}
 	rec := httptest.NewRecorder()
 	httpapi.NewServer(d, httpapi.Options{
-		Version: "test", Traffic: map[string]*registry.Traffic{"eureka": client.Traffic()},
+		Version: "test", Traffic: map[string]*registry.Traffic{"eureka": h.Traffic()},
 		Log: slog.New(slog.DiscardHandler),
 	}).Handler.ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
 	text := rec.Body.Bytes()
