@@ -169,7 +169,7 @@ var errEnded = errors.New("prestop has ended")
 // error if that ends first, which cancels nothing.
 func (d *Drain) Shutdown(ctx context.Context) (Outcome, error) {
 	if d.status.Load().state.phase == serving {
-		d.lookFirst(ctx)
+		d.scanFirst(ctx)
 	}
 	join := make(chan *drainRun, 1)
 	if err := d.sendWithin(ctx, message{event: event{kind: eventHook}, join: join}); err != nil {
@@ -205,7 +205,7 @@ func (d *Drain) last(err error) (Outcome, error) {
 // returns when that is known.
 func (d *Drain) Stopping() {
 	if d.status.Load().state.phase == serving {
-		d.lookFirst(context.Background())
+		d.scanFirst(context.Background())
 	}
 	d.deliver(eventStopping)
 }
@@ -215,7 +215,7 @@ func (d *Drain) Resume() { d.deliver(eventResume) }
 
 // Terminate is SIGTERM: Run returns once nothing is left to do for the app.
 func (d *Drain) Terminate() {
-	d.lookFirst(context.Background())
+	d.scanFirst(context.Background())
 	d.send(message{event: event{kind: eventSIGTERM}})
 }
 
@@ -229,16 +229,16 @@ func (d *Drain) deliver(k eventKind) {
 	}
 }
 
-// lookFirst looks at the listening sockets before a decision: an app that was started or restarted
+// scanFirst looks at the listening sockets before a decision: an app that was started or restarted
 // a moment ago may not have been seen yet, and a live one must not be taken for dead.
-func (d *Drain) lookFirst(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+func (d *Drain) scanFirst(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
 	defer cancel()
 	d.watcher.scanNow(ctx)
 }
 
-// lookTimeout bounds the look that comes before a decision; a look takes milliseconds.
-const lookTimeout = 500 * time.Millisecond
+// scanTimeout bounds the look that comes before a decision; a look takes milliseconds.
+const scanTimeout = 500 * time.Millisecond
 
 // Alive returns nil once the owner has answered, or why it has not.
 func (d *Drain) Alive(ctx context.Context) error {

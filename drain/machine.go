@@ -308,13 +308,13 @@ func (p policy) take(s state, e event, now time.Time) state {
 		}
 	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp,
 		eventIn, eventForgotten:
-		s.regs[e.reg], s.told = s.regs[e.reg].hear(e.kind, now), now
+		s.regs[e.reg], s.told = s.regs[e.reg].apply(e.kind, now), now
 	}
 	return s
 }
 
-// hear notes what is reported of one registry.
-func (r regState) hear(k eventKind, now time.Time) regState {
+// apply notes what is reported of one registry.
+func (r regState) apply(k eventKind, now time.Time) regState {
 	switch k {
 	case eventOut:
 		r.left, r.gaveUp, r.held = now, time.Time{}, true

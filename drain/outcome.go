@@ -153,7 +153,7 @@ func short(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
 // outcome sums up the current drain at now.
 func (o *owner) outcome(s state, r Result, now time.Time) Outcome {
-	out := o.policy.spent(s, now)
+	out := o.policy.phaseTimes(s, now)
 	out.Result, out.Uncounted = r, s.counted.none || s.counted.began.IsZero()
 	out.Cause, out.Began, out.Ended = string(s.cause), s.began, now
 	out.Trouble = append(o.trouble(s), o.calls.trouble()...)
@@ -163,21 +163,21 @@ func (o *owner) outcome(s state, r Result, now time.Time) Outcome {
 	if r == Cancelled || s.drains == 0 {
 		return out
 	}
-	if out.Count >= worthTelling && out.Connections.Active == 0 && s.busy.Began.After(s.began) {
+	if out.Count >= minExplained && out.Connections.Active == 0 && s.busy.Began.After(s.began) {
 		out.LastInUse = peers(s.busy)
 	}
-	out.Registries = o.partings(s)
+	out.Registries = o.registrySummaries(s)
 	out.Why = o.why(s, out)
 	return out
 }
 
-// worthTelling is a time that somebody may ask the reason of.
-const worthTelling = time.Second
+// minExplained is a time that somebody may ask the reason of.
+const minExplained = time.Second
 
 // why says what the longest part of a drain was spent on.
 func (o *owner) why(s state, out Outcome) string {
 	switch longest := max(out.Leave, out.Linger, out.Count); {
-	case longest < worthTelling:
+	case longest < minExplained:
 		return ""
 	case longest == out.Leave:
 		return "leave: a registry did not say that the Pod is out"
@@ -209,8 +209,8 @@ func (o *owner) why(s state, out Outcome) string {
 	return "linger: callers of " + kind + ", whose caches run out that late"
 }
 
-// partings tell when each registry was left during the drain, and what came of it.
-func (o *owner) partings(s state) []string {
+// registrySummaries tell when each registry was left during the drain, and what came of it.
+func (o *owner) registrySummaries(s state) []string {
 	var all []string
 	for i, r := range s.regs {
 		kind := o.reconcilers[i].registry.Kind()
@@ -238,13 +238,13 @@ func (o *owner) partings(s state) []string {
 	return all
 }
 
-// spent is an Outcome with nothing but the times of the drain that began last, as of now; without
+// phaseTimes is an Outcome with nothing but the times of the drain that began last, as of now; without
 // one they are zero.
-func (p policy) spent(s state, now time.Time) Outcome {
+func (p policy) phaseTimes(s state, now time.Time) Outcome {
 	if s.began.IsZero() {
 		return Outcome{}
 	}
-	away, callers := p.ends(s, now)
+	away, callers := p.leftAndLingered(s, now)
 	out := Outcome{
 		Took:  now.Sub(s.began),
 		Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers),
@@ -258,9 +258,9 @@ func (p policy) spent(s state, now time.Time) Outcome {
 	return out
 }
 
-// ends are when the registries were left and when the callers had had their time, as far as that
+// leftAndLingered are when the registries were left and when the callers had had their time, as far as that
 // came before now.
-func (p policy) ends(s state, now time.Time) (away, callers time.Time) {
+func (p policy) leftAndLingered(s state, now time.Time) (away, callers time.Time) {
 	away = s.began
 	for _, r := range s.regs {
 		at := r.left

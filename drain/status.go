@@ -331,7 +331,7 @@ func (d *Drain) Figures() Figures {
 	now := d.status.Load()
 	s, last := now.state, now.last
 	if s.phase == draining {
-		last = d.policy.spent(s, time.Now())
+		last = d.policy.phaseTimes(s, time.Now())
 	}
 	f := Figures{
 		State: s.phase.String(), Since: s.since, Listening: s.app == appUp,

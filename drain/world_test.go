@@ -544,7 +544,7 @@ func (r *fakeRegistry) all() map[uint16]*fakeRecord {
 func (r *fakeRegistry) Forget(ctx context.Context) error {
 	// It may come to life while it is being deleted, when nobody can know; its heartbeat registers
 	// it again.
-	begun := time.Now().Add(-forgetFor - lookTimeout)
+	begun := time.Now().Add(-forgetFor - scanTimeout)
 	for port := range r.all() {
 		if r.world.upBefore(port, begun) {
 			r.world.problem("a live instance was deleted")
