@@ -242,7 +242,7 @@ func (p policy) next(s state, e event, now time.Time) state {
 	// The caller keeps the old state to compare.
 	s.regs, s.views = slices.Clone(s.regs), slices.Clone(s.views)
 	was := s.target()
-	s = p.take(s, e, now)
+	s = p.take(s.learn(e, now), e, now)
 	if app := s.appNow(); app != s.app {
 		s.app, s.appSince = app, now
 	}
@@ -257,9 +257,9 @@ func (p policy) next(s state, e event, now time.Time) state {
 	return s
 }
 
-// take notes what happened.
-func (p policy) take(s state, e event, now time.Time) state {
-	switch e.kind { // facts first: they are true whatever the phase
+// learn notes what was seen. It is true whatever the phase.
+func (s state) learn(e event, now time.Time) state {
+	switch e.kind {
 	case eventSockets:
 		s.ports, s.looked = s.ports.see(e.sockets, e.looked, now), now
 	case eventInstances:
@@ -268,25 +268,35 @@ func (p policy) take(s state, e event, now time.Time) state {
 		s.ports = s.ports.register(e.instances, now)
 	case eventTrouble:
 		s.views[e.reg].err = e.err
-	case eventCount:
-		if !e.tally.began.Before(s.counted.began) {
-			s.counted = e.tally
-		}
-		if !e.tally.none {
-			s.last = e.tally.whole
-		}
-		if e.tally.active > 0 {
-			s.busy = e.tally.whole
-		}
-		s.met = s.met || e.tally.open > 0
 	case eventUndone:
 		s.views[e.reg].undone++
+	case eventForgotten:
+		s.regs[e.reg].forgot = true
+	case eventCount:
+		s = s.count(e.tally)
 	}
-	if s.phase == forgotten { // nothing but the end can follow
-		if e.kind == eventForgotten {
-			s.regs[e.reg].forgot = true
-		}
-		return s
+	return s
+}
+
+// count notes a tally.
+func (s state) count(t tally) state {
+	if !t.began.Before(s.counted.began) {
+		s.counted = t
+	}
+	if !t.none {
+		s.last = t.whole
+	}
+	if t.active > 0 {
+		s.busy = t.whole
+	}
+	s.met = s.met || t.open > 0
+	return s
+}
+
+// take says what follows from what happened.
+func (p policy) take(s state, e event, now time.Time) state {
+	if s.phase == forgotten {
+		return s // nothing but the end can follow
 	}
 	switch e.kind {
 	case eventHook, eventStopping:
