@@ -295,5 +295,6 @@ func (d *Drain) Run(ctx context.Context) {
 		wg.Go(func() { r.run(ctx) })
 	}
 	o := &owner{Drain: d, state: d.status.Load().state, ended: map[Result]int{}, ctx: ctx}
+	o.appSince = o.state.appSince
 	o.run()
 }

@@ -237,8 +237,55 @@ func (s state) appNow() appState {
 	return s.ports.state()
 }
 
-// next is the transition function: the state after e happened at now.
-func (p policy) next(s state, e event, now time.Time) state {
+// effectKind is what is to be done when a state follows from another.
+type effectKind int
+
+const (
+	// effectBegin: a drain has begun; hooks join it, and the drain calls are made.
+	effectBegin effectKind = iota
+	// effectApp: the app has changed, which is worth a line.
+	effectApp
+	// effectEnd: the newest drain has ended with state.result; its hooks are answered.
+	effectEnd
+	// effectPhase: the phase is another, or the same of another drain.
+	effectPhase
+	// effectTarget: every registry is to be brought to the effect's target.
+	effectTarget
+	// effectCount: what was counted before proves nothing; count at once.
+	effectCount
+)
+
+// effect is one thing to be done.
+type effect struct {
+	kind   effectKind
+	target target
+}
+
+// next is the transition function: the state after e happened at now, and what is to be done, in this
+// order.
+func (p policy) next(was state, e event, now time.Time) (state, []effect) {
+	s := p.after(was, e, now)
+	var all []effect
+	do := func(k effectKind, is bool) {
+		if is {
+			all = append(all, effect{kind: k})
+		}
+	}
+	begun := s.drains != was.drains // a drain with nothing to wait for begins and ends in one step
+	do(effectBegin, begun)
+	do(effectApp, s.app != was.app)
+	do(effectEnd, s.result != "" && (begun || was.result == ""))
+	do(effectPhase, begun || s.phase != was.phase)
+	resumed := e.kind == eventResume && s.phase == serving
+	if t := s.target(); begun || resumed || !t.equal(was.target()) {
+		all = append(all, effect{effectTarget, t})
+	}
+	do(effectCount, s.told.After(was.told) && p.urgent(s, now))
+	return s, all
+}
+
+// after is the state after e happened at now.
+func (p policy) after(s state, e event, now time.Time) state {
 	// The caller keeps the old state to compare.
 	s.regs, s.views = slices.Clone(s.regs), slices.Clone(s.views)
 	was := s.target()
