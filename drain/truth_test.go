@@ -138,7 +138,7 @@ func (w *world) judgeLinger(r *fakeRegistry, c *container, out Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec := r.records[c.port]
-	if r.broken || r.hanging || r.healed.After(out.Began) || rec == nil || !rec.registered {
+	if r.broken || r.hanging || r.locked || r.healed.After(out.Began) || rec == nil || !rec.registered {
 		return
 	}
 	if !rec.since.Before(out.Began) || time.Since(r.undid) < reassert*5/4+time.Second {
