@@ -2,11 +2,11 @@
 // service registries, waits until their callers know, waits until no connection is in use, and says
 // so to whoever called the hook.
 //
-// A [Drain] is one goroutine (owner.go) that owns a state machine. What decides is pure: machine.go,
-// app.go (which ports are the app's), linger.go (when callers have stopped), ending.go (how the
-// process ends), pace.go (when the sockets are scanned). Around it, one goroutine for each registry
-// brings it to its target (reconciler.go, keepin.go, keepout.go), and one scans the sockets
-// (watcher.go). They report; it decides; everybody else reads its snapshot (status.go).
+// A [Drain] is one goroutine (owner.go) that owns a state machine. What decides is pure: state.go,
+// machine.go, app.go (which ports are the app's), linger.go (when callers have stopped), ending.go
+// (how the process ends), pace.go (when the sockets are scanned). Around it, one goroutine for each
+// registry brings it to its target (reconciler.go, keepin.go, keepout.go), and one scans the
+// sockets (watcher.go). They report; it decides; everybody else reads its snapshot (status.go).
 package drain
 
 import (
