@@ -110,11 +110,11 @@ func (r *recorder) look() error {
 			return err
 		}
 		for buf, done := make([]byte, 64<<10), false; !done; {
+			at := r.now() // before: a machine that has other work to do may let us wait after it
 			n, _, err := unix.Recvfrom(fd, buf, 0)
 			if err != nil {
 				return err
 			}
-			at := r.now()
 			for m := buf[:n]; len(m) >= 16; m = m[(native.Uint32(m)+3)&^3:] {
 				switch native.Uint16(m[4:]) {
 				case unix.NLMSG_DONE:
