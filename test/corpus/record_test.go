@@ -164,3 +164,23 @@ func text(all []moment) string {
 	}
 	return s.String()
 }
+
+// whole reports whether the recording shows what happened: it goes on for a while after done, and no look came
+// so late that what it told was older than the look before it.
+func whole(all []moment, done time.Duration) bool {
+	const late = 30 * time.Millisecond
+	for i := 1; i < len(all); i++ {
+		was, is := &all[i-1], &all[i]
+		since := time.Hour
+		if is.info.Bytes_received != was.info.Bytes_received {
+			since = min(since, time.Duration(is.info.Last_data_recv)*time.Millisecond)
+		}
+		if is.info.Bytes_sent != was.info.Bytes_sent {
+			since = min(since, time.Duration(is.info.Last_data_sent)*time.Millisecond)
+		}
+		if since < time.Hour && is.at-since < was.until-late {
+			return false
+		}
+	}
+	return len(all) > 0 && all[len(all)-1].until >= done+200*time.Millisecond
+}
