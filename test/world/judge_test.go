@@ -251,7 +251,7 @@ func (w *world) gone() {
 		return // it was not there
 	}
 	for _, s := range w.servers {
-		if s.trouble().touches(*w.deletedAt.Load(), time.Now()) || w.mesh != nil && w.mesh.wasDown(*w.deletedAt.Load(), told) {
+		if s.trouble().touches(*w.deletedAt.Load(), time.Now()) || w.mesh != nil && w.mesh.wasDown(*w.deletedAt.Load(), w.sidecar.endedAt()) {
 			continue
 		}
 		for _, c := range w.containers {

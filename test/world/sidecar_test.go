@@ -171,6 +171,13 @@ func (s *sidecar) stopping() bool {
 	return s.ordered
 }
 
+// endedAt is when the last process ended.
+func (s *sidecar) endedAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.up[len(s.up)-1].to
+}
+
 // endedDeaf reports whether a process was ended by a signal before it could hear it.
 func (s *sidecar) endedDeaf() bool {
 	s.mu.Lock()
