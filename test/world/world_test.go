@@ -231,7 +231,10 @@ func (w *world) live(h history) {
 		_ = wait(ctx, w.late)
 		w.sidecar.start()
 	}
-	n := uint64(0)
+	n, how := uint64(0), manners
+	if w.rare {
+		how = rareManners
+	}
 	for _, c := range w.containers {
 		if !c.app || w.silent {
 			continue
@@ -241,9 +244,9 @@ func (w *world) live(h history) {
 			servers = []*server{nil}
 		}
 		for _, s := range servers {
-			for _, http2 := range []bool{false, true} {
+			for _, m := range how {
 				n++
-				one := &caller{w: w, to: c, server: s, http2: http2, rng: rand.New(rand.NewPCG(w.seed, n))}
+				one := &caller{w: w, to: c, server: s, manner: m, rng: rand.New(rand.NewPCG(w.seed, n))}
 				callers.Go(func() { one.run(ctx) })
 			}
 		}
@@ -256,6 +259,7 @@ func (w *world) live(h history) {
 	if w.settles {
 		acts.Wait()
 		w.settle()
+		_ = wait(ctx, w.rests)
 	}
 	now := time.Now()
 	w.deletedAt.Store(&now)
