@@ -87,15 +87,16 @@ type caller struct {
 func (c *caller) run(ctx context.Context) {
 	var cl *client
 	if c.server != nil {
-		cl = newClient(c.server, func(to string) (net.Conn, error) { return c.w.out.dial(0, "", to) })
+		cl = newClient(c.server, c.w.dialOut)
 		defer cl.close()
 	}
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(!c.http2)
 	protocols.SetUnencryptedHTTP2(c.http2)
-	t := &http.Transport{Protocols: protocols, MaxIdleConnsPerHost: 16, DisableKeepAlives: c.anew, DialContext: func(_ context.Context, _, to string) (net.Conn, error) {
-		return c.w.out.dial(0, "", to)
-	}}
+	t := &http.Transport{
+		Protocols: protocols, MaxIdleConnsPerHost: 16, DisableKeepAlives: c.anew,
+		DialContext: func(_ context.Context, _, to string) (net.Conn, error) { return c.w.dialOut(to) },
+	}
 	defer t.CloseIdleConnections()
 	h := &http.Client{Transport: t, Timeout: 20 * time.Second}
 	var under sync.WaitGroup
@@ -150,15 +151,14 @@ func (c *caller) refresh(ctx context.Context, cl *client) {
 
 // send makes one request. It is a POST, so that net/http does not quietly send it again.
 func (c *caller) send(h *http.Client, r call, address string, work time.Duration) call {
-	done := c.w.under(r.to)
-	defer done()
 	var sent atomic.Pointer[time.Time]
-	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{WroteRequest: func(i httptrace.WroteRequestInfo) {
+	trace := &httptrace.ClientTrace{WroteRequest: func(i httptrace.WroteRequestInfo) {
 		if now := time.Now(); i.Err == nil {
 			sent.Store(&now)
 		}
-	}})
-	q, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://%s/?ms=%d", address, work.Milliseconds()), http.NoBody)
+	}}
+	url := fmt.Sprintf("http://%s/?ms=%d", address, work.Milliseconds())
+	q, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), http.MethodPost, url, http.NoBody)
 	if err != nil {
 		r.err = err
 		return r

@@ -125,7 +125,10 @@ const (
 	nothing        = "nothing"
 )
 
-var eventNames = []string{crash, crash, liveness, liveness, liveness, closes, resumed, sidecarKilled, sidecarRestart, registrySick, registrySick, registryEmpty, allRestart, leftover, freezes, nothing}
+var eventNames = []string{
+	crash, crash, liveness, liveness, liveness, closes, resumed, sidecarKilled, sidecarRestart,
+	registrySick, registrySick, registryEmpty, allRestart, leftover, freezes, nothing,
+}
 
 // history is a setup and what happens, drawn by a seed.
 type history struct {

@@ -71,7 +71,8 @@ func (s *sidecar) start() {
 		s.w.closers = append(s.w.closers, func() { r.Close() })
 		cmd.Stderr = w
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
+	user := &syscall.Credential{Uid: s.uid, Gid: s.uid}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: user}
 	if err := s.w.pod.do(0, cmd.Start); err != nil {
 		s.w.problem("harness: the sidecar cannot be started: %v", err)
 		return
