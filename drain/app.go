@@ -8,9 +8,9 @@ import (
 	"prestop/registry"
 )
 
-// This file says what the Pod's ports tell of the app. It is pure: what listens now, what listened before and what the
-// registries hold go in; which port is up, gone or another one, and what that means for the app, comes out. It never
-// depends on the step between two looks.
+// This file says what the Pod's ports tell of the app. It is pure: what listens now, what listened
+// before and what the registries hold go in; which port is up, gone or another one, and what that
+// means for the app, comes out. It never depends on the step between two looks.
 
 // socket is one listening socket of the Pod, as a look shows it.
 type socket struct {
@@ -39,23 +39,27 @@ type port struct {
 	sockets []uint64
 	// listened: somebody has listened on it since the process started.
 	listened bool
-	// since is when it began to listen, or stopped; of one that never listened, when it became known.
+	// since is when it began to listen, or stopped; of one that never listened, when it became
+	// known.
 	since time.Time
 	// began is when it last began to listen; zero if it never has.
 	began time.Time
-	// before is when it was last seen not to listen before it began to; zero if it listened at the first look.
+	// before is when it was last seen not to listen before it began to; zero if it listened at the
+	// first look.
 	before time.Time
-	// given by --port; registered: an instance was found on it, now or earlier. That outlives the instance's record.
+	// given by --port; registered: an instance was found on it, now or earlier. That outlives the
+	// instance's record.
 	given, registered bool
-	// through: an instance on it was seen in service although nobody had ever listened on it, while the app was up. Callers
-	// reach the app through it (NAT, a NodePort).
+	// through: an instance on it was seen in service although nobody had ever listened on it, while
+	// the app was up. Callers reach the app through it (NAT, a NodePort).
 	through bool
-	// foreign: every socket that listened on it last was foreign. Unless the port is given or registered,
-	// it says nothing of the app.
+	// foreign: every socket that listened on it last was foreign. Unless the port is given or
+	// registered, it says nothing of the app.
 	foreign bool
 	// unmissed: it has been gone for so long, while others listen, that it was not the app's.
 	unmissed bool
-	// atBegin are the sockets that listened when the drain began; stopped: since then it was seen without one.
+	// atBegin are the sockets that listened when the drain began; stopped: since then it was seen
+	// without one.
 	atBegin []uint64
 	stopped bool
 }
@@ -63,9 +67,9 @@ type port struct {
 func (p port) up() bool   { return len(p.sockets) > 0 }
 func (p port) gone() bool { return p.listened && !p.up() }
 
-// another reports whether other sockets listen on the port than when the drain began. While the drain runs, only a port
-// that was seen closed counts: the kubelet restarts no container whose hook runs, and an app that opens its socket anew
-// while it drains must not end the drain.
+// another reports whether other sockets listen on the port than when the drain began. While the
+// drain runs, only a port that was seen closed counts: the kubelet restarts no container whose hook
+// runs, and an app that opens its socket anew while it drains must not end the drain.
 func (p port) another(running bool) bool {
 	switch {
 	case !p.up():
@@ -76,12 +80,13 @@ func (p port) another(running bool) bool {
 	return !slices.ContainsFunc(p.sockets, func(id uint64) bool { return slices.Contains(p.atBegin, id) })
 }
 
-// ephemeral reports whether the port is one that Linux gives to outgoing connections, or to a listener that asked for any
-// (RMI, FTP): net.ipv4.ip_local_port_range begins at 32768. Such a listener says nothing of the app when there are others.
+// ephemeral reports whether the port is one that Linux gives to outgoing connections, or to a
+// listener that asked for any (RMI, FTP): net.ipv4.ip_local_port_range begins at 32768. Such a
+// listener says nothing of the app when there are others.
 func (p port) ephemeral() bool { return p.number >= 32768 }
 
-// mayServe reports whether the port may be one of the app's: given, registered, or found and neither
-// ephemeral nor foreign.
+// mayServe reports whether the port may be one of the app's: given, registered, or found and
+// neither ephemeral nor foreign.
 func (p port) mayServe() bool {
 	return p.given || p.registered || !p.ephemeral() && !p.foreign
 }
@@ -97,7 +102,8 @@ const (
 	appPartly
 	// appGone: it listened and does not any more.
 	appGone
-	// appUnseen: the kernel's tables cannot be read, so nothing is known of it and it is taken to be there.
+	// appUnseen: the kernel's tables cannot be read, so nothing is known of it and it is taken to
+	// be there.
 	appUnseen
 )
 
@@ -162,11 +168,12 @@ func (ps ports) see(sockets []socket, looked, now time.Time) ports {
 	return ps.giveUp(now)
 }
 
-// missedFor is how long a port that is gone and known to nobody is missed while others listen: then it was no app's, but
-// somebody's who looked into the Pod.
+// missedFor is how long a port that is gone and known to nobody is missed while others listen: then
+// it was no app's, but somebody's who looked into the Pod.
 const missedFor = 10 * time.Minute
 
-// giveUp no longer waits for the ports that have been gone for missedFor. ps must be the caller's own.
+// giveUp no longer waits for the ports that have been gone for missedFor. ps must be the caller's
+// own.
 func (ps ports) giveUp(now time.Time) ports {
 	if ps.state() != appPartly || ps.identified() {
 		return ps
@@ -203,13 +210,15 @@ func (ps ports) begin() ports {
 	return ps
 }
 
-// identified reports whether the app's ports are known by more than that somebody listens: given, or registered.
+// identified reports whether the app's ports are known by more than that somebody listens: given,
+// or registered.
 func (ps ports) identified() bool {
 	return slices.ContainsFunc(ps, func(p port) bool { return p.given || p.registered && p.listened })
 }
 
-// deciding are the ports that say whether the app lives: those given and those registered. Without any, or where the given
-// ones are only a way to others, they are those that were found; and of these no ephemeral ones if there are others.
+// deciding are the ports that say whether the app lives: those given and those registered. Without
+// any, or where the given ones are only a way to others, they are those that were found; and of
+// these no ephemeral ones if there are others.
 func (ps ports) deciding() ports {
 	var known, found, fleeting ports
 	through, listened := false, false
@@ -253,12 +262,14 @@ func (ps ports) state() appState {
 	return appAbsent
 }
 
-// afterDeadline is how long after the deadline of a drain a deleted Pod is surely gone: what is there still, lives.
+// afterDeadline is how long after the deadline of a drain a deleted Pod is surely gone: what is
+// there still, lives.
 const afterDeadline = time.Minute
 
-// returned reports whether the app, or one of its containers, listens anew at now since the drain began; running says that
-// it is not over, ended and deadline are its own. A port on which nobody listened when it began can only tell of a return
-// if there was nothing of the app then, if it began to listen after the drain, or if the Pod should long be gone.
+// returned reports whether the app, or one of its containers, listens anew at now since the drain
+// began; running says that it is not over, ended and deadline are its own. A port on which nobody
+// listened when it began can only tell of a return if there was nothing of the app then, if it
+// began to listen after the drain, or if the Pod should long be gone.
 func (ps ports) returned(running bool, ended, deadline, now time.Time) bool {
 	deciding := ps.deciding()
 	none := !slices.ContainsFunc(deciding, func(p port) bool { return len(p.atBegin) > 0 })
@@ -281,8 +292,8 @@ func (ps ports) dead() []uint16 {
 	return ps.numbers(func(p port) bool { return p.gone() || p.through && !p.listened && state == appGone })
 }
 
-// held are the ports on which nobody has listened yet: an instance there is what an earlier life of the Pod left, or what
-// another Pod left that had the address before, so it is not put in.
+// held are the ports on which nobody has listened yet: an instance there is what an earlier life of
+// the Pod left, or what another Pod left that had the address before, so it is not put in.
 func (ps ports) held() []uint16 {
 	return ps.numbers(func(p port) bool { return !p.listened })
 }
@@ -311,24 +322,26 @@ func (ps ports) since() map[uint16]time.Time {
 	return all
 }
 
-// newest is when a port that may be one of the app's began to listen last.
-func (ps ports) newest() time.Time {
-	var at time.Time
+// past tells of each port that may be one of the app's, and that is gone, when it had begun to
+// listen.
+func (ps ports) past() map[uint16]time.Time {
+	all := map[uint16]time.Time{}
 	for _, p := range ps {
-		if p.mayServe() {
-			at = later(at, p.began)
+		if p.gone() && p.mayServe() {
+			all[p.number] = p.began
 		}
 	}
-	return at
+	return all
 }
 
-// known are the ports by which an instance is the Pod's: those given, and those on which somebody listens or has listened.
+// known are the ports by which an instance is the Pod's: those given, and those on which somebody
+// listens or has listened.
 func (ps ports) known() []uint16 {
 	return ps.numbers(func(p port) bool { return p.given || p.listened })
 }
 
-// counted are the ports whose connections count: those given and those registered if there are given ones and somebody
-// listened there, else every one that was found.
+// counted are the ports whose connections count: those given and those registered if there are
+// given ones and somebody listened there, else every one that was found.
 func (ps ports) counted() []uint16 {
 	narrow := slices.ContainsFunc(ps, func(p port) bool { return p.given && p.listened })
 	return ps.numbers(func(p port) bool {

@@ -38,8 +38,8 @@ type attempt struct {
 	failures []error // by call: why it has not worked yet; nil when it has, or was not tried
 }
 
-// begin starts to make the calls and returns at once. They are tried until each has worked, for callsFor, until the
-// deadline, or until ctx ends.
+// begin starts to make the calls and returns at once. They are tried until each has worked, for
+// callsFor, until the deadline, or until ctx ends.
 func (c *calls) begin(ctx context.Context, deadline time.Time) {
 	c.end()
 	if len(c.all) == 0 {

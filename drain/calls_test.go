@@ -18,8 +18,8 @@ import (
 	"prestop/drain/endpoint"
 )
 
-// callee is the app's admin endpoint on a unix socket. It remembers what it was asked, and answers with codes, in their
-// order and then 200.
+// callee is the app's admin endpoint on a unix socket. It remembers what it was asked, and answers
+// with codes, in their order and then 200.
 type callee struct {
 	socket string
 	codes  []int

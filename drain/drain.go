@@ -1,8 +1,10 @@
-// Package drain stops a Pod without losing a request: it takes the Pod's instances out of the service registries, waits
-// until their callers know, waits until no connection is in use, and says so to whoever called the hook.
+// Package drain stops a Pod without losing a request: it takes the Pod's instances out of the
+// service registries, waits until their callers know, waits until no connection is in use, and says
+// so to whoever called the hook.
 //
-// A [Drain] is one goroutine that owns a state machine (machine.go, app.go). Around it, one goroutine for each registry
-// brings it to its target (reconciler.go), and one looks at the sockets (watcher.go). They report; it decides.
+// A [Drain] is one goroutine that owns a state machine (machine.go, app.go). Around it, one
+// goroutine for each registry brings it to its target (reconciler.go), and one looks at the sockets
+// (watcher.go). They report; it decides.
 package drain
 
 import (
@@ -21,22 +23,25 @@ import (
 type Options struct {
 	// Registries that hold the Pod; may be empty. The Drain is their only user from Run on.
 	Registries []registry.Registry
-	// Counter looks at the sockets; nil where the kernel cannot be asked: the drain then ends with the linger.
+	// Counter looks at the sockets; nil where the kernel cannot be asked: the drain then ends with
+	// the linger.
 	Counter conns.Counter
 	// Pod tells which instances are ours. Its ports are set from what the app listens on.
 	Pod registry.Pod
 	// Ports are the app's, as given; nil: found.
 	Ports []uint16
-	// OnlyPorts: no port but Ports is looked at, since others' look like ours (hostNetwork, several apps on one host).
+	// OnlyPorts: no port but Ports is looked at, since others' look like ours (hostNetwork, several
+	// apps on one host).
 	OnlyPorts bool
-	// Loopback: callers are on this machine, not outside a Pod, so that what listens on the loopback
-	// alone may be the app too.
+	// Loopback: callers are on this machine, not outside a Pod, so that what listens on the
+	// loopback alone may be the app too.
 	Loopback bool
 	// Budget is the longest that a drain may take: grace period less reserve.
 	Budget time.Duration
 	// Linger is how long callers may go on after the read-back; negative means by registry.
 	Linger time.Duration
-	// QuietPeriod ends the linger early once no client has said anything for this long; 0: nothing does.
+	// QuietPeriod ends the linger early once no client has said anything for this long; 0: nothing
+	// does.
 	QuietPeriod time.Duration
 	// RegistryTimeout is the longest time to try to leave before going on without.
 	RegistryTimeout time.Duration
@@ -48,16 +53,18 @@ type Options struct {
 	Calls []Call
 	// TerminationLog gets the outcome in a line if it can be written; "" means none.
 	TerminationLog string
-	// Elsewhere, if not nil, looks what Registries[i] holds at the Pod's address on any port: told where nothing is found.
+	// Elsewhere, if not nil, looks what Registries[i] holds at the Pod's address on any port: told
+	// where nothing is found.
 	Elsewhere func(ctx context.Context, i int) ([]registry.Instance, error)
-	// Seed makes the jitter of the registries' looks repeatable, for tests; 0: it differs in each process.
+	// Seed makes the jitter of the registries' looks repeatable, for tests; 0: it differs in each
+	// process.
 	Seed uint64
 	Log  *slog.Logger
 }
 
-// Drain is the one drain of this process: it serves until a hook, SIGTERM or /stopping starts the drain, which ends as
-// drained, expired or cancelled; then it serves again once the app listens anew. Its methods may be called by any
-// goroutine, before and while Run runs.
+// Drain is the one drain of this process: it serves until a hook, SIGTERM or /stopping starts the
+// drain, which ends as drained, expired or cancelled; then it serves again once the app listens
+// anew. Its methods may be called by any goroutine, before and while Run runs.
 type Drain struct {
 	policy      policy
 	options     Options
@@ -117,7 +124,8 @@ func (d *Drain) since() map[uint16]time.Time { return d.status.Load().state.port
 // send hands a message to the owner, unless that has ended.
 func (d *Drain) send(m message) { _ = d.sendWithin(context.Background(), m) }
 
-// sendWithin hands a message to the owner; the error tells that it has ended, or that ctx did first.
+// sendWithin hands a message to the owner; the error tells that it has ended, or that ctx did
+// first.
 func (d *Drain) sendWithin(ctx context.Context, m message) error {
 	select {
 	case d.inbox <- m:
@@ -131,8 +139,8 @@ func (d *Drain) sendWithin(ctx context.Context, m message) error {
 
 var errEnded = errors.New("prestop has ended")
 
-// Shutdown starts the drain or joins the one that runs, and waits for its end. It returns ctx's error if that ends first,
-// which cancels nothing.
+// Shutdown starts the drain or joins the one that runs, and waits for its end. It returns ctx's
+// error if that ends first, which cancels nothing.
 func (d *Drain) Shutdown(ctx context.Context) (Outcome, error) {
 	if d.status.Load().state.phase == serving {
 		d.lookFirst(ctx)
@@ -157,7 +165,8 @@ func (d *Drain) Shutdown(ctx context.Context) (Outcome, error) {
 	}
 }
 
-// last is the outcome of the last drain for one who called as the process ended, or err if there was none.
+// last is the outcome of the last drain for one who called as the process ended, or err if there
+// was none.
 func (d *Drain) last(err error) (Outcome, error) {
 	if now := d.status.Load(); errors.Is(err, errEnded) && now.state.phase != serving && now.run.over() {
 		return now.run.outcome, nil
@@ -165,7 +174,8 @@ func (d *Drain) last(err error) (Outcome, error) {
 	return Outcome{}, err
 }
 
-// Stopping says that the Pod goes, not just a container: it starts the drain or joins it, and returns when that is known.
+// Stopping says that the Pod goes, not just a container: it starts the drain or joins it, and
+// returns when that is known.
 func (d *Drain) Stopping() {
 	if d.status.Load().state.phase == serving {
 		d.lookFirst(context.Background())
@@ -192,12 +202,12 @@ func (d *Drain) deliver(k eventKind) {
 	}
 }
 
-// lookFirst looks at the listening sockets before a decision: an app that was started or restarted a moment ago may not
-// have been seen yet, and a live one must not be taken for dead.
+// lookFirst looks at the listening sockets before a decision: an app that was started or restarted
+// a moment ago may not have been seen yet, and a live one must not be taken for dead.
 func (d *Drain) lookFirst(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	d.watcher.lookNow(ctx)
+	d.watcher.scanNow(ctx)
 }
 
 // lookTimeout bounds the look that comes before a decision; a look takes milliseconds.
@@ -223,8 +233,8 @@ func (d *Drain) Alive(ctx context.Context) error {
 	return errors.Join(errors.New("the drain does not answer"), err)
 }
 
-// Run owns the drain until it was told to terminate and nothing is left to do, or ctx ends. Every goroutine that it
-// started has ended when it returns. These are the ways in which it returns:
+// Run owns the drain until it was told to terminate and nothing is left to do, or ctx ends. Every
+// goroutine that it started has ended when it returns. These are the ways in which it returns:
 //
 //  1. SIGTERM, and the app is gone (a native sidecar, whose turn comes after the app's; a Job; RestartAllContainers): what
 //     the registries still hold of it is deleted, for 1.5 s at most.

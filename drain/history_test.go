@@ -16,8 +16,9 @@ import (
 type scenario struct {
 	Kinds      []string // of its containers
 	Delays     []time.Duration
-	Given      bool // --port names the apps' ports
-	Blind      bool // there is no counter
+	Given      string // whose ports --port names: nobody's, the first app's, the apps'
+	Only       bool   // no other ports are looked at
+	Blind      bool   // there is no counter
 	Registries int
 	Quiet      time.Duration
 	Late       bool // nobody listens yet when it begins
@@ -65,7 +66,8 @@ var scenarios = rapid.Custom(func(t *rapid.T) scenario {
 	}
 	h := scenario{
 		Kinds:      append([]string{rapid.SampledFrom([]string{"app", "app", "unregistered"}).Draw(t, "first")}, rapid.SliceOfN(rapid.SampledFrom(kinds), 0, 3).Draw(t, "others")...),
-		Given:      rapid.IntRange(0, 3).Draw(t, "given") == 3,
+		Given:      rapid.SampledFrom([]string{"", "", "", "first", "apps"}).Draw(t, "given"),
+		Only:       rapid.Bool().Draw(t, "only those"),
 		Blind:      rapid.IntRange(0, 7).Draw(t, "no counter") == 7,
 		Registries: rapid.SampledFrom([]int{1, 2, 0}).Draw(t, "registries"),
 		Quiet:      milliseconds(0, 0, 1000, 4000).Draw(t, "quiet period"),
@@ -94,8 +96,8 @@ func TestRandomHistories(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Who runs first of those who wake at one moment is the scheduler's: a history that has failed is
-	// tried several times while it is made shorter.
+	// Who runs first of those who wake at one moment is the scheduler's: a history that has failed
+	// is tried several times while it is made shorter.
 	tries := 1
 	rapid.Check(t, func(rt *rapid.T) {
 		h := scenarios.Draw(rt, "history")
@@ -119,8 +121,8 @@ func (h scenario) live(ctx context.Context) []string {
 			o.Counter = nil
 		}
 		for _, c := range containers {
-			if h.Given && (c.registers || c == containers[0]) {
-				o.Ports, o.OnlyPorts = append(o.Ports, c.port), true
+			if h.Given == "apps" && c.registers || h.Given != "" && c == containers[0] {
+				o.Ports, o.OnlyPorts = append(o.Ports, c.port), h.Only
 			}
 		}
 	})

@@ -11,8 +11,8 @@ import (
 
 // This file keeps the Pod in a registry: while the app serves.
 
-// keepIn finds the instances, puts back what an earlier incarnation or a drain left disabled, takes out those whose port is
-// gone, and then looks now and then.
+// keepIn finds the instances, puts back what an earlier incarnation or a drain left disabled, takes
+// out those whose port is gone, and then looks now and then.
 func (k *reconciler) keepIn(o order) {
 	defer k.registry.Only(nil)
 	began, wait := time.Now(), firstLook
@@ -35,8 +35,11 @@ func (k *reconciler) keepIn(o order) {
 			o.report(eventIn)
 			k.remember(o)
 		}
-		if changed {
+		switch {
+		case changed:
 			wait = firstLook // see that it lasts
+		case err == nil && (k.any(registry.In) || !o.awaits()):
+			wait = max(wait, lateLook) // all is as it shall be
 		}
 		k.pause(o.ctx, wait)
 		wait = min(2*wait, idleLook)
@@ -100,8 +103,8 @@ var errDisabled = errors.New("the instance is disabled, and not by prestop; enab
 
 func (o order) dead(i registry.Instance) bool { return slices.Contains(o.target.dead, i.Port) }
 
-// wants reports whether the instance shall be in: somebody listens on its port, or it was in service
-// until we took it out, so that the app is reached through it.
+// wants reports whether the instance shall be in: somebody listens on its port, or it was in
+// service until we took it out, so that the app is reached through it.
 func (k *reconciler) wants(o order, i registry.Instance) bool {
 	return !o.dead(i) && (k.took[i.ID] || !slices.Contains(o.target.held, i.Port))
 }
@@ -111,7 +114,8 @@ func (o order) lately(i registry.Instance) bool {
 	return time.Since(later(o.target.serving, o.target.since[i.Port])) < rejoinWindow
 }
 
-// ours tells which disabled instances are ours to put in: leftovers, and those that we took out ourselves.
+// ours tells which disabled instances are ours to put in: leftovers, and those that we took out
+// ourselves.
 func (o order) ours(k *reconciler) func(registry.Instance) bool {
 	return func(i registry.Instance) bool { return k.wants(o, i) && (!k.wasIn[i.ID] || o.lately(i)) }
 }
@@ -140,7 +144,8 @@ func (k *reconciler) remember(o order) {
 	}
 }
 
-// lookIn searches for the instances until they were found, and then asks for just these: a search may be megabytes.
+// lookIn searches for the instances until they were found, and then asks for just these: a search
+// may be megabytes.
 func (k *reconciler) lookIn(ctx context.Context, o order) error {
 	if k.searchIn(o) {
 		return k.search(ctx)
@@ -151,17 +156,18 @@ func (k *reconciler) lookIn(ctx context.Context, o order) error {
 	return k.check(ctx)
 }
 
-// searchIn reports whether the registry is to be searched: nothing is known yet; a port began to listen a short while ago
-// that no instance is known of; or one has vanished and the last search is long ago. While nothing listens, nothing can
-// have registered but what did before the port was gone.
+// searchIn reports whether the registry is to be searched: nothing is known yet; a port began to
+// listen a short while ago that no instance is known of; or one has vanished and the last search is
+// long ago. While nothing listens, nothing can have registered but what did before the port was
+// gone.
 func (k *reconciler) searchIn(o order) bool {
 	since := time.Since(k.searched)
 	switch {
 	case k.searched.IsZero():
 		return true
 	case len(o.target.since) == 0 && o.target.since != nil && !k.pod().AnyPort:
-		return since >= rareSearch && len(k.found) == 0 || k.searched.Before(o.target.newest)
-	case len(k.found) == 0 && !k.ever:
+		return since >= rareSearch && len(k.found) == 0 || k.missed(o)
+	case k.missed(o), len(k.found) == 0 && !k.ever:
 		return true
 	}
 	for port, began := range o.target.since {
@@ -177,7 +183,21 @@ func (k *reconciler) searchIn(o order) bool {
 			k.fruitless[port] = true
 		}
 	}
-	return since >= rareSearch && (len(k.found) == 0 || k.any(registry.Absent))
+	vanished := func(i registry.Instance) bool {
+		return i.State == registry.Absent && !o.dead(i) && !o.lately(i) // else it comes back by itself, or never
+	}
+	return since >= rareSearch && (len(k.found) == 0 || slices.ContainsFunc(k.found, vanished))
+}
+
+// missed reports whether a port has come and gone since the last search: its instance may be left.
+func (k *reconciler) missed(o order) bool {
+	for port, began := range o.target.past {
+		known := slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port })
+		if !known && k.searched.Before(began) {
+			return true
+		}
+	}
+	return false
 }
 
 func (k *reconciler) rejoin(ctx context.Context, ports []uint16) error {
@@ -194,8 +214,8 @@ func (k *reconciler) rejoin(ctx context.Context, ports []uint16) error {
 	return nil
 }
 
-// warnOfNothing says, once until something is found, that the registry holds nothing of an app that serves, and what it
-// holds at the Pod's address instead.
+// warnOfNothing says, once until something is found, that the registry holds nothing of an app that
+// serves, and what it holds at the Pod's address instead.
 func (k *reconciler) warnOfNothing(ctx context.Context) {
 	if k.warned || !k.reached {
 		return

@@ -20,8 +20,8 @@ type departure struct {
 	// left is when it was reported as out; read while out.
 	left        time.Time
 	out, gaveUp bool
-	// watched: publication was reported, or nobody asked for it. glance is the wait before the next look at it, and
-	// unseen since when the callers' view could not be read.
+	// watched: publication was reported, or nobody asked for it. glance is the wait before the next
+	// look at it, and unseen since when the callers' view could not be read.
 	watched bool
 	glance  time.Duration
 	unseen  time.Time
@@ -31,7 +31,8 @@ type departure struct {
 	checked  bool // what is held has been looked at since the order came
 }
 
-// keepOut leaves, reports when that is read back and when callers can see it, and leaves again when it was undone.
+// keepOut leaves, reports when that is read back and when callers can see it, and leaves again when
+// it was undone.
 func (k *reconciler) keepOut(o order) {
 	clear(k.wasIn)
 	k.registry.Only(nil)
@@ -88,14 +89,18 @@ func (k *reconciler) keepOutOnce(d *departure) {
 	}
 }
 
-// takeOut brings every instance out. What is known is left at once, without asking before; then the registry is searched,
-// so that one that has registered meanwhile is out before the linger begins.
+// takeOut brings every instance out. What is known is left at once, without asking before; then the
+// registry is searched, so that one that has registered meanwhile is out before the linger begins.
 func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 	if len(k.found) > 0 && !d.checked {
 		if err := k.leave(ctx); err != nil {
 			return err
 		}
 		d.checked = true
+	}
+	known := map[string]bool{}
+	for _, i := range k.found {
+		known[i.ID] = true
 	}
 	err := k.look(ctx, d)
 	if err != nil && d.checked && !d.searched && !d.out && (registry.IsFinal(err) || time.Since(d.began) >= searchPatience) {
@@ -110,11 +115,24 @@ func (k *reconciler) takeOut(ctx context.Context, d *departure) error {
 		return nil
 	}
 	if d.out {
-		k.log.Warn("the registry shows the instance in service again; taking it out once more", "instances", k.names(registry.In))
-		d.report(eventUndone)
+		k.reportIn(d, known)
 		d.try(k.timeout)
 	}
 	return k.leave(ctx)
+}
+
+// reportIn tells that instances are in service after the Pod was out: known ones were put back by
+// somebody, others have registered since.
+func (k *reconciler) reportIn(d *departure, known map[string]bool) {
+	again := func(i registry.Instance) bool { return i.State == registry.In && known[i.ID] }
+	if slices.ContainsFunc(k.found, again) {
+		k.log.Warn("the registry shows the instance in service again; taking it out once more",
+			"instances", k.names(registry.In))
+		d.report(eventUndone)
+		return
+	}
+	k.log.Info("an instance has registered since; taking it out too", "instances", k.names(registry.In))
+	d.report(eventLate)
 }
 
 // look learns what the registry holds: by a search at first, and where it was empty, another port
@@ -139,8 +157,8 @@ func (k *reconciler) look(ctx context.Context, d *departure) error {
 	return k.check(ctx)
 }
 
-// mayRegister reports whether the registry is worth another search: a port began to listen since the
-// last one, or so lately that its instance may still come.
+// mayRegister reports whether the registry is worth another search: a port began to listen since
+// the last one, or so lately that its instance may still come.
 func (k *reconciler) mayRegister(again time.Duration) bool {
 	for port, since := range k.since() {
 		known := slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port })
@@ -178,8 +196,8 @@ func (k *reconciler) reportOut(d *departure) {
 	}
 }
 
-// watch looks once at the callers' view, and ends that when it shows the change or cannot be read. Its last word says what
-// was observed and what is assumed.
+// watch looks once at the callers' view, and ends that when it shows the change or cannot be read.
+// Its last word says what was observed and what is assumed.
 func (k *reconciler) watch(ctx context.Context, d *departure) {
 	seen, err := k.registry.Published(ctx)
 	afterPublished, afterLeave := k.registry.Linger()

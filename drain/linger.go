@@ -6,14 +6,15 @@ import (
 	"prestop/drain/conns"
 )
 
-// This file says when callers have stopped: how long each registry's callers may go on, and when a drain
-// is over. It is pure.
+// This file says when callers have stopped: how long each registry's callers may go on, and when a
+// drain is over. It is pure.
 
-// endpointLinger is how long clients behind a Service keep coming: kube-proxy needs 2-3 s to drop an
-// endpoint.
+// endpointLinger is how long clients behind a Service keep coming: kube-proxy needs 2-3 s to drop
+// an endpoint.
 const endpointLinger = 3 * time.Second
 
-// done reports whether no request can be lost any more: callers have had their time and no connection is in use.
+// done reports whether no request can be lost any more: callers have had their time and no
+// connection is in use.
 func (p policy) done(s state, now time.Time) bool {
 	for _, r := range s.regs {
 		if r.left.IsZero() && r.gaveUp.IsZero() && !(s.stopping && s.dead()) {
@@ -32,9 +33,9 @@ func (p policy) done(s state, now time.Time) bool {
 	return s.counted.none || !s.counted.began.IsZero() && !s.counted.began.Before(from) && s.counted.active <= p.threshold
 }
 
-// lingerUntil is when callers have stopped: their time is over or, if nothing is heard of them from now on, they have been
-// quiet for long enough. It is not known before every registry was left or given up, and seen to have told its callers where
-// that can be seen.
+// lingerUntil is when callers have stopped: their time is over or, if nothing is heard of them from
+// now on, they have been quiet for long enough. It is not known before every registry was left or
+// given up, and seen to have told its callers where that can be seen.
 func (p policy) lingerUntil(s state) (time.Time, bool) {
 	until, known := p.lingerWhole(s)
 	if early, quiet := p.quietUntil(s); quiet && early.Before(until) {
@@ -78,9 +79,10 @@ func (p policy) registryLinger(s state, i int, r regState) (until time.Time, kno
 	return r.published.Add(p.afterPublished[i]), true
 }
 
-// quietUntil is when callers will have been quiet for --quiet-period, if nothing is heard of them from the newest tally on.
-// Only the time counts in which they know: from when every registry was seen to have told them, or must have. One that was
-// given up never does. What endpoints need is waited for in any case.
+// quietUntil is when callers will have been quiet for --quiet-period, if nothing is heard of them
+// from the newest tally on. Only the time counts in which they know: from when every registry was
+// seen to have told them, or must have. One that was given up never does. What endpoints need is
+// waited for in any case.
 func (p policy) quietUntil(s state) (time.Time, bool) {
 	if p.quiet == 0 || s.counted.none || s.counted.heard.IsZero() {
 		return time.Time{}, false
@@ -122,7 +124,8 @@ func (p policy) floor() time.Duration {
 	return min(p.linger, endpointLinger)
 }
 
-// urgent reports whether nothing but the count keeps the drain from its end, so that a look is worth its cost now.
+// urgent reports whether nothing but the count keeps the drain from its end, so that a look is
+// worth its cost now.
 func (p policy) urgent(s state, now time.Time) bool {
 	if s.phase != draining {
 		return false

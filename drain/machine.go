@@ -9,8 +9,9 @@ import (
 	"prestop/registry"
 )
 
-// This file is the state machine: what is known, what may happen, and what follows. Nothing in it waits, calls or logs;
-// every decision is a function of a state and the time. machine_test.go walks it exhaustively.
+// This file is the state machine: what is known, what may happen, and what follows. Nothing in it
+// waits, calls or logs; every decision is a function of a state and the time. machine_test.go walks
+// it exhaustively.
 
 // phase is where the drain stands; its String is the state in /status.
 type phase int
@@ -20,7 +21,8 @@ const (
 	draining
 	drained
 	expired
-	// forgotten: told to stop, the app is dead; what the registries still hold of it is being deleted.
+	// forgotten: told to stop, the app is dead; what the registries still hold of it is being
+	// deleted.
 	forgotten
 )
 
@@ -40,20 +42,22 @@ const (
 // target is what a registry shall be made to say of the Pod's instances.
 type target struct {
 	want want
-	// dead are ports on which nobody listens any more: with wantIn their instances are kept out. held are ports on which
-	// nobody has listened yet: with wantIn their instances are left as they are.
+	// dead are ports on which nobody listens any more: with wantIn their instances are kept out.
+	// held are ports on which nobody has listened yet: with wantIn their instances are left as they
+	// are.
 	dead, held []uint16
-	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be seen.
+	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be
+	// seen.
 	since map[uint16]time.Time
-	// newest is when a port began to listen last, though it may be dead by now; with wantIn.
-	newest time.Time
+	// past tells of each port that is gone when it had begun to listen; with wantIn.
+	past map[uint16]time.Time
 	// serving is since when the Pod has been serving; with wantIn.
 	serving time.Time
 }
 
 func (t target) equal(o target) bool {
 	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) && maps.Equal(t.since, o.since) &&
-		t.newest.Equal(o.newest) && t.serving.Equal(o.serving)
+		maps.Equal(t.past, o.past) && t.serving.Equal(o.serving)
 }
 
 // regState is what was reported of one registry since its target changed last.
@@ -66,7 +70,8 @@ type regState struct {
 	gaveUp time.Time
 	// blind: publication cannot be seen at this registry, so the longest time counts from left.
 	blind bool
-	// held: it was seen to hold an instance of the Pod, now or earlier, so that callers may know it. It outlives the target.
+	// held: it was seen to hold an instance of the Pod, now or earlier, so that callers may know
+	// it. It outlives the target.
 	held bool
 	// in: every instance found in it is as the target wants it.
 	in bool
@@ -89,7 +94,8 @@ type regView struct {
 type state struct {
 	phase phase
 	since time.Time // of the phase
-	// ports of the Pod; looked is when they were last looked at, zero before the first look. unseen: they cannot be.
+	// ports of the Pod; looked is when they were last looked at, zero before the first look.
+	// unseen: they cannot be.
 	ports  ports
 	looked time.Time
 	unseen bool
@@ -102,9 +108,11 @@ type state struct {
 	cause           cause
 	// result is how that drain ended; "" while it runs and before the first.
 	result Result
-	// joined: a hook belongs to that drain. unhooked: SIGTERM began it, and no hook came within hookSoon.
+	// joined: a hook belongs to that drain. unhooked: SIGTERM began it, and no hook came within
+	// hookSoon.
 	joined, unhooked bool
-	// told is when the newest report of a registry arrived: what a count from before shows was not known to be enough.
+	// told is when the newest report of a registry arrived: what a count from before shows was not
+	// known to be enough.
 	told time.Time
 	// hooked: somebody has called the hook. met: a connection was open during the drain.
 	hooked, met bool
@@ -160,7 +168,8 @@ const (
 	// eventInstances: a registry was looked at. eventTrouble: what is wrong with it changed.
 	eventInstances
 	eventTrouble
-	// The next ones report how far a registry is with its target. eventOut: every instance was read back as out.
+	// The next ones report how far a registry is with its target. eventOut: every instance was read
+	// back as out.
 	eventOut
 	// eventEmpty: it holds no instance of the Pod.
 	eventEmpty
@@ -168,7 +177,8 @@ const (
 	eventPublished
 	// eventBlind: publication cannot be observed.
 	eventBlind
-	// eventUndone: something put the Pod back in. eventLate: an instance of the Pod has registered since.
+	// eventUndone: something put the Pod back in. eventLate: an instance of the Pod has registered
+	// since.
 	eventUndone
 	eventLate
 	// eventGaveUp: the time to try to leave is over.
@@ -329,9 +339,9 @@ func (s state) returned(now time.Time) bool {
 	return !s.unseen && s.ports.returned(s.phase == draining, s.since, s.deadline, now)
 }
 
-// reachable reports whether callers may reach something of the app. Beside a registered port that is
-// gone another container may serve that has not registered yet, or is called by a Service alone: only
-// SIGTERM tells that it is no app, since it comes when the apps have ended.
+// reachable reports whether callers may reach something of the app. Beside a registered port that
+// is gone another container may serve that has not registered yet, or is called by a Service alone:
+// only SIGTERM tells that it is no app, since it comes when the apps have ended.
 func (s state) reachable() bool {
 	switch {
 	case s.stopping && s.dead():
@@ -342,8 +352,9 @@ func (s state) reachable() bool {
 	return s.othersListen()
 }
 
-// countedPorts are the ports whose connections count. Once nothing of the app is there any more they are
-// those that it listened on, where it may still answer: what listens is another container's.
+// countedPorts are the ports whose connections count. Once nothing of the app is there any more
+// they are those that it listened on, where it may still answer: what listens is another
+// container's.
 func (s state) countedPorts() []uint16 {
 	if s.stopping && s.dead() {
 		return s.ports.deciding().numbers(port.gone)
@@ -395,7 +406,8 @@ func (s state) serve(now time.Time) state {
 	return s.enter(serving, now)
 }
 
-// changeTarget forgets what was reported of the old target. That callers may know an instance stays true.
+// changeTarget forgets what was reported of the old target. That callers may know an instance stays
+// true.
 func (s state) changeTarget() {
 	for i, r := range s.regs {
 		s.regs[i] = regState{held: r.held}
@@ -417,8 +429,8 @@ func (s state) enter(p phase, now time.Time) state {
 	return s
 }
 
-// rehook is how long after the end of a drain another call gets the same answer. A later hook is about
-// a new stop: clients may have come since, by a Service, so it drains anew.
+// rehook is how long after the end of a drain another call gets the same answer. A later hook is
+// about a new stop: clients may have come since, by a Service, so it drains anew.
 const rehook = 10 * time.Second
 
 // stale reports whether the last drain ended so long ago that a hook is about another stop.
@@ -437,7 +449,7 @@ func (s state) target() target {
 			return t
 		}
 		t.dead, t.held = s.ports.dead(), s.ports.held()
-		t.since, t.newest = s.ports.since(), s.ports.newest()
+		t.since, t.past = s.ports.since(), s.ports.past()
 		return t
 	}
 	return target{want: wantOut}

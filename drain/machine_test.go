@@ -39,7 +39,8 @@ func seen(sec float64, active int) step {
 	return step{sec, event{kind: eventCount, tally: tally{began: at(sec), active: active}}}
 }
 
-// heard is a tally of none in use, of a look that began at sec, when a client was last heard at another time.
+// heard is a tally of none in use, of a look that began at sec, when a client was last heard at
+// another time.
 func heard(sec, last float64) step {
 	return step{sec, event{kind: eventCount, tally: tally{began: at(sec), heard: at(last)}}}
 }
@@ -157,9 +158,9 @@ func TestMachine(t *testing.T) {
 	}
 }
 
-// TestEverySequenceKeepsTheInvariants walks every sequence of events, with seconds passing in between, up to a depth, and
-// checks the design's invariants at each state. It starts from each of several pasts. States that differ in nothing that
-// matters are visited once.
+// TestEverySequenceKeepsTheInvariants walks every sequence of events, with seconds passing in
+// between, up to a depth, and checks the design's invariants at each state. It starts from each of
+// several pasts. States that differ in nothing that matters are visited once.
 func TestEverySequenceKeepsTheInvariants(t *testing.T) {
 	one := policy{budget: 5 * time.Second, linger: -1, afterPublished: []time.Duration{time.Second}, afterLeave: []time.Duration{2 * time.Second}}
 	registered := step{0, event{kind: eventInstances, instances: []registry.Instance{{ID: "a", Port: 8080, State: registry.In}}}}
@@ -201,7 +202,7 @@ func TestEverySequenceKeepsTheInvariants(t *testing.T) {
 			}
 			least := 500
 			if testing.Short() {
-				w.depth, least = w.depth-1, 100
+				w.depth, least = w.depth-2, 20
 			}
 			visited := map[string]bool{}
 			level := []node{first}
@@ -259,8 +260,8 @@ func (k known) after(e event) known {
 	return k
 }
 
-// lives reports whether something of the app surely lives: a port that is the app's by more than a guess, or all that was
-// ever seen.
+// lives reports whether something of the app surely lives: a port that is the app's by more than a
+// guess, or all that was ever seen.
 func (k known) lives() bool {
 	ours := append(slices.Clone(k.given), k.registered...)
 	if slices.ContainsFunc(ours, func(p uint16) bool { return slices.Contains(k.ever, p) }) {
@@ -343,7 +344,8 @@ func violated(p policy, was, s state, pod known, e event, now time.Time) string 
 	return ""
 }
 
-// callersStopped reports whether the callers had their whole time, or were seen quiet for long enough since all of them knew.
+// callersStopped reports whether the callers had their whole time, or were seen quiet for long
+// enough since all of them knew.
 func (p policy) callersStopped(s state, now time.Time) bool {
 	if whole, known := p.lingerWhole(s); known && !now.Before(whole) {
 		return true

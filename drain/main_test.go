@@ -8,7 +8,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Before the command line is read, so that -rapid.checks overrides it; `make soak` asks for a million.
+	// Before the command line is read, so that -rapid.checks overrides it; `make soak` asks for a
+	// million.
 	if err := flag.Set("rapid.checks", "20000"); err != nil {
 		panic(err)
 	}

@@ -30,15 +30,17 @@ const outcomeLimit = 3 << 10
 // Outcome is what came of a drain.
 type Outcome struct {
 	Result Result
-	// Took is the whole time; it is the sum of Leave (until every registry was read back as out, or given up), Linger
-	// (until the callers had had their time) and Count (until no connection was in use).
+	// Took is the whole time; it is the sum of Leave (until every registry was read back as out, or
+	// given up), Linger (until the callers had had their time) and Count (until no connection was
+	// in use).
 	Took, Leave, Linger, Count time.Duration
 	// Early is by how much --quiet-period made the linger shorter.
 	Early time.Duration
 	// Connections is the last count. Its zero value, with Uncounted, means that there was none.
 	Connections conns.Tally
 	Uncounted   bool
-	// LastInUse are the clients whose connections were the last in use, as address×count, where the drain waited for them.
+	// LastInUse are the clients whose connections were the last in use, as address×count, where the
+	// drain waited for them.
 	LastInUse []string
 	// Why says what most of the time went for; "" when it was short.
 	Why string
@@ -118,8 +120,8 @@ func (o Outcome) attrs() []slog.Attr {
 // namedPeers is how many clients a line names; /status lists more.
 const namedPeers = 10
 
-// peers lists who has connections in use: address×count, and of the one that has been silent for longest since when and from
-// which port of the client.
+// peers lists who has connections in use: address×count, and of the one that has been silent for
+// longest since when and from which port of the client.
 func peers(t conns.Tally) []string {
 	var names []string
 	more := t.Active
@@ -230,7 +232,8 @@ func (o *owner) partings(s state) []string {
 	return all
 }
 
-// spent is an Outcome with nothing but the times of the drain that began last, as of now; without one they are zero.
+// spent is an Outcome with nothing but the times of the drain that began last, as of now; without
+// one they are zero.
 func (p policy) spent(s state, now time.Time) Outcome {
 	if s.began.IsZero() {
 		return Outcome{}
@@ -245,7 +248,8 @@ func (p policy) spent(s state, now time.Time) Outcome {
 	return out
 }
 
-// ends are when the registries were left and when the callers had had their time, as far as that came before now.
+// ends are when the registries were left and when the callers had had their time, as far as that
+// came before now.
 func (p policy) ends(s state, now time.Time) (away, callers time.Time) {
 	away = s.began
 	for _, r := range s.regs {

@@ -118,8 +118,8 @@ func (o *owner) paceFor(now time.Time) pace {
 	return paceServing
 }
 
-// awaited reports whether a port may begin to listen that somebody waits for: one of the app is gone or has not come yet,
-// or no port is known to be the app's although a registry should hold it.
+// awaited reports whether a port may begin to listen that somebody waits for: one of the app is
+// gone or has not come yet, or no port is known to be the app's although a registry should hold it.
 func (s state) awaited(registries int) bool {
 	return s.app == appAbsent || s.app == appGone || s.app == appPartly || registries > 0 && !s.ports.identified()
 }
@@ -197,7 +197,8 @@ func (o *owner) answer(out Outcome) {
 	writeTerminationLog(o.options.TerminationLog, out.String(), o.log)
 }
 
-// joined is what a hook waits for: the current drain, or, when the app is dead and there was none, one that is over.
+// joined is what a hook waits for: the current drain, or, when the app is dead and there was none,
+// one that is over.
 func (o *owner) joined() *drainRun {
 	if o.runs != nil {
 		return o.runs

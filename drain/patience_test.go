@@ -11,7 +11,8 @@ import (
 	"prestop/drain/conns"
 )
 
-// hanging is a counter whose next counts hang for 2 s and then fail, as an exporter's do that does not answer.
+// hanging is a counter whose next counts hang for 2 s and then fail, as an exporter's do that does
+// not answer.
 type hanging struct {
 	*world
 	hangs atomic.Int32
@@ -27,7 +28,8 @@ func (h *hanging) Count(ctx context.Context, ports []uint16) (conns.Tally, error
 	return h.world.Count(ctx, ports)
 }
 
-// hang runs f beside a drain without registries and with one connection in use, in the bubble's time.
+// hang runs f beside a drain without registries and with one connection in use, in the bubble's
+// time.
 func hang(t *testing.T, f func(t *testing.T, h *hanging)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

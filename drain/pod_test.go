@@ -12,7 +12,8 @@ import (
 	"prestop/registry"
 )
 
-// pod runs f in a bubble beside an app on appPort and another container on 9090, which registers if it is said to.
+// pod runs f in a bubble beside an app on appPort and another container on 9090, which registers if
+// it is said to.
 func pod(t *testing.T, registries int, registers bool, f func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

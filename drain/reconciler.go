@@ -12,29 +12,37 @@ import (
 )
 
 const (
-	// reassert is how often a registry is looked at while the Pod shall stay out of it: whatever undid the leave (a
-	// restarted server, an app that registered again) is noticed before many callers have fetched the list. After
-	// reassertFor the looks become rare: nobody waits for the drain any more.
+	// reassert is how often a registry is looked at while the Pod shall stay out of it: whatever
+	// undid the leave (a restarted server, an app that registered again) is noticed before many
+	// callers have fetched the list. After reassertFor the looks become rare: nobody waits for the
+	// drain any more.
 	reassert, reassertFor = 4 * time.Second, 3 * time.Minute
-	// The callers' view is looked at until it shows that the Pod left: soon, since Nacos' changes in half a second, and
-	// then less often, since Eureka's takes up to half a minute and a fleet may be asking.
+	// The callers' view is looked at until it shows that the Pod left: soon, since Nacos' changes
+	// in half a second, and then less often, since Eureka's takes up to half a minute and a fleet
+	// may be asking.
 	observeFirst, observe = 700 * time.Millisecond, 3 * time.Second
-	// searchPatience is how long a deregistration is held back by a search for further instances that fails.
+	// searchPatience is how long a deregistration is held back by a search for further instances
+	// that fails.
 	searchPatience = 3 * time.Second
-	// rejoinWindow is how long after its port began to listen an instance found disabled is taken for a leftover of ours:
-	// Nacos keeps the mark for some 65 s after the instance went, Eureka for as long as the new one heartbeats. Later it is
-	// somebody's decision, and not ours to undo, if the instance was in service before.
+	// rejoinWindow is how long after its port began to listen an instance found disabled is taken
+	// for a leftover of ours: Nacos keeps the mark for some 65 s after the instance went, Eureka
+	// for as long as the new one heartbeats. Later it is somebody's decision, and not ours to undo,
+	// if the instance was in service before.
 	rejoinWindow = 2 * time.Minute
-	// firstLook is when a registry is looked at again after a change; each wait is twice as long as the one before, up to
-	// idleLook, which is how often it is looked at while nothing happens; with jitter.
+	// firstLook is when a registry is looked at again after a change; each wait is twice as long as
+	// the one before, up to idleLook, which is how often it is looked at while nothing happens;
+	// with jitter.
 	firstLook, idleLook = 500 * time.Millisecond, time.Minute
-	// lateLook bounds the waits for an app that listens and has not registered yet, within rejoinWindow.
+	// lateLook bounds the waits for an app that listens and has not registered yet, within
+	// rejoinWindow.
 	lateLook = 10 * time.Second
 	// emptySearch is how often a registry is searched that held nothing of the Pod during a drain.
 	emptySearch = 20 * time.Second
-	// rareSearch is how often the whole list is searched at the most once something was found, but for a new port.
+	// rareSearch is how often the whole list is searched at the most once something was found, but
+	// for a new port.
 	rareSearch = 10 * time.Minute
-	// elsewhereAfter is how long an app may listen before it is worth a warning that it is registered nowhere.
+	// elsewhereAfter is how long an app may listen before it is worth a warning that it is
+	// registered nowhere.
 	elsewhereAfter = 45 * time.Second
 )
 
@@ -46,13 +54,15 @@ type order struct {
 	live []uint16
 	// serves: callers can reach something of the app.
 	serves bool
-	// report tells the machine how far it is; reports of an order that another replaced are dropped there.
+	// report tells the machine how far it is; reports of an order that another replaced are dropped
+	// there.
 	report func(eventKind)
 	// observe: the end of the linger depends on when the registry's callers can see the change.
 	observe bool
 }
 
-// reconciler brings one registry to its target, and keeps it there. It is the only one that uses it.
+// reconciler brings one registry to its target, and keeps it there. It is the only one that uses
+// it.
 type reconciler struct {
 	index     int
 	registry  registry.Registry
@@ -94,7 +104,8 @@ func newReconciler(i int, d *Drain) *reconciler {
 	return k
 }
 
-// give replaces the order that waits, if any. The caller has ended the context of the one that is being obeyed.
+// give replaces the order that waits, if any. The caller has ended the context of the one that is
+// being obeyed.
 func (k *reconciler) give(o order) {
 	select {
 	case <-k.orders:
@@ -122,7 +133,8 @@ func (k *reconciler) run(ctx context.Context) {
 	}
 }
 
-// forget deletes what is left of a dead app. It is over when it was tried: the process is about to end.
+// forget deletes what is left of a dead app. It is over when it was tried: the process is about to
+// end.
 func (k *reconciler) forget(o order) {
 	defer o.report(eventForgotten)
 	ctx, cancel := context.WithTimeout(o.ctx, forgetFor)
@@ -209,7 +221,8 @@ func (k *reconciler) names(states ...registry.State) []string {
 	return n
 }
 
-// pause waits for d, give or take a quarter so that a fleet does not move in step, or until ctx ends.
+// pause waits for d, give or take a quarter so that a fleet does not move in step, or until ctx
+// ends.
 func (k *reconciler) pause(ctx context.Context, d time.Duration) {
 	wait(ctx, d*3/4+time.Duration(k.jitter.Int64N(int64(d/2))))
 }

@@ -45,7 +45,8 @@ func TestHealthAsksAnOwnerThatIsStuckOrGone(t *testing.T) {
 	}
 }
 
-// throttled is a counter in a container whose CPU is throttled: one look takes most of a second, once.
+// throttled is a counter in a container whose CPU is throttled: one look takes most of a second,
+// once.
 type throttled struct {
 	conns.Counter
 	slow *bool
@@ -74,7 +75,8 @@ func TestOneSlowLookDoesNotDelayTheEndOfADrain(t *testing.T) {
 	})
 }
 
-// costly is a counter each of whose looks costs so much, and which can ask for the few connections that are in use instead.
+// costly is a counter each of whose looks costs so much, and which can ask for the few connections
+// that are in use instead.
 type costly struct {
 	conns.Counter
 	cost   time.Duration

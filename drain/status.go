@@ -49,8 +49,8 @@ type Status struct {
 	LastDrain *DrainStatus `json:"lastDrain,omitempty"`
 }
 
-// PortStatus is one port of the app in a Status. Since is when it began to listen or stopped; of one that has never
-// listened, when it became known.
+// PortStatus is one port of the app in a Status. Since is when it began to listen or stopped; of
+// one that has never listened, when it became known.
 type PortStatus struct {
 	Port      uint16    `json:"port"`
 	Listening bool      `json:"listening"`
@@ -79,21 +79,23 @@ type Connections struct {
 	Peers  []PeerStatus `json:"peers"`
 	// LeftOut are the connections to the app's ports that do not count, and why.
 	LeftOut []LeftOutStatus `json:"leftOut,omitempty"`
-	// LastHeard is the last thing that a client said; nil if that is not watched: only --quiet-period asks for it.
+	// LastHeard is the last thing that a client said; nil if that is not watched: only
+	// --quiet-period asks for it.
 	LastHeard *LastHeard `json:"lastHeard,omitempty"`
 }
 
-// LeftOutStatus is how many open connections to a port do not count: prestop's own, those that were opened
-// inside the Pod with no client outside behind them, outgoing ones of the app, and those of excluded clients.
+// LeftOutStatus is how many open connections to a port do not count: prestop's own, those that were
+// opened inside the Pod with no client outside behind them, outgoing ones of the app, and those of
+// excluded clients.
 type LeftOutStatus struct {
 	Reason string `json:"reason"` // own, inside, outgoing or excluded
 	Port   uint16 `json:"port"`
 	Open   int    `json:"open"`
 }
 
-// PeerStatus is one client address in a Status, with its connections to one port of the app. Since is when the one of the
-// active connections that has been silent for longest was last used, and ClientPort the client's port of it; they are left
-// out where nothing is known of it.
+// PeerStatus is one client address in a Status, with its connections to one port of the app. Since
+// is when the one of the active connections that has been silent for longest was last used, and
+// ClientPort the client's port of it; they are left out where nothing is known of it.
 type PeerStatus struct {
 	Address    string     `json:"address"`
 	Port       uint16     `json:"port"`
@@ -103,7 +105,8 @@ type PeerStatus struct {
 	Since      *time.Time `json:"since,omitempty"`
 }
 
-// LastHeard is the last moment at which a client connected or sent a byte, and his address if it is known.
+// LastHeard is the last moment at which a client connected or sent a byte, and his address if it is
+// known.
 type LastHeard struct {
 	At      time.Time `json:"at"`
 	Address string    `json:"address,omitempty"`
@@ -129,7 +132,8 @@ type InstanceStatus struct {
 // errorLimit bounds a registry's error in a Status: it has a part for each server.
 const errorLimit = 1 << 10
 
-// shownInstances bounds what a Status lists of one registry, so that the answer stays small with hundreds of services.
+// shownInstances bounds what a Status lists of one registry, so that the answer stays small with
+// hundreds of services.
 const shownInstances = 30
 
 // Status returns what is true now, with a fresh count.
@@ -238,8 +242,9 @@ func (p policy) waitsFor(s state, now time.Time) string {
 	return fmt.Sprintf("%d connections in use", s.counted.active)
 }
 
-// Ready reports whether the Pod should get traffic by its own account, and why not. A port of the app that is gone is a
-// no; draining is not, unless unreadyWhenDraining; with whenRegistered every registry must hold an instance that is in.
+// Ready reports whether the Pod should get traffic by its own account, and why not. A port of the
+// app that is gone is a no; draining is not, unless unreadyWhenDraining; with whenRegistered every
+// registry must hold an instance that is in.
 func (d *Drain) Ready(whenRegistered, unreadyWhenDraining bool) (bool, string) {
 	s := d.status.Load().state
 	switch s.app {
@@ -283,8 +288,8 @@ type Figures struct {
 // RegistryFigures are one registry in Figures.
 type RegistryFigures struct {
 	Kind string
-	// In is how many instances callers are sent to, and Undone how often it put the Pod back in during
-	// a drain.
+	// In is how many instances callers are sent to, and Undone how often it put the Pod back in
+	// during a drain.
 	In, Undone int
 	// Trouble: something is wrong at it.
 	Trouble bool

@@ -16,7 +16,7 @@ import (
 const (
 	budget = time.Minute // of every world
 	// soon is how long the sidecar may take to notice what no event tells of: a new socket.
-	soon = servingLook + 10*time.Second
+	soon = servingInterval + 10*time.Second
 	// rarely is how long it may take to look at a registry again that nothing happens at.
 	rarely = idleLook*5/4 + 10*time.Second
 	// moment is how long it may take to act on an event.
@@ -29,8 +29,10 @@ func (w *world) hook(ctx context.Context) <-chan ended {
 	began := time.Now()
 	w.stops(began)
 	d := w.drain
+	w.note(func(p *past) { p.waiting++ })
 	go func() {
 		out, err := d.Shutdown(ctx)
+		w.note(func(p *past) { p.waiting-- })
 		if ctx.Err() == nil {
 			w.judge(d, began, out, err)
 		}
@@ -49,11 +51,14 @@ func (w *world) stops(at time.Time) {
 	}
 }
 
-// isApp reports whether callers come to the container: it registers, or it is no foreigner and there
-// is nothing better. The sidecar may be told of other ports only.
+// isApp reports whether callers come to the container: it registers, or it is no foreigner and
+// there is nothing better. Beside the ports that the sidecar was told of, it is one that a registry
+// holds.
 func (w *world) isApp(c *container) bool {
-	if g := w.drain.options.Ports; len(g) > 0 && !slices.Contains(g, c.port) {
-		return false
+	o := w.drain.options
+	if len(o.Ports) > 0 && !slices.Contains(o.Ports, c.port) {
+		found := func(r *fakeRegistry) bool { return r.hasFound(c.port) }
+		return !o.OnlyPorts && c.registers && slices.ContainsFunc(w.regs, found)
 	}
 	return c.registers || c.uid == 0 && !c.loopback && c.port < 32768
 }
@@ -247,7 +252,8 @@ func (w *world) inspectEnd() {
 		ended = ended && !c.up
 		since = later(since, c.ended)
 	}
-	if !ended {
+	others := slices.ContainsFunc(w.containers, func(c *container) bool { return c.up && c.uid == 0 && !c.loopback })
+	if !ended || w.past.waiting > 0 && others { // a hook waits for one that lives
 		since = w.past.termed
 	} else if w.drain.options.Counter != nil && !w.blind && !slices.ContainsFunc(w.regs, func(r *fakeRegistry) bool { return !r.well(budget) }) {
 		lasts = moment
@@ -257,8 +263,9 @@ func (w *world) inspectEnd() {
 	}
 }
 
-// appsThatDecide are the containers of which one that lives keeps the process from its end: those that
-// are known to be the app's, by --port or by a registry; else whoever can be reached. w.mu is held.
+// appsThatDecide are the containers of which one that lives keeps the process from its end: those
+// that are known to be the app's, by --port or by a registry; else whoever can be reached. w.mu is
+// held.
 func (w *world) appsThatDecide() []*container {
 	var known, others []*container
 	for _, c := range w.containers {

@@ -17,7 +17,8 @@ import (
 	"prestop/registry"
 )
 
-// container is one container of a world's Pod: it listens on one port, and registers if it is an app.
+// container is one container of a world's Pod: it listens on one port, and registers if it is an
+// app.
 type container struct {
 	port      uint16
 	registers bool
@@ -37,8 +38,8 @@ type container struct {
 	seen, missed, atStop bool
 }
 
-// world is a Pod's surroundings in a test: containers with their sockets, and registries that hold the apps among them.
-// Time is synctest's.
+// world is a Pod's surroundings in a test: containers with their sockets, and registries that hold
+// the apps among them. Time is synctest's.
 type world struct {
 	mu         sync.Mutex
 	containers []*container
@@ -66,6 +67,7 @@ type past struct {
 	termed  time.Time   // SIGTERM; zero: none
 	exited  time.Time   // when it ended by itself; zero while it runs
 	killed  bool        // it was ended the hard way
+	waiting int         // hooks that have no answer yet
 }
 
 const appPort = 8080
@@ -297,8 +299,8 @@ func (w *world) CountFew(context.Context, []uint16) (conns.Tally, bool) { return
 func (w *world) Ended() <-chan struct{} { return w.ends }
 func (w *world) Close() error           { return nil }
 
-// fakeRecord is what a registry holds of one port. A disabled mark sticks to it when the app comes back, as on Eureka and
-// Nacos.
+// fakeRecord is what a registry holds of one port. A disabled mark sticks to it when the app comes
+// back, as on Eureka and Nacos.
 type fakeRecord struct {
 	registered, disabled bool
 	changed              time.Time // when callers' view began to change
@@ -540,8 +542,8 @@ func (r *fakeRegistry) all() map[uint16]*fakeRecord {
 }
 
 func (r *fakeRegistry) Forget(ctx context.Context) error {
-	// It may come to life while it is being deleted, when nobody can know; its heartbeat registers it
-	// again.
+	// It may come to life while it is being deleted, when nobody can know; its heartbeat registers
+	// it again.
 	begun := time.Now().Add(-forgetFor - lookTimeout)
 	for port := range r.all() {
 		if r.world.upBefore(port, begun) {

@@ -26,7 +26,10 @@ Ctrl-C drains and ends it, a second Ctrl-C ends it now. In a Pod, set POD_IP and
 `
 
 // introduce says what was found and what will be done.
-func introduce(c config.Config, build Build, registries []registry.Registry, counter conns.Counter, addr net.Addr, log *slog.Logger) {
+func introduce(
+	c config.Config, build Build, registries []registry.Registry, counter conns.Counter,
+	addr net.Addr, log *slog.Logger,
+) {
 	source := "none"
 	if counter != nil {
 		source = counter.Source()
@@ -35,12 +38,15 @@ func introduce(c config.Config, build Build, registries []registry.Registry, cou
 	for _, r := range registries {
 		urls = append(urls, r.Kind()+" "+r.URL())
 	}
-	log.Info("prestop started", "version", build.Version, "listen", addr.String(), "registries", urls, "addresses", c.Addresses, "names", c.Names,
-		"count", source, "grace_period", c.GracePeriod, "deadline_after", c.GracePeriod-c.Reserve)
+	log.Info("prestop started", "version", build.Version, "listen", addr.String(),
+		"registries", urls, "addresses", c.Addresses, "names", c.Names,
+		"count", source, "grace_period", c.GracePeriod, "deadline_after", c.Budget())
 	sum := sumUp(c, registries)
-	log.Info("on the hook a drain will leave the registries, let the callers' caches run out, and wait until no connection is in use",
-		"leave", urls, "linger", fmt.Sprintf("up to %gs (%s)", sum.Linger, sum.LingerOf), "connections_to", portNames(c.Ports)+" that the app listens on",
-		"at_most", c.GracePeriod-c.Reserve, "grace_period_set", c.GraceGiven)
+	log.Info("on the hook a drain will leave the registries, let the callers' caches run out, and "+
+		"wait until no connection is in use",
+		"leave", urls, "linger", fmt.Sprintf("up to %gs (%s)", sum.Linger, sum.LingerOf),
+		"connections_to", portNames(c.Ports)+" that the app listens on",
+		"at_most", c.Budget(), "grace_period_set", c.GraceGiven)
 	if hints := c.Hints.Attrs(); len(hints) > 0 {
 		log.Info("what the app's variables say of it; this restricts nothing", hints...)
 	}
@@ -53,9 +59,12 @@ func introduce(c config.Config, build Build, registries []registry.Registry, cou
 	if counter == nil {
 		return
 	}
-	// A native sidecar starts before the app; where it stays at this line, the app is not where it is looked for.
-	if listeners, err := counter.Listeners(context.Background()); err == nil && len(appPorts(listeners, c.Ports)) == 0 {
-		log.Info("the app does not listen yet; until it does, a drain has no connections to wait for", "ports", portNames(c.Ports))
+	// A native sidecar starts before the app; where it stays at this line, the app is not where it
+	// is looked for.
+	listeners, err := counter.Listeners(context.Background())
+	if err == nil && len(appPorts(listeners, c.Ports)) == 0 {
+		log.Info("the app does not listen yet; until it does, a drain has no connections to wait for",
+			"ports", portNames(c.Ports))
 	}
 }
 
@@ -63,10 +72,12 @@ func introduce(c config.Config, build Build, registries []registry.Registry, cou
 func notes(c config.Config, registries []registry.Registry) []string {
 	var n []string
 	if len(registries) == 0 {
-		n = append(n, "no registry is set; set --eureka-url or --nacos-url if the app is registered in one")
+		n = append(n, "no registry is set; set --eureka-url or --nacos-url if the app is "+
+			"registered in one")
 	}
 	if len(registries) > 0 && len(c.Addresses) == 0 {
-		n = append(n, "the Pod has no address by which its instances could be found; set POD_IP by the downward API")
+		n = append(n, "the Pod has no address by which its instances could be found; set POD_IP "+
+			"by the downward API")
 	}
 	if c.Linger >= 0 {
 		return n
@@ -75,9 +86,13 @@ func notes(c config.Config, registries []registry.Registry) []string {
 		n = append(n, config.QuietNote(c.QuietPeriod, longest))
 	}
 	for _, r := range registries {
-		if _, longest := r.Linger(); longest >= c.GracePeriod-c.Reserve {
-			n = append(n, fmt.Sprintf("callers of %s may go on for %s after the leave, and the deadline is after %s (grace period %s less reserve %s): drains will expire; raise terminationGracePeriodSeconds and --grace-period, or set --linger to what your callers' caches add up to",
-				r.Kind(), longest, c.GracePeriod-c.Reserve, c.GracePeriod, c.Reserve))
+		if _, longest := r.Linger(); longest >= c.Budget() {
+			n = append(n,
+				fmt.Sprintf("callers of %s may go on for %s after the leave, and the deadline is "+
+					"after %s (grace period %s less reserve %s): drains will expire; raise "+
+					"terminationGracePeriodSeconds and --grace-period, or set --linger to what your "+
+					"callers' caches add up to",
+					r.Kind(), longest, c.Budget(), c.GracePeriod, c.Reserve))
 		}
 	}
 	return n

@@ -44,32 +44,36 @@ type checked struct {
 func check(c config.Config, build Build, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*c.RegistryTimeout+20*time.Second)
 	defer cancel()
-	now, found := checkSidecar(ctx, c)
+	now, found := checkSidecar(ctx, c.HTTP)
 	switch {
 	case now != nil && now.Settings != nil:
 		judged, f := judge(c, now.Settings)
 		c, found = judged, append(found, f)
 	case c.Wrong != nil:
-		fmt.Fprintf(stderr, "prestop: no sidecar tells its settings at %s, and those of this command cannot be used:\n%s\n", local(c.Listen), indent(c.Wrong.Error()))
+		fmt.Fprintf(stderr,
+			"prestop: no sidecar tells its settings at %s, and those of this command cannot be "+
+				"used:\n%s\n", local(c.Listen), indent(c.Wrong.Error()))
 		return exitUsage
 	default:
-		found = append(found, fine("settings", "judged with the flags and variables of this command, as no sidecar tells its own"))
+		found = append(found, fine("settings",
+			"judged with the flags and variables of this command, as no sidecar tells its own"))
 	}
 	if now != nil {
 		found = append(found, checkHook(ctx, c)...)
 	}
 	ports, f := checkPod(ctx, c, now, stderr)
 	found = append(found, f...)
-	p := pod(c)
+	p := pod(c.Pod)
 	p.Ports = ports
 	if now != nil {
 		for _, port := range now.App {
 			p.Ports = append(p.Ports, port.Port)
 		}
 	}
-	p.AnyPort = len(p.Ports) == 0 // that was said; what is registered by the Pod's address says more
+	// that was said; what is registered by the Pod's address says more
+	p.AnyPort = len(p.Ports) == 0
 	found = append(found, checkRegistries(ctx, c, build.agent(), p, ports, now)...)
-	registries, _ := newRegistries(c, build.agent())
+	registries, _ := newRegistries(c.Registry, build.agent())
 	s := sumUp(c, registries)
 	result := checked{Findings: append(found, s.finding(c)), Drain: s}
 	result.OK = !slices.ContainsFunc(result.Findings, func(f finding) bool { return !f.OK })
@@ -102,11 +106,13 @@ func (r checked) page(p paint) string {
 	problems := 0
 	for _, f := range r.Findings {
 		if f.OK {
-			fmt.Fprintf(&b, "%s       %s\n", p.good("ok"), strings.ReplaceAll(f.Text, "\n", "\n         "))
+			fmt.Fprintf(&b, "%s       %s\n", p.good("ok"),
+				strings.ReplaceAll(f.Text, "\n", "\n         "))
 			continue
 		}
 		problems++
-		fmt.Fprintf(&b, "%s  %s\n         %s\n", p.bad("PROBLEM"), strings.ReplaceAll(f.Text, "\n", "\n         "), p.bold(f.Remedy))
+		fmt.Fprintf(&b, "%s  %s\n         %s\n", p.bad("PROBLEM"),
+			strings.ReplaceAll(f.Text, "\n", "\n         "), p.bold(f.Remedy))
 	}
 	switch problems {
 	case 0:
@@ -119,30 +125,41 @@ func (r checked) page(p paint) string {
 	return b.String()
 }
 
-// checkSidecar asks the running sidecar. It returns what that says of itself, nil if it is not there.
-func checkSidecar(ctx context.Context, c config.Config) (*sidecarStatus, []finding) {
+// checkSidecar asks the running sidecar. It returns what that says of itself, nil if it is not
+// there.
+func checkSidecar(ctx context.Context, c config.HTTP) (*sidecarStatus, []finding) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	code, body, err := ask(ctx, c, "/healthz")
 	switch {
 	case err != nil:
-		return nil, []finding{problem("sidecar", err.Error(), "start the sidecar (prestop with the same settings), or set --listen to its address")}
+		return nil, []finding{problem("sidecar", err.Error(),
+			"start the sidecar (prestop with the same settings), or set --listen to its address")}
 	case code != http.StatusOK:
-		return nil, []finding{problem("sidecar", fmt.Sprintf("%s answers %d: %s", c.Listen, code, body), "is that prestop? if it is, read its log; else set --listen to a free port, and the hook with it")}
+		return nil, []finding{problem("sidecar",
+			fmt.Sprintf("%s answers %d: %s", c.Listen, code, body),
+			"is that prestop? if it is, read its log; else set --listen to a free port, and the "+
+				"hook with it")}
 	}
 	now, err := askStatus(ctx, c)
 	if err != nil {
-		return nil, []finding{problem("sidecar", err.Error(), "set --listen to a free port, and the hook with it")}
+		return nil, []finding{problem("sidecar", err.Error(),
+			"set --listen to a free port, and the hook with it")}
 	}
-	return &now, []finding{fine("sidecar", "the sidecar answers on %s; its state is %s", c.Listen, now.State)}
+	return &now, []finding{fine("sidecar", "the sidecar answers on %s; its state is %s", c.Listen,
+		now.State)}
 }
 
-// judge returns the Config of the running sidecar, by what it tells, and says by whose settings is judged.
+// judge returns the Config of the running sidecar, by what it tells, and says by whose settings is
+// judged.
 func judge(own config.Config, told map[string]string) (config.Config, finding) {
 	c, err := config.Running(own, told)
 	if err != nil {
-		return own, problem("settings", "the settings of the running sidecar cannot be used here: "+strings.ReplaceAll(err.Error(), "\n", "; "),
-			"call this command in the sidecar's container; it judges its own flags and variables instead")
+		return own, problem("settings",
+			"the settings of the running sidecar cannot be used here: "+
+				strings.ReplaceAll(err.Error(), "\n", "; "),
+			"call this command in the sidecar's container; it judges its own flags and variables "+
+				"instead")
 	}
 	text := "judged with the settings of the running sidecar"
 	if len(own.Given) > 0 {
@@ -151,7 +168,8 @@ func judge(own config.Config, told map[string]string) (config.Config, finding) {
 	return c, fine("settings", "%s", text)
 }
 
-// checkHook looks whether the sidecar is reached where the kubelet calls it: at the Pod's address, not at localhost.
+// checkHook looks whether the sidecar is reached where the kubelet calls it: at the Pod's address,
+// not at localhost.
 func checkHook(ctx context.Context, c config.Config) []finding {
 	host, port, _ := net.SplitHostPort(c.Listen) // validated by config.Load
 	for _, a := range c.Addresses {
@@ -168,8 +186,10 @@ func checkHook(ctx context.Context, c config.Config) []finding {
 			resp.Body.Close()
 			return []finding{fine("hook", "the hook's port is reached at %s", at)}
 		}
-		return []finding{problem("hook", fmt.Sprintf("the hook's port is not reached at %s, where the kubelet calls it", at),
-			fmt.Sprintf("--listen=%s: give no host, or the Pod's address; %q is only reached from inside the Pod", c.Listen, host))}
+		return []finding{problem("hook",
+			fmt.Sprintf("the hook's port is not reached at %s, where the kubelet calls it", at),
+			fmt.Sprintf("--listen=%s: give no host, or the Pod's address; %q is only reached from "+
+				"inside the Pod", c.Listen, host))}
 	}
 	return nil
 }
@@ -195,11 +215,13 @@ type sum struct {
 	Leave float64 `json:"leaveSeconds"`
 	// Budget is the time until the deadline: grace period less reserve.
 	Budget float64 `json:"budgetSeconds"`
-	// Rest is what is left of the budget for the requests that are under way when the linger is over; negative if nothing is.
+	// Rest is what is left of the budget for the requests that are under way when the linger is
+	// over; negative if nothing is.
 	Rest float64 `json:"restSeconds"`
 }
 
-// withoutRegistry is the linger where no registry is set: an endpoint takes 2-3 s to leave every kube-proxy.
+// withoutRegistry is the linger where no registry is set: an endpoint takes 2-3 s to leave every
+// kube-proxy.
 const withoutRegistry = 3 * time.Second
 
 func sumUp(c config.Config, registries []registry.Registry) sum {
@@ -219,8 +241,9 @@ func sumUp(c config.Config, registries []registry.Registry) sum {
 	if len(registries) > 0 {
 		leave = c.RegistryTimeout
 	}
-	budget := c.GracePeriod - c.Reserve
-	return sum{longest.Seconds(), of, leave.Seconds(), budget.Seconds(), (budget - longest).Seconds()}
+	budget := c.Budget()
+	return sum{longest.Seconds(), of, leave.Seconds(), budget.Seconds(),
+		(budget - longest).Seconds()}
 }
 
 // longest is the longest time that callers are given.
@@ -236,22 +259,30 @@ func (s sum) finding(c config.Config) finding {
 	if s.Leave > 0 {
 		leave = min(1, max(0, s.Rest))
 	}
-	text := fmt.Sprintf("a Pod takes up to %gs to stop, its grace period%s:", c.GracePeriod.Seconds(), given)
+	text := fmt.Sprintf("a Pod takes up to %gs to stop, its grace period%s:",
+		c.GracePeriod.Seconds(), given)
 	if s.Leave > 0 {
-		text += fmt.Sprintf("\n%5gs  to deregister; up to %gs where a registry does not answer", leave, s.Leave)
+		text += fmt.Sprintf("\n%5gs  to deregister; up to %gs where a registry does not answer",
+			leave, s.Leave)
 	} else {
 		text += fmt.Sprintf("\n%5gs  to deregister, as no registry is set", 0.0)
 	}
-	text += fmt.Sprintf("\n%5gs  until the callers' caches have run out (%s)\n%5gs  for the requests that are in flight then\n%5gs  for the app's own stop (--reserve); the deadline is before it, after %gs",
+	text += fmt.Sprintf("\n%5gs  until the callers' caches have run out (%s)\n%5gs  for the "+
+		"requests that are in flight then\n%5gs  for the app's own stop (--reserve); the deadline "+
+		"is before it, after %gs",
 		s.Linger, s.LingerOf, max(0, s.Rest-leave), c.Reserve.Seconds(), s.Budget)
 	if quiet := c.QuietPeriod; quiet > 0 && quiet >= s.longest() {
-		return problem("drain", config.QuietNote(quiet, s.longest()), "set --quiet-period to the longest pause of a caller that still knows this Pod, or drop it")
+		return problem("drain", config.QuietNote(quiet, s.longest()),
+			"set --quiet-period to the longest pause of a caller that still knows this Pod, or "+
+				"drop it")
 	} else if quiet > 0 {
-		text += fmt.Sprintf("\nThe wait for the caches is over once no client has said anything for %s.", quiet)
+		text += fmt.Sprintf("\nThe wait for the caches is over once no client has said anything "+
+			"for %s.", quiet)
 	}
 	if s.Rest > 0 {
 		return fine("drain", "%s", text)
 	}
 	return problem("drain", text+"\nThat is too long: every drain will hit its deadline.",
-		fmt.Sprintf("set terminationGracePeriodSeconds and --grace-period to %d or more, or --linger to what your callers' caches add up to", int(s.Linger+c.Reserve.Seconds())+10))
+		fmt.Sprintf("set terminationGracePeriodSeconds and --grace-period to %d or more, or "+
+			"--linger to what your callers' caches add up to", int(s.Linger+c.Reserve.Seconds())+10))
 }

@@ -14,17 +14,21 @@ import (
 	"prestop/internal/config"
 )
 
-// checkPod tells where the app listens, whether the kernel can be asked, and who is connected. It returns the ports
-// that the app listens on; those of the settings where that cannot be seen.
-func checkPod(ctx context.Context, c config.Config, now *sidecarStatus, stderr io.Writer) ([]uint16, []finding) {
-	counter, found := openForCheck(c, slog.New(newHandler(config.Config{LogFormat: "text", LogLevel: slog.LevelError}, stderr)))
+// checkPod tells where the app listens, whether the kernel can be asked, and who is connected. It
+// returns the ports that the app listens on; those of the settings where that cannot be seen.
+func checkPod(
+	ctx context.Context, c config.Config, now *sidecarStatus, stderr io.Writer,
+) ([]uint16, []finding) {
+	counter, found := openForCheck(c,
+		slog.New(newHandler(config.Log{LogFormat: "text", LogLevel: slog.LevelError}, stderr)))
 	if counter == nil {
 		return c.Ports, found
 	}
 	defer counter.Close()
 	listeners, err := counter.Listeners(ctx)
 	if err != nil {
-		return c.Ports, append(found, problem("connections", "the listening sockets cannot be read: "+err.Error(), "set --count to another source"))
+		return c.Ports, append(found, problem("connections",
+			"the listening sockets cannot be read: "+err.Error(), "set --count to another source"))
 	}
 	ports, every := appPorts(listeners, c.Ports), appPorts(listeners, nil)
 	if dead := deadPorts(now); len(ports) == 0 || len(dead) > 0 && len(dead) == len(now.App) {
@@ -38,17 +42,21 @@ func checkPod(ctx context.Context, c config.Config, now *sidecarStatus, stderr i
 		if c.Count == conns.Prometheus {
 			remedy = "is --metrics-url right, may this user reach it, does it tell each --metric?"
 		}
-		return ports, append(found, problem("connections", "connections cannot be counted: "+err.Error(), remedy))
+		return ports, append(found,
+			problem("connections", "connections cannot be counted: "+err.Error(), remedy))
 	}
 	if c.QuietPeriod > 0 && t.Heard.IsZero() {
-		found = append(found, problem("connections", fmt.Sprintf("--quiet-period does nothing: %s does not tell when clients last said something", counter.Source()),
+		found = append(found, problem("connections",
+			fmt.Sprintf("--quiet-period does nothing: %s does not tell when clients last said "+
+				"something", counter.Source()),
 			"allow a netlink socket (seccomp: socket(AF_NETLINK)), or drop the setting"))
 	}
-	return ports, append(found, fine("connections", "%d connections in use, %d idle (%s)%s", t.Active, t.Idle, t.Source, clients(t)))
+	return ports, append(found, fine("connections", "%d connections in use, %d idle (%s)%s",
+		t.Active, t.Idle, t.Source, clients(t)))
 }
 
-// noApp says that the app listens nowhere: not on its dead ports, as the sidecar tells, nor on those of
-// the settings. every are the ports on which somebody listens.
+// noApp says that the app listens nowhere: not on its dead ports, as the sidecar tells, nor on
+// those of the settings. every are the ports on which somebody listens.
 func noApp(c config.Config, dead []drain.PortStatus, every []uint16) finding {
 	text := "the app does not listen: looked for " + portNames(c.Ports)
 	for i, p := range dead {
@@ -57,16 +65,19 @@ func noApp(c config.Config, dead []drain.PortStatus, every []uint16) finding {
 		}
 		text += fmt.Sprintf(" %d for %s", p.Port, ago(time.Since(p.Since)))
 	}
-	if others := slices.DeleteFunc(every, func(p uint16) bool { return slices.Contains(c.Ports, p) }); len(others) == 0 {
+	others := slices.DeleteFunc(every, func(p uint16) bool { return slices.Contains(c.Ports, p) })
+	if len(others) == 0 {
 		text += "; nothing else does either"
 	} else {
-		text += "; somebody listens on " + list(others[:min(len(others), 10)]) + ": if that is the app, set --port"
+		text += "; somebody listens on " + list(others[:min(len(others), 10)]) +
+			": if that is the app, set --port"
 	}
 	return problem("app", text, deadRemedy)
 }
 
 // deadRemedy is what to do about an app that is not there any more.
-const deadRemedy = "see why it has ended, or has not started yet (kubectl describe pod, kubectl logs --previous); " +
+const deadRemedy = "see why it has ended, or has not started yet " +
+	"(kubectl describe pod, kubectl logs --previous); " +
 	"its instances are put back in when it listens again"
 
 // deadPorts are the app's ports on which it does not listen, as the sidecar tells.
@@ -74,7 +85,8 @@ func deadPorts(now *sidecarStatus) []drain.PortStatus {
 	if now == nil {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(now.App), func(p drain.PortStatus) bool { return p.Listening })
+	return slices.DeleteFunc(slices.Clone(now.App),
+		func(p drain.PortStatus) bool { return p.Listening })
 }
 
 // list are ports, separated by commas.
@@ -84,7 +96,8 @@ func list(ports []uint16) string {
 
 // silent names the ports of the settings on which nobody listens.
 func silent(given, ports []uint16) string {
-	rest := slices.DeleteFunc(slices.Clone(given), func(p uint16) bool { return slices.Contains(ports, p) })
+	rest := slices.DeleteFunc(slices.Clone(given),
+		func(p uint16) bool { return slices.Contains(ports, p) })
 	if len(rest) == 0 {
 		return ""
 	}
@@ -107,24 +120,30 @@ func clients(t conns.Tally) string {
 
 // openForCheck opens the count as the sidecar does, and says what it could not have.
 func openForCheck(c config.Config, log *slog.Logger) (conns.Counter, []finding) {
-	const remedy = "a drain ends with its linger here, and an app that dies is not noticed: " + allowCount
+	const remedy = "a drain ends with its linger here, and an app that dies is not noticed: " +
+		allowCount
 	first := c
 	if c.Count == conns.Auto {
 		first.Count = conns.Netlink
 	}
 	counter, err := newCounter(first, c.OwnPort(), log)
 	if err == nil {
-		return counter, []finding{fine("connections", "connections can be counted (%s)", counter.Source())}
+		return counter, []finding{fine("connections", "connections can be counted (%s)",
+			counter.Source())}
 	}
 	if c.Count != conns.Auto {
-		return nil, []finding{problem("connections", "connections cannot be counted: "+err.Error(), remedy)}
+		return nil, []finding{problem("connections", "connections cannot be counted: "+err.Error(),
+			remedy)}
 	}
 	first.Count = conns.Proc
 	counter, procErr := newCounter(first, c.OwnPort(), log)
 	if procErr != nil {
-		return nil, []finding{problem("connections", fmt.Sprintf("connections cannot be counted: %v; %v", err, procErr), remedy)}
+		return nil, []finding{problem("connections",
+			fmt.Sprintf("connections cannot be counted: %v; %v", err, procErr), remedy)}
 	}
-	return counter, []finding{problem("connections", "the kernel's socket diagnosis is denied here, and /proc is read instead: every open connection counts as in use, idle or not ("+err.Error()+")",
+	return counter, []finding{problem("connections",
+		"the kernel's socket diagnosis is denied here, and /proc is read instead: every open "+
+			"connection counts as in use, idle or not ("+err.Error()+")",
 		"allow a netlink socket (seccomp: socket(AF_NETLINK)), or accept it with --count proc")}
 }
 

@@ -18,17 +18,27 @@ import (
 	"prestop/registry"
 )
 
-// checkRegistries asks every server of every registry by itself, since one that is down hides behind
-// the others. Where this command does not know the login it says what the sidecar has seen. The app
-// listens on ports.
-func checkRegistries(ctx context.Context, c config.Config, agent string, p registry.Pod, ports []uint16, now *sidecarStatus) []finding {
+// checkRegistries asks every server of every registry by itself, since one that is down hides
+// behind the others. Where this command does not know the login it says what the sidecar has seen.
+// The app listens on ports.
+func checkRegistries(
+	ctx context.Context, c config.Config, agent string, p registry.Pod, ports []uint16,
+	now *sidecarStatus,
+) []finding {
 	if len(c.Registries) == 0 {
-		return []finding{fine("registry", "no registry is set, so nothing is deregistered; --eureka-url or --nacos-url tell of one")}
+		return []finding{fine("registry",
+			"no registry is set, so nothing is deregistered; --eureka-url or --nacos-url tell of "+
+				"one")}
 	}
 	if len(c.Addresses) == 0 {
-		return []finding{problem("registry", "the Pod has no address by which its instances could be found", "set POD_IP by the downward API's status.podIP")}
+		return []finding{problem("registry",
+			"the Pod has no address by which its instances could be found",
+			"set POD_IP by the downward API's status.podIP")}
 	}
-	k := registryCheck{config: c, agent: agent, pod: p, listening: ports, serving: now == nil || now.State == "serving"}
+	k := registryCheck{
+		config: c, agent: agent, pod: p, listening: ports,
+		serving: now == nil || now.State == "serving",
+	}
 	for _, d := range deadPorts(now) {
 		k.dead = append(k.dead, d.Port)
 	}
@@ -36,7 +46,7 @@ func checkRegistries(ctx context.Context, c config.Config, agent string, p regis
 	hidden := map[string]bool{} // the addresses whose login is not known, as the sidecar tells them
 	for _, s := range c.Registries {
 		if s.HiddenLogin {
-			hidden[newRegistry(c, s, agent).URL()] = true
+			hidden[newRegistry(c.Registry, s, agent).URL()] = true
 		} else {
 			servers = append(servers, s.OneByOne()...)
 		}
@@ -69,9 +79,11 @@ func seenBySidecar(r drain.RegistryStatus) finding {
 			text = "the sidecar has not reached it yet"
 		}
 		return problem("registry", where+": "+text,
-			"is the URL right, with its login, and is the registry up? this command was not told the login, so it says what the sidecar has seen")
+			"is the URL right, with its login, and is the registry up? this command was not told "+
+				"the login, so it says what the sidecar has seen")
 	case len(names) == 0:
-		return problem("registry", where+" answers the sidecar, but holds no instance of this Pod", "has the app registered, at one of the Pod's addresses?")
+		return problem("registry", where+" answers the sidecar, but holds no instance of this Pod",
+			"has the app registered, at one of the Pod's addresses?")
 	}
 	return fine("registry", "%s answers the sidecar and holds %s", where, strings.Join(names, "; "))
 }
@@ -97,7 +109,7 @@ type registryCheck struct {
 func (k registryCheck) server(ctx context.Context, one config.Source) finding {
 	ctx, cancel := context.WithTimeout(ctx, k.config.RegistryTimeout)
 	defer cancel()
-	r := newRegistry(k.config, one, k.agent)
+	r := newRegistry(k.config.Registry, one, k.agent)
 	where := r.Kind() + " " + r.URL()
 	found, err := r.Find(ctx, k.pod)
 	switch {
@@ -118,7 +130,8 @@ func (k registryCheck) judge(where string, found []registry.Instance) finding {
 		switch {
 		case i.State != registry.Out:
 		case slices.Contains(k.dead, i.Port) && len(k.listening) > 0:
-			gone = append(gone, fmt.Sprintf("%s %s, as the app does not listen on %d any more", i.Service, i.ID, i.Port))
+			gone = append(gone, fmt.Sprintf("%s %s, as the app does not listen on %d any more",
+				i.Service, i.ID, i.Port))
 		case !slices.Contains(k.dead, i.Port) && len(k.listening) > 0:
 			out = append(out, i.Service+" "+i.ID)
 		}
@@ -128,8 +141,10 @@ func (k registryCheck) judge(where string, found []registry.Instance) finding {
 	case len(gone) > 0:
 		return problem("app", where+": prestop took out "+strings.Join(gone, "; "), deadRemedy)
 	case len(out) > 0:
-		return problem("registry", fmt.Sprintf("%s: %s is disabled there: no caller is sent to it", where, strings.Join(out, ", ")),
-			"if nobody did that on purpose, enable it in the registry's console, or call prestop resume")
+		return problem("registry", fmt.Sprintf("%s: %s is disabled there: no caller is sent to it",
+			where, strings.Join(out, ", ")),
+			"if nobody did that on purpose, enable it in the registry's console, or call prestop "+
+				"resume")
 	}
 	return fine("registry", "%s answers and holds %s", where, strings.Join(names, "; "))
 }
@@ -146,9 +161,10 @@ func (k registryCheck) missing(ctx context.Context, one config.Source, where str
 	}
 	p := k.pod
 	p.Services, p.AnyPort = nil, true
-	others, err := newRegistry(k.config.Wide(), one, k.agent).Find(ctx, p)
+	others, err := newRegistry(k.config.Wide().Registry, one, k.agent).Find(ctx, p)
 	if err != nil || len(others) == 0 {
-		remedy := "has the app registered? with another address set --instance-ip (POD_IP), with another port --port"
+		remedy := "has the app registered? with another address set --instance-ip (POD_IP), with " +
+			"another port --port"
 		if one.Kind.Elsewhere != "" {
 			remedy += ", " + one.Kind.Elsewhere
 		}
@@ -162,12 +178,15 @@ func (k registryCheck) missing(ctx context.Context, one config.Source, where str
 	}
 	var remedy string
 	switch {
-	case slices.ContainsFunc(others, func(i registry.Instance) bool { return !k.pod.Wants(i.Service) }):
+	case slices.ContainsFunc(others,
+		func(i registry.Instance) bool { return !k.pod.Wants(i.Service) }):
 		remedy = "set --service to the registered name, or leave it out"
 	case len(k.config.Narrowed(one.Kind)) > 0:
-		remedy = "leave out --" + strings.Join(k.config.Narrowed(one.Kind), " and --") + ", which restricts what is found"
+		remedy = "leave out --" + strings.Join(k.config.Narrowed(one.Kind), " and --") +
+			", which restricts what is found"
 	default:
-		remedy = "set --port to the registered port and to those that the app listens on: --port=" + list(sorted(append(ports, k.listening...)))
+		remedy = "set --port to the registered port and to those that the app listens on: --port=" +
+			list(sorted(append(ports, k.listening...)))
 	}
 	return problem("registry", text+"; at that address it holds "+strings.Join(names, ", "), remedy)
 }
@@ -196,7 +215,8 @@ func explain(err error, kind config.Kind) (text, remedy string) {
 		text, remedy = bare.Error(), e.Remedy
 		refused := e.Code == http.StatusUnauthorized || e.Code == http.StatusForbidden
 		if refused && !strings.Contains(remedy, "user") {
-			remedy = strings.TrimPrefix(remedy+"; is the user right, and may it read? It is given by "+kind.Login, "; ")
+			remedy = strings.TrimPrefix(remedy+"; is the user right, and may it read? It is given "+
+				"by "+kind.Login, "; ")
 		}
 	}
 	text = sentence.Text(text)
@@ -206,18 +226,21 @@ func explain(err error, kind config.Kind) (text, remedy string) {
 	name := (*net.DNSError)(nil)
 	switch {
 	case errors.As(err, &name):
-		remedy = fmt.Sprintf("no such name is known here: is %q right, with the namespace of its Service where that is another one?", name.Name)
+		remedy = fmt.Sprintf("no such name is known here: is %q right, with the namespace of its "+
+			"Service where that is another one?", name.Name)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		remedy = "nobody listens there: is the URL right, with its port, and is the registry up?"
 	case isLate(err):
-		remedy = "no answer: is the registry up, and does a NetworkPolicy or a firewall keep this Pod from it?"
+		remedy = "no answer: is the registry up, and does a NetworkPolicy or a firewall keep this " +
+			"Pod from it?"
 	default:
 		remedy = "is the URL right, with its path, is the registry up, may this Pod reach it?"
 	}
 	return text, remedy
 }
 
-// isLate reports whether nothing but time that ran out is the cause of err, and no answer that was wrong until then.
+// isLate reports whether nothing but time that ran out is the cause of err, and no answer that was
+// wrong until then.
 func isLate(err error) bool {
 	switch e := err.(type) {
 	case interface{ Unwrap() []error }:

@@ -55,7 +55,7 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 			s.args = append(s.args, "--listen="+other.Listener.Addr().String(), "--port="+s.app.port, "--linger=0", s.held.flag)
 		}, []string{"answers 404", "is that prestop?"}},
 		"no sidecar": {nil, func(t *testing.T, s *scene) {
-			s.args = append(s.args, "--listen="+freeAddress(t), "--port="+s.app.port, "--linger=0", s.held.flag)
+			s.args = append(s.args, "--listen="+deadAddress(t), "--port="+s.app.port, "--linger=0", s.held.flag)
 		}, []string{"not reached", "start the sidecar"}},
 		"a hook that the kubelet cannot reach": {[]string{"--instance-ip=127.0.0.2,127.0.0.1"}, nil,
 			[]string{"the hook's port is not reached at 127.0.0.2:", "--listen="}},
@@ -63,9 +63,8 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 			[]string{"/proc is read instead", "operation not permitted", "--count proc"}},
 		"the kernel's socket diagnosis is denied, and asked for": {[]string{"--count=netlink"},
 			func(t *testing.T, s *scene) { s.change = withoutDiagnosis(t) }, []string{"connections cannot be counted", "seccomp"}},
-		"a registry that is down": {[]string{"--registry-timeout=3s"}, func(_ *testing.T, s *scene) {
-			s.held.front.CloseClientConnections()
-			s.held.front.Close()
+		"a registry that is down": {[]string{"--registry-timeout=3s"}, func(t *testing.T, s *scene) {
+			s.held.goesDown(t)
 		}, []string{"connection refused", "nobody listens there"}},
 		"a registry that hangs": {[]string{"--registry-timeout=1s"}, func(_ *testing.T, s *scene) {
 			s.answers(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
@@ -208,17 +207,14 @@ func TestCheckAndStatusOfAnAppThatDied(t *testing.T) {
 func TestCheckWithoutAnySourceOfACount(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	b, err := os.ReadFile(binary)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(root, "prestop"), b, 0o755)
-	}
-	if err != nil {
+	// A copy would be busy while a process that another test starts has its file from the fork.
+	if err := os.Link(binary, filepath.Join(root, "prestop")); err != nil {
 		t.Fatal(err)
 	}
 	r := commandIn(t, func(c *exec.Cmd) {
 		c.Path, c.Dir = "/prestop", "/"
 		c.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
-	}, nil, "check", "--listen="+freeAddress(t), "--instance-ip=127.0.0.1", "--count=proc", "--port=1")
+	}, nil, "check", "--listen="+deadAddress(t), "--instance-ip=127.0.0.1", "--count=proc", "--port=1")
 	if r.code != exitFailed || !strings.Contains(r.out, "connections cannot be counted") || !strings.Contains(r.out, "a drain ends with its linger here") {
 		t.Errorf("%+v", r)
 	}
@@ -230,7 +226,7 @@ func TestCheckTellsAServerThatIsDownBesideOneThatWorks(t *testing.T) {
 	both(t, func(t *testing.T, kind string) {
 		a := newApp(t)
 		h := holds(t, kind, a)
-		down := freeAddress(t)
+		down := deadAddress(t)
 		flag := h.flag + ",http://" + down + "/" + kind
 		p := sidecarOf(t, a, nil, flag, "--registry-timeout=3s")
 		r := command(t, nil, "check", "--listen="+p.listen, flag)
@@ -246,9 +242,9 @@ func TestCheckTellsAnInstanceThatIsDisabled(t *testing.T) {
 		a := newApp(t)
 		h := holds(t, kind, a)
 		c := load(t, nil, h.flag, "--instance-ip=127.0.0.1", "--port="+a.port, "--registry-timeout=60s")
-		p := pod(c)
+		p := pod(c.Pod)
 		p.Ports = c.Ports
-		registries, _ := newRegistries(c, "")
+		registries, _ := newRegistries(c.Registry, "")
 		if _, err := registries[0].Find(t.Context(), p); err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +278,7 @@ func TestCheckOfAnAppThatIsNotThereAtAll(t *testing.T) {
 
 func TestCheckTellsANameThatIsNotKnown(t *testing.T) {
 	c := load(t, nil, "--eureka-url=http://eureka.invalid:8761/eureka", "--instance-ip=127.0.0.1", "--registry-timeout=2s")
-	f := checkRegistries(t.Context(), c, "", pod(c), nil, nil)
+	f := checkRegistries(t.Context(), c, "", pod(c.Pod), nil, nil)
 	if len(f) != 1 || f[0].OK || !strings.Contains(f[0].Text, "eureka.invalid") || f[0].Remedy == "" {
 		t.Errorf("%+v", f)
 	}
@@ -348,7 +344,7 @@ func TestTheSumOfADrain(t *testing.T) {
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			cfg := load(t, nil, c.args...)
-			registries, _ := newRegistries(cfg, "")
+			registries, _ := newRegistries(cfg.Registry, "")
 			s := sumUp(cfg, registries)
 			f := s.finding(cfg)
 			if s != c.want || f.OK != c.ok || !strings.Contains(f.Text+f.Remedy, c.text) {
@@ -373,7 +369,7 @@ func TestExplainNamesWhatWouldHelp(t *testing.T) {
 
 func TestCheckTellsAQuietPeriodThatIsOfNoUse(t *testing.T) {
 	c := load(t, nil, "--nacos-url=nacos", "--grace-period=82", "--quiet-period=50", "--instance-ip=10.0.0.1")
-	registries, _ := newRegistries(c, "")
+	registries, _ := newRegistries(c.Registry, "")
 	if f := sumUp(c, registries).finding(c); f.OK || !strings.Contains(f.Text, "quiet period of 50s") || !strings.Contains(f.Text, "linger of 47s") {
 		t.Errorf("%+v", f)
 	}
@@ -394,11 +390,11 @@ func TestASecretThatIsRotatedAwayIsToldByTheCommand(t *testing.T) {
 	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := load(t, nil, "--token-file="+file, "--listen="+freeAddress(t))
+	c := load(t, nil, "--token-file="+file, "--listen="+deadAddress(t))
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := ask(t.Context(), c, "/healthz"); err == nil || !strings.Contains(err.Error(), file) {
+	if _, _, err := ask(t.Context(), c.HTTP, "/healthz"); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("the error is %v", err)
 	}
 }

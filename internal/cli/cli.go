@@ -1,5 +1,5 @@
-// Package cli is what people type and read: the sidecar from its start to its end, the commands that
-// talk to it, and their help.
+// Package cli is what people type and read: the sidecar from its start to its end, the commands
+// that talk to it, and their help.
 package cli
 
 import (
@@ -72,15 +72,16 @@ func (b Build) show(stdout io.Writer) int {
 	if b.Commit != "" {
 		from = "commit " + b.Commit + ", "
 	}
-	fmt.Fprintf(stdout, "prestop %s (%s%s %s/%s)\n", b.Version, from, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	fmt.Fprintf(stdout, "prestop %s (%s%s %s/%s)\n", b.Version, from, runtime.Version(),
+		runtime.GOOS, runtime.GOARCH)
 	return exitOK
 }
 
 // agent is what registries are told who calls.
 func (b Build) agent() string { return "prestop/" + b.Version }
 
-// parseCommand separates the command's name from its arguments; "" is the sidecar. --help and --version
-// before another command are commands too.
+// parseCommand separates the command's name from its arguments; "" is the sidecar. --help and
+// --version before another command are commands too.
 func parseCommand(args []string) (string, []string, error) {
 	if len(args) == 0 {
 		return "", nil, nil

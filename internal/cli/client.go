@@ -17,9 +17,9 @@ import (
 	"prestop/internal/sentence"
 )
 
-// ask makes a call to the running sidecar and returns its code and body. It waits as long as the sidecar does, until ctx or
-// a signal ends it.
-func ask(ctx context.Context, c config.Config, path string) (int, string, error) {
+// ask makes a call to the running sidecar and returns its code and body. It waits as long as the
+// sidecar does, until ctx or a signal ends it.
+func ask(ctx context.Context, c config.HTTP, path string) (int, string, error) {
 	asked := ctx
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -42,7 +42,8 @@ func ask(ctx context.Context, c config.Config, path string) (int, string, error)
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err
 		}
-		return 0, "", fmt.Errorf("the sidecar is not reached: %s; is it running, and is --listen the same as its?", sentence.Of(err))
+		return 0, "", fmt.Errorf("the sidecar is not reached: %s; is it running, and is --listen "+
+			"the same as its?", sentence.Of(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
@@ -55,9 +56,13 @@ var errInterrupted = errors.New("interrupted")
 // answerTime bounds a call that the sidecar answers at once.
 const answerTime = 10 * time.Second
 
-// newClient is for one call to the sidecar: the process ends after it, or makes another one much later.
+// newClient is for one call to the sidecar: the process ends after it, or makes another one much
+// later.
 func newClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}
+	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	return &http.Client{
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: dialer.DialContext},
+	}
 }
 
 // local is where a listening address is reached from inside the Pod.
@@ -73,6 +78,6 @@ func local(listen string) string {
 }
 
 // notPrestop is what is wrong where another program has the sidecar's port.
-func notPrestop(c config.Config) string {
+func notPrestop(c config.HTTP) string {
 	return fmt.Sprintf("what answers at %s is not prestop: is --listen right?", local(c.Listen))
 }

@@ -156,7 +156,7 @@ func TestCheckOfAnAppOnAnotherPortThanIsSet(t *testing.T) {
 	wrong.die()
 	p := sidecarOf(t, a, nil, "--port="+wrong.port)
 	for sentence, args := range map[string][]string{
-		"beside a sidecar": {"--listen=" + p.listen}, "without one": {"--listen=" + freeAddress(t), "--instance-ip=127.0.0.1", "--port=" + wrong.port, "--linger=0"},
+		"beside a sidecar": {"--listen=" + p.listen}, "without one": {"--listen=" + deadAddress(t), "--instance-ip=127.0.0.1", "--port=" + wrong.port, "--linger=0"},
 	} {
 		r := command(t, nil, append([]string{"check"}, args...)...)
 		var about string
@@ -201,7 +201,7 @@ func TestAnErrorOfACommandIsASentenceWithARemedy(t *testing.T) {
 		args []string
 		want string
 	}{
-		"nobody there":        {[]string{"status", "--listen=" + freeAddress(t)}, "is it running"},
+		"nobody there":        {[]string{"status", "--listen=" + deadAddress(t)}, "is it running"},
 		"another program":     {[]string{"status", "--listen=" + strings.TrimPrefix(page, "http://")}, "is not prestop"},
 		"another, in a hook":  {[]string{"shutdown", "--listen=" + strings.TrimPrefix(page, "http://")}, "is not prestop"},
 		"another, to resume":  {[]string{"resume", "--listen=" + strings.TrimPrefix(page, "http://")}, "is not prestop"},

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -228,4 +230,23 @@ func (p *process) settings() map[string]string {
 		p.t.Fatal(err)
 	}
 	return s.Settings
+}
+
+// TestANacosAtTheRootPath runs a drain with a server that has no context path.
+func TestANacosAtTheRootPath(t *testing.T) {
+	t.Parallel()
+	a := newApp(t)
+	h := holds(t, "nacos", a)
+	to, err := url.Parse(h.world.URLs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In front of it, what makes the root of the context path.
+	root := serveHere(t, (&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }}).ServeHTTP)
+	p := sidecarOf(t, a, nil, "--nacos-url="+root+"/")
+	p.says("registered")
+	p.is(p.hook(), 200, "OK drained in ")
+	h.becomes(t, false)
+	p.must("/resume", 200, "OK")
+	h.becomes(t, true)
 }

@@ -13,17 +13,19 @@ import (
 )
 
 // tellNotes tells what is odd in the environment of a call.
-func tellNotes(c config.Config, stderr io.Writer) {
-	for _, n := range c.Notes {
+func tellNotes(notes []string, stderr io.Writer) {
+	for _, n := range notes {
 		fmt.Fprintln(stderr, "prestop: going on without:", n)
 	}
 }
 
 func shutdown(c config.Config, stdout, stderr io.Writer) int {
-	tellNotes(c, stderr)
-	code, body, err := ask(context.Background(), c, "/shutdown")
+	tellNotes(c.Notes, stderr)
+	code, body, err := ask(context.Background(), c.HTTP, "/shutdown")
 	if errors.Is(err, errInterrupted) {
-		fmt.Fprintf(stderr, "prestop: interrupted, but the drain goes on%s; prestop resume cancels it\n", stillWaits(c))
+		fmt.Fprintf(stderr,
+			"prestop: interrupted, but the drain goes on%s; prestop resume cancels it\n",
+			stillWaits(c.HTTP))
 		return exitFailed
 	}
 	if err != nil {
@@ -41,11 +43,11 @@ func shutdown(c config.Config, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, body)
 		return exitCancelled
 	}
-	return otherAnswer(c, code, body, stdout, stderr)
+	return otherAnswer(c.HTTP, code, body, stdout, stderr)
 }
 
 // otherAnswer tells of an answer that is none of those of the hook, or not prestop's at all.
-func otherAnswer(c config.Config, code int, body string, stdout, stderr io.Writer) int {
+func otherAnswer(c config.HTTP, code int, body string, stdout, stderr io.Writer) int {
 	switch code {
 	case http.StatusUnauthorized, http.StatusServiceUnavailable:
 		fmt.Fprintln(stdout, body)
@@ -56,7 +58,7 @@ func otherAnswer(c config.Config, code int, body string, stdout, stderr io.Write
 }
 
 // stillWaits says what the drain of the running sidecar waits for; "" if that is not told.
-func stillWaits(c config.Config) string {
+func stillWaits(c config.HTTP) string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	s, err := askStatus(ctx, c)
@@ -67,16 +69,16 @@ func stillWaits(c config.Config) string {
 }
 
 func resume(c config.Config, stdout, stderr io.Writer) int {
-	tellNotes(c, stderr)
+	tellNotes(c.Notes, stderr)
 	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
-	code, body, err := ask(ctx, c, "/resume")
+	code, body, err := ask(ctx, c.HTTP, "/resume")
 	switch {
 	case err != nil:
 		fmt.Fprintln(stderr, "prestop:", err)
 		return exitFailed
 	case code != http.StatusOK || body != "OK":
-		return otherAnswer(c, code, body, stdout, stderr)
+		return otherAnswer(c.HTTP, code, body, stdout, stderr)
 	}
 	fmt.Fprintln(stdout, body)
 	return exitOK

@@ -8,21 +8,27 @@ import (
 	"strings"
 )
 
-// install copies this program into a folder, as an init container does whose volume the app's container mounts: an exec
-// hook (`prestop shutdown`) then needs nothing of the app's image, not even a shell to copy with. The file appears complete or
-// not at all, and can be executed by every user.
+// install copies this program into a folder, as an init container does whose volume the app's
+// container mounts: an exec hook (`prestop shutdown`) then needs nothing of the app's image, not
+// even a shell to copy with. The file appears complete or not at all, and can be executed by every
+// user.
 func install(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 1 && strings.HasPrefix(args[0], "-") {
-		fmt.Fprintf(stderr, "prestop: install has no flag %s; see prestop install --help\n", args[0])
+		fmt.Fprintf(stderr, "prestop: install has no flag %s; see prestop install --help\n",
+			args[0])
 		return exitUsage
 	}
 	if len(args) != 1 {
-		fmt.Fprintln(stderr, "prestop: install takes the folder to copy prestop into, a volume that the app's container mounts too")
+		fmt.Fprintln(stderr,
+			"prestop: install takes the folder to copy prestop into, a volume that the app's "+
+				"container mounts too")
 		return exitUsage
 	}
 	to := filepath.Join(args[0], "prestop")
 	if err := copySelf(to); err != nil {
-		fmt.Fprintf(stderr, "prestop: cannot install %s: %v; is a volume mounted there, and may this user write to it?\n", to, err)
+		fmt.Fprintf(stderr,
+			"prestop: cannot install %s: %v; is a volume mounted there, and may this user write "+
+				"to it?\n", to, err)
 		return exitFailed
 	}
 	fmt.Fprintln(stdout, "installed", to)

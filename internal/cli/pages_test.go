@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -148,6 +149,44 @@ func TestTheConfigurationPageHasEveryCommandAndPath(t *testing.T) {
 		for _, word := range words {
 			if !strings.Contains(string(text), word) {
 				t.Errorf("%s has not %s", page, word)
+			}
+		}
+	}
+}
+
+// TestTheTimesOfThePagesAreThePrograms: the waits and the grace periods of the tables are what `prestop check` adds up.
+func TestTheTimesOfThePagesAreThePrograms(t *testing.T) {
+	for kind, c := range map[string]struct {
+		flag          string
+		grace, linger int
+		// cells are those that the README and the page on sizing have of it, in both languages.
+		readme, sizing string
+	}{
+		"nacos":  {"--nacos-url=127.0.0.1:1", 82, 47, "| Nacos | 47 ", " | 47 "},
+		"eureka": {"--eureka-url=http://127.0.0.1:1/eureka/", 127, 97, "| Eureka | 67", " | 30 "},
+		"none":   {"--linger=", 30, 3, "Service | 3 ", " | 3 "},
+	} {
+		cmd := exec.CommandContext(t.Context(), binary, "check", "--output=json", "--listen=127.0.0.1:1", "--registry-timeout=50ms", c.flag, fmt.Sprintf("--grace-period=%d", c.grace))
+		cmd.Env = []string{"POD_IP=127.0.0.1"}
+		out, err := cmd.Output() // it fails: there is neither a sidecar nor a registry
+		var told struct {
+			Drain struct{ LingerSeconds, RestSeconds float64 }
+		}
+		if jsonErr := json.Unmarshal(out, &told); jsonErr != nil {
+			t.Fatalf("%v, %v: %s", err, jsonErr, out)
+		}
+		if told.Drain.LingerSeconds != float64(c.linger) || told.Drain.RestSeconds < 20 {
+			t.Errorf("%s, %d s: the program waits %g s for the caches and leaves %g for requests; the pages say %d", kind, c.grace, told.Drain.LingerSeconds, told.Drain.RestSeconds, c.linger)
+		}
+		for _, language := range []string{"", ".zh-CN"} {
+			for page, cell := range map[string]string{"README" + language + ".md": c.readme, "docs/sizing" + language + ".md": c.sizing} {
+				text, err := os.ReadFile(page)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if grace := fmt.Sprintf("%d ", c.grace); !strings.Contains(string(text), cell) || !strings.Contains(string(text), grace) {
+					t.Errorf("%s has not %q or not %q", page, cell, grace)
+				}
 			}
 		}
 	}

@@ -26,6 +26,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"prestop/drain"
 	"prestop/drain/conns/connstest"
 	"prestop/internal/config"
@@ -434,6 +436,32 @@ func freeAddress(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// deadAddress is one on which nobody listens before the end of the test: calls are refused there.
+func deadAddress(t *testing.T) string {
+	t.Helper()
+	return "127.0.0.1:" + strconv.Itoa(occupy(t, 0))
+}
+
+// occupy takes a port of 127.0.0.1, 0 being any, and does not listen on it. It returns the port.
+func occupy(t *testing.T, port int) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at.(*unix.SockaddrInet4).Port
 }
 
 func seconds(v any) (time.Duration, error) { return time.ParseDuration(cmp.Or(fmt.Sprint(v), "none")) }

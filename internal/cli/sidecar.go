@@ -26,7 +26,7 @@ import (
 // sidecar runs until it was told to stop and nothing is left to do.
 func sidecar(c config.Config, build Build, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader has gone ends nothing
-	log, flush := openLog(c, stderr)
+	log, flush := openLog(c.Log, stderr)
 	defer flush()
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
@@ -35,23 +35,25 @@ func sidecar(c config.Config, build Build, stdout, stderr io.Writer) int {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
-		log.Error("cannot listen; is another one running in this Pod? set --listen", "address", c.Listen, "error", err)
+		log.Error("cannot listen; is another one running in this Pod? set --listen", "address",
+			c.Listen, "error", err)
 		return exitFailed
 	}
 	d := newDaemon(c, build, listener, log)
 	defer d.close()
 	go func() { d.failed <- d.server.Serve(listener) }()
 	if c.Bare {
-		within(time.Second, func() { fmt.Fprintf(stdout, firstTry, listener.Addr().(*net.TCPAddr).Port) })
+		within(time.Second,
+			func() { fmt.Fprintf(stdout, firstTry, listener.Addr().(*net.TCPAddr).Port) })
 	}
 	introduce(c, build, d.registries, d.counter, listener.Addr(), log)
 	go d.obey(signals, flush)
 	return d.run()
 }
 
-// memoryLimit is where garbage is collected eagerly. The container has 16 to 32 MiB, and a registry that
-// sends megabytes of nonsense, or thousands of callers at the hook, would else leave twice as much
-// behind as they hold.
+// memoryLimit is where garbage is collected eagerly. The container has 16 to 32 MiB, and a registry
+// that sends megabytes of nonsense, or thousands of callers at the hook, would else leave twice as
+// much behind as they hold.
 const memoryLimit = 16 << 20
 
 // daemon is the sidecar and what it is made of.
@@ -72,19 +74,21 @@ func newDaemon(c config.Config, build Build, listener net.Listener, log *slog.Lo
 	d := &daemon{failed: make(chan error, 1), log: log}
 	d.ctx, d.now = context.WithCancelCause(context.Background())
 	d.counter = openCounter(c, listener.Addr(), log)
-	all, traffic := newRegistries(c, build.agent())
+	all, traffic := newRegistries(c.Registry, build.agent())
 	d.registries = all
 	d.drain = drain.New(drain.Options{
-		Registries: all, Counter: d.counter, Pod: pod(c), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c),
-		Budget: c.GracePeriod - c.Reserve, Linger: c.Linger, QuietPeriod: c.QuietPeriod, RegistryTimeout: c.RegistryTimeout,
-		MinOpen: c.MinOpen, ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Calls: drainCalls(c),
+		Registries: all, RegistryTimeout: c.RegistryTimeout, Counter: d.counter,
+		Pod: pod(c.Pod), Ports: c.Ports, OnlyPorts: c.SharedAddress, Loopback: callersHere(c),
+		Budget: c.Budget(), Linger: c.Linger, QuietPeriod: c.QuietPeriod, MinOpen: c.MinOpen,
+		ReadyFile: c.ReadyFile, TerminationLog: c.TerminationLog, Calls: drainCalls(c.Drain),
 		Elsewhere: elsewhere(c, build.agent()), Log: log,
 	})
 	tokens := config.NewTokens(c.Token)
 	go tokens.Follow(d.ctx, config.TokenEvery)
 	d.server = httpapi.NewServer(d.drain, httpapi.Options{
-		Tokens: tokens.All, ReadyWhenRegistered: c.ReadyRegistered, UnreadyWhenDraining: c.UnreadyDraining,
-		Version: build.Version, Traffic: traffic, Settings: c.InForce, Log: log,
+		Tokens: tokens.All, ReadyWhenRegistered: c.ReadyRegistered,
+		UnreadyWhenDraining: c.UnreadyDraining, Version: build.Version,
+		Traffic: traffic, Settings: c.InForce, Log: log,
 	})
 	return d
 }
@@ -128,8 +132,8 @@ func (d *daemon) farewell() int {
 const (
 	// forcedWait is what a second signal leaves to those who wait for an answer.
 	forcedWait = 500 * time.Millisecond
-	// waitingFirst is when the log first tells what prestop still waits for, once it was told to stop:
-	// most often the app is gone, and it waits for nothing.
+	// waitingFirst is when the log first tells what prestop still waits for, once it was told to
+	// stop: most often the app is gone, and it waits for nothing.
 	waitingFirst = 300 * time.Millisecond
 	// waitingTold is how often it tells again.
 	waitingTold = 10 * time.Second
@@ -138,8 +142,8 @@ const (
 // errForced is why a process that got a second signal ends.
 var errForced = errors.New("a second signal")
 
-// obey hears the signals. The first one has the drain end by itself. The second one ends the process
-// at once, whatever hangs: callers of the hook have forcedWait to get their answers.
+// obey hears the signals. The first one has the drain end by itself. The second one ends the
+// process at once, whatever hangs: callers of the hook have forcedWait to get their answers.
 func (d *daemon) obey(signals chan os.Signal, flush func()) {
 	s := <-signals
 	d.log.Info("told to stop", "signal", s.String())
@@ -198,12 +202,17 @@ func within(most time.Duration, f func()) {
 	}
 }
 
-func pod(c config.Config) registry.Pod {
-	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+func pod(c config.Pod) registry.Pod {
+	p := registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+	// The container runtime writes this file when it makes the Pod's network.
+	if info, err := os.Stat("/etc/hostname"); err == nil && !c.HostNetwork {
+		p.Since = info.ModTime()
+	}
+	return p
 }
 
 // drainCalls are what is called when a drain begins.
-func drainCalls(c config.Config) []drain.Call {
+func drainCalls(c config.Drain) []drain.Call {
 	var all []drain.Call
 	for _, to := range c.DrainCalls {
 		all = append(all, drain.Call{Name: to.String(), Make: to.Do})
@@ -211,8 +220,9 @@ func drainCalls(c config.Config) []drain.Call {
 	return all
 }
 
-// callersHere reports whether callers are on this machine: somebody tries it out, or the app's address is
-// a loopback one.
+// callersHere reports whether callers are on this machine: somebody tries it out, or the app's
+// address is a loopback one.
 func callersHere(c config.Config) bool {
-	return c.Bare || slices.ContainsFunc(c.Addresses, netip.Addr.IsLoopback) || len(c.Addresses) == 0
+	return c.Bare || slices.ContainsFunc(c.Addresses, netip.Addr.IsLoopback) ||
+		len(c.Addresses) == 0
 }

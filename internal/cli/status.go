@@ -23,21 +23,26 @@ import (
 // watchEvery is how often --watch shows the page again.
 const watchEvery = time.Second
 
-// status shows what the running sidecar does, once, or with --watch until it is interrupted or the sidecar is gone.
+// status shows what the running sidecar does, once, or with --watch until it is interrupted or the
+// sidecar is gone.
 func status(c config.Config, stdout, stderr io.Writer) int {
-	tellNotes(c, stderr)
+	tellNotes(c.Notes, stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	screen := &screen{out: stdout, paint: newPaint(stdout), over: c.Watch && isTerminal(stdout)}
+	screen := &screen{
+		out: stdout, paint: newPaint(stdout), json: c.Output == "json",
+		again: c.Watch, over: c.Watch && isTerminal(stdout),
+	}
 	again := time.NewTicker(watchEvery)
 	defer again.Stop()
 	for {
-		s, err := askStatus(ctx, c)
-		if ctx.Err() != nil || errors.Is(err, errInterrupted) { // the signal may have reached ask alone so far
+		s, err := askStatus(ctx, c.HTTP)
+		// The signal may have reached ask alone so far.
+		if ctx.Err() != nil || errors.Is(err, errInterrupted) {
 			return exitOK
 		}
 		if err == nil {
-			err = screen.show(c, s)
+			err = screen.show(s)
 		}
 		if err != nil {
 			fmt.Fprintln(stderr, "prestop:", err)
@@ -63,7 +68,7 @@ type sidecarStatus struct {
 }
 
 // askStatus asks the running sidecar what it does.
-func askStatus(ctx context.Context, c config.Config) (sidecarStatus, error) {
+func askStatus(ctx context.Context, c config.HTTP) (sidecarStatus, error) {
 	var s sidecarStatus
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -85,15 +90,17 @@ func askStatus(ctx context.Context, c config.Config) (sidecarStatus, error) {
 type screen struct {
 	out   io.Writer
 	paint paint
+	json  bool
+	again bool // there are more pages to come
 	over  bool // each page over the one before
 	shown bool // there was one
 }
 
-func (v *screen) show(c config.Config, s sidecarStatus) error {
-	if c.Output == "json" { // as it came
+func (v *screen) show(s sidecarStatus) error {
+	if v.json { // as it came
 		var b bytes.Buffer
 		err := json.Indent(&b, s.raw, "", "  ")
-		if c.Watch { // one line each is what programs read a stream of
+		if v.again { // one line each is what programs read a stream of
 			b.Reset()
 			err = json.Compact(&b, s.raw)
 		}
@@ -122,65 +129,82 @@ func (v *screen) show(c config.Config, s sidecarStatus) error {
 
 // page writes a status for people.
 func page(s drain.Status, w io.Writer, p paint, now time.Time) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	defer t.Flush()
-	line := func(name, format string, args ...any) {
-		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
-	}
-	line("state", "%s for %s", colourOf(s.State, p)(s.State), ago(now.Sub(s.Since)))
+	t := &table{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), p}
+	defer t.out.Flush()
+	t.line("state", "%s for %s", colourOf(s.State, p)(s.State), ago(now.Sub(s.Since)))
 	if s.State == "draining" {
-		line("waits for", "%s", waitsFor(s, now))
+		t.line("waits for", "%s", waitsFor(s, now))
 		if s.Deadline != nil {
-			line("deadline", "in %s", ago(s.Deadline.Sub(now)))
+			t.line("deadline", "in %s", ago(s.Deadline.Sub(now)))
 		}
 	}
 	for i, text := range appLines(s.App, p, now) {
-		line(map[bool]string{true: "app"}[i == 0], "%s", text)
+		t.line(map[bool]string{true: "app"}[i == 0], "%s", text)
 	}
+	t.connections(s, now)
+	for _, r := range s.Registries {
+		t.registry(r)
+	}
+	if s.Result != "" {
+		t.line("last drain", "%s", s.Result)
+	}
+	if l := s.LastDrain; l != nil {
+		t.line("", "%s, %s ago", causeOf(l.Cause), ago(now.Sub(l.Ended)))
+	}
+}
+
+// table is a page of lines, each with a name and a text.
+type table struct {
+	out   *tabwriter.Writer
+	paint paint
+}
+
+func (t *table) line(name, format string, args ...any) {
+	fmt.Fprintf(t.out, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+}
+
+// connections tells how many are in use, and whose.
+func (t *table) connections(s drain.Status, now time.Time) {
 	c := s.Connections
 	if c.Source == "none" {
-		line("connections", "%s", p.bad("cannot be counted here"))
+		t.line("connections", "%s", t.paint.bad("cannot be counted here"))
 	} else {
-		line("connections", "%d in use, %d idle (%s)", c.Active, c.Idle, c.Source)
+		t.line("connections", "%d in use, %d idle (%s)", c.Active, c.Idle, c.Source)
 	}
 	if h := c.LastHeard; h != nil && s.State == "draining" {
 		from := ""
 		if h.Address != "" {
 			from = " from " + h.Address
 		}
-		line("last heard", "%s ago%s", now.Sub(h.At).Round(100*time.Millisecond), from)
+		t.line("last heard", "%s ago%s", now.Sub(h.At).Round(100*time.Millisecond), from)
 	}
 	for _, peer := range c.Peers {
 		if peer.Active > 0 {
-			line("", "%d from %s%s", peer.Active, peer.Address, more(peer, now))
+			t.line("", "%d from %s%s", peer.Active, peer.Address, more(peer, now))
 		}
-	}
-	for _, r := range s.Registries {
-		line(r.Kind, "%s", r.URL)
-		for _, i := range r.Instances {
-			line("", "%s %s: %s", i.Service, i.ID, i.Status)
-		}
-		switch trouble := sentence.Text(r.Error); {
-		case !r.Reached && trouble == "":
-			line("", "not reached yet")
-		case !r.Reached:
-			line("", "%s %s", p.bad("not reached yet:"), unreached.ReplaceAllString(trouble, ""))
-		case len(r.Instances) == 0 && trouble == "":
-			line("", "no instance of this Pod")
-		case trouble != "":
-			line("", "%s %s", p.bad("trouble:"), trouble)
-		}
-	}
-	if s.Result != "" {
-		line("last drain", "%s", s.Result)
-	}
-	if l := s.LastDrain; l != nil {
-		line("", "%s, %s ago", causeOf(l.Cause), ago(now.Sub(l.Ended)))
 	}
 }
 
-// unreached is what the error of a registry begins with that has never answered: what was asked of it,
-// and the address, which is on the page already.
+// registry tells what one registry holds, or why that is not known.
+func (t *table) registry(r drain.RegistryStatus) {
+	t.line(r.Kind, "%s", r.URL)
+	for _, i := range r.Instances {
+		t.line("", "%s %s: %s", i.Service, i.ID, i.Status)
+	}
+	switch trouble := sentence.Text(r.Error); {
+	case !r.Reached && trouble == "":
+		t.line("", "not reached yet")
+	case !r.Reached:
+		t.line("", "%s %s", t.paint.bad("not reached yet:"), unreached.ReplaceAllString(trouble, ""))
+	case len(r.Instances) == 0 && trouble == "":
+		t.line("", "no instance of this Pod")
+	case trouble != "":
+		t.line("", "%s %s", t.paint.bad("trouble:"), trouble)
+	}
+}
+
+// unreached is what the error of a registry begins with that has never answered: what was asked of
+// it, and the address, which is on the page already.
 var unreached = regexp.MustCompile(`(?m)^.*? at https?://\S+: (?:tried until the time was over: )?`)
 
 // appLines tell on which ports the app listens, and on which it does not any more.
@@ -190,7 +214,8 @@ func appLines(ports []drain.PortStatus, p paint, now time.Time) []string {
 		if port.Listening {
 			on = append(on, fmt.Sprint(port.Port))
 		} else {
-			off = append(off, fmt.Sprintf("%s on %d for %s", p.bad("not listening"), port.Port, ago(now.Sub(port.Since))))
+			off = append(off, fmt.Sprintf("%s on %d for %s", p.bad("not listening"), port.Port,
+				ago(now.Sub(port.Since))))
 		}
 	}
 	if len(on) > 0 {
@@ -242,7 +267,8 @@ func waitsFor(s drain.Status, now time.Time) string {
 	case s.LingerUntil == nil:
 		return "the registries: until each was left, and shows it to the callers"
 	case s.LingerUntil.After(now):
-		return fmt.Sprintf("callers, whose caches may send requests for another %s", ago(s.LingerUntil.Sub(now)))
+		return fmt.Sprintf("callers, whose caches may send requests for another %s",
+			ago(s.LingerUntil.Sub(now)))
 	}
 	return fmt.Sprintf("%d connections in use", s.Connections.Active)
 }

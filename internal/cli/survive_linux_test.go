@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -331,6 +332,12 @@ func TestAHookThatIsNearlyRightIsToldLoudly(t *testing.T) {
 			return errors.New(p.logs.String())
 		})
 	}
+	if got := p.get(t.Context(), "/readz", "User-Agent", "kube-probe/1.34"); got.code != 404 {
+		t.Errorf("a probe of no path: %+v", got)
+	}
+	if line := p.says("the kubelet probes a path that does not exist, so the probe fails: correct the path of the probe"); line["path"] != "/readz" || line["level"] != "WARN" {
+		t.Errorf("the log says %v", line)
+	}
 	if got := p.get(t.Context(), "/shutdown/", "User-Agent", "kube-lifecycle/1.34"); got.code != 200 || !strings.HasPrefix(got.body, "OK drained") {
 		t.Errorf("with a slash at the end: %+v", got)
 	}
@@ -345,7 +352,7 @@ func TestAHookThatIsNearlyRightIsToldLoudly(t *testing.T) {
 // serveHere serves on a free port and returns the URL.
 func serveHere(t *testing.T, f http.HandlerFunc) string {
 	t.Helper()
-	address := freeAddress(t)
-	serve(t, address, f)
-	return "http://" + address
+	s := httptest.NewServer(f)
+	t.Cleanup(s.Close)
+	return s.URL
 }

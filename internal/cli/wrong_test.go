@@ -5,6 +5,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -73,6 +74,15 @@ func holds(t *testing.T, kind string, a *app) *held {
 	h.app = registrytest.App{Service: "orders", Address: netip.MustParseAddrPort("127.0.0.1:" + a.port)}
 	h.run = h.world.Start(t, h.app)
 	return h
+}
+
+// goesDown ends the front. Nobody else gets its port, where calls are refused from now on.
+func (h *held) goesDown(t *testing.T) {
+	t.Helper()
+	port := h.front.Listener.Addr().(*net.TCPAddr).Port
+	h.front.CloseClientConnections()
+	h.front.Close()
+	occupy(t, port)
 }
 
 // called reports whether callers are sent to the app.
@@ -213,8 +223,7 @@ func TestARegistryThatIsWrong(t *testing.T) {
 					h := holds(t, kind, a)
 					goWrong := func() {
 						if do == nil {
-							h.front.CloseClientConnections()
-							h.front.Close()
+							h.goesDown(t)
 						}
 						h.wrong.Store(&do)
 					}
@@ -376,11 +385,8 @@ func TestARegistryThatComesBackIsLeftWhileDraining(t *testing.T) {
 func TestWithoutACountTheDrainEndsWithTheLinger(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	b, err := os.ReadFile(binary)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(root, "prestop"), b, 0o755)
-	}
-	if err != nil {
+	// A copy would be busy while a process that another test starts has its file from the fork.
+	if err := os.Link(binary, filepath.Join(root, "prestop")); err != nil {
 		t.Fatal(err)
 	}
 	a := newApp(t)

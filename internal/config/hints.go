@@ -20,8 +20,8 @@ func Environ(all []string) Environment {
 	return e
 }
 
-// get returns a variable without the blanks around it; "" if it is not set, or is one that Kubernetes
-// sets for a Service: one named prestop makes PRESTOP_PORT=tcp://….
+// get returns a variable without the blanks around it; "" if it is not set, or is one that
+// Kubernetes sets for a Service: one named prestop makes PRESTOP_PORT=tcp://….
 func (e Environment) get(name string) string {
 	value := strings.TrimSpace(e[name])
 	if serviceLink(value) {
@@ -41,9 +41,9 @@ func (e Environment) only(names []string) Environment {
 	return some
 }
 
-// relaxed returns the variable of a Spring property as Spring finds it, whatever the spelling: a dot
-// may be an underscore, a hyphen an underscore or nothing, and case does not count. The variable that
-// is spelled as name wins.
+// relaxed returns the variable of a Spring property as Spring finds it, whatever the spelling: a
+// dot may be an underscore, a hyphen an underscore or nothing, and case does not count. The
+// variable that is spelled as name wins.
 func (e Environment) relaxed(name string) (found, value string) {
 	if value := e.get(name); value != "" {
 		return name, value
@@ -75,10 +75,12 @@ func serviceLink(value string) bool {
 // nesting bounds placeholders in placeholders, which may go in a circle.
 const nesting = 8
 
-// resolve returns the value with its ${name} and ${name:default}, nested ones too, replaced from the
-// environment as Spring does, or the first placeholder that cannot be. What is not closed is no
+// resolve returns the value with its ${name} and ${name:default}, nested ones too, replaced from
+// the environment as Spring does, or the first placeholder that cannot be. What is not closed is no
 // placeholder.
-func (e Environment) resolve(value string) (resolved, missing string) { return e.resolveAt(value, 0) }
+func (e Environment) resolve(value string) (resolved, missing string) {
+	return e.resolveAt(value, 0)
+}
 
 func (e Environment) resolveAt(value string, depth int) (resolved, missing string) {
 	before, after, found := strings.Cut(value, "${")
@@ -124,7 +126,8 @@ func closing(s string) int {
 	return -1
 }
 
-// cutDefault separates a placeholder's name from its default, at the first colon outside other ones.
+// cutDefault separates a placeholder's name from its default, at the first colon outside other
+// ones.
 func cutDefault(s string) (key, fallback string, found bool) {
 	open := 0
 	for i := range len(s) {
@@ -142,12 +145,14 @@ func cutDefault(s string) (key, fallback string, found bool) {
 
 // Hints are what the app's own variables say of it. They are told in the log, so that a reader sees
 // what the app means. They restrict nothing, since an app registers under other names, groups and
-// ports too.
+// ports too. HeldBack are the kinds of registries in which it registers itself out of service: what
+// is found so there is left so.
 type Hints struct {
 	Services   []string
 	Ports      []uint16
 	Group      string
 	InstanceID string
+	HeldBack   []string
 }
 
 // Attrs are the hints that there are, for a log line.
@@ -160,6 +165,7 @@ func (h Hints) Attrs() []any {
 	}{
 		{"service", h.Services, len(h.Services) > 0}, {"port", h.Ports, len(h.Ports) > 0},
 		{"group", h.Group, h.Group != ""}, {"instance_id", h.InstanceID, h.InstanceID != ""},
+		{"held_back", h.HeldBack, len(h.HeldBack) > 0},
 	} {
 		if a.set {
 			all = append(all, a.key, a.value)
@@ -168,8 +174,9 @@ func (h Hints) Attrs() []any {
 	return all
 }
 
-// hint returns the value of the app's variable for a flag, resolved, and the variable's name: of the
-// first one that can be read. One that cannot is a warning that says what follows. "" if there is none.
+// hint returns the value of the app's variable for a flag, resolved, and the variable's name: of
+// the first one that can be read. One that cannot is a warning that says what follows. "" if there
+// is none.
 func (r *reader) hint(flag, follows string) (name, value string) {
 	var seen []string // two variables may be two spellings of one
 	for _, variable := range Lookup(flag).Variables {
@@ -182,7 +189,8 @@ func (r *reader) hint(flag, follows string) (name, value string) {
 		for _, part := range parts(flag, value) {
 			resolved, missing := r.env.resolve(part)
 			if missing != "" {
-				r.unread(flag, name, value, "the placeholder "+missing+" is set nowhere in the environment", follows)
+				r.unread(flag, name, value,
+					"the placeholder "+missing+" is set nowhere in the environment", follows)
 				continue
 			}
 			all = append(all, strings.TrimSpace(resolved))
@@ -197,7 +205,8 @@ func (r *reader) hint(flag, follows string) (name, value string) {
 // parts are the servers of a list of URLs, each of which may hold a placeholder of its own; another
 // value is one.
 func parts(flag, value string) []string {
-	if !strings.HasSuffix(flag, "-url") || strings.Contains(value, "@") || strings.Contains(value, ";") {
+	if !strings.HasSuffix(flag, "-url") || strings.Contains(value, "@") ||
+		strings.Contains(value, ";") {
 		return []string{value}
 	}
 	var all []string
@@ -238,7 +247,8 @@ func (r *reader) setByHint(flag, follows string) {
 }
 
 // only is what follows where a hint that is only told cannot be read.
-const only = "it is only a hint, and nothing depends on it: instances are found by the Pod's addresses and ports"
+const only = "it is only a hint, and nothing depends on it: instances are found by the Pod's " +
+	"addresses and ports"
 
 // hints reads what is only told of the app.
 func (r *reader) hints() Hints {
@@ -257,16 +267,29 @@ func (r *reader) hints() Hints {
 		}
 		h.Ports = append(h.Ports, uint16(n))
 	}
+	for _, k := range kinds {
+		if r.isHeldBack(k) {
+			h.HeldBack = append(h.HeldBack, k.Name)
+		}
+	}
 	return h
 }
 
-// switchedOff returns the variable by which the app switched the discovery of a kind off; "" if it did
-// not.
+// isHeldBack reports whether the app registers itself out of service in a kind of registry.
+func (r *reader) isHeldBack(k Kind) bool {
+	_, value := r.env.relaxed(k.heldBack[0])
+	value, _ = r.env.resolve(value)
+	return strings.EqualFold(strings.TrimSpace(value), k.heldBack[1])
+}
+
+// switchedOff returns the variable by which the app switched the discovery of a kind off; "" if it
+// did not.
 func (r *reader) switchedOff(k Kind) string {
 	for _, variable := range slices.Concat(k.off, everyOff) {
 		name, value := r.env.relaxed(variable)
 		value, _ = r.env.resolve(value)
-		if slices.Contains([]string{"false", "off", "no", "0"}, strings.ToLower(strings.TrimSpace(value))) {
+		if slices.Contains([]string{"false", "off", "no", "0"},
+			strings.ToLower(strings.TrimSpace(value))) {
 			return name
 		}
 	}
@@ -284,7 +307,8 @@ func (r *reader) registryHints() {
 		for _, variable := range Lookup(k.Flag).Variables {
 			if name, value := r.env.relaxed(variable); value != "" && !r.given(k.Flag) {
 				r.said = append(r.said, fmt.Sprintf(
-					"%s is not used, as the app has its discovery switched off by %s; give --%s if it registers there all the same",
+					"%s is not used, as the app has its discovery switched off by %s; give --%s "+
+						"if it registers there all the same",
 					name, off, k.Flag))
 				break
 			}

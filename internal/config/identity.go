@@ -49,9 +49,9 @@ func (p podSources) addresses() ([]netip.Addr, error) {
 	return all, err
 }
 
-// names are those under which the app may have registered: the host's, and those that /etc/hosts has
-// for one of the addresses, each with and without its domains, and with the search domains. The given
-// ones come first and stay as they are.
+// names are those under which the app may have registered: the host's, and those that /etc/hosts
+// has for one of the addresses, each with and without its domains, and with the search domains. The
+// given ones come first and stay as they are.
 func (p podSources) names(given []string, addresses []netip.Addr) []string {
 	all := slices.Clone(given)
 	add := func(name string) {
@@ -103,11 +103,12 @@ var (
 // isLocalhost reports whether every host is called so.
 func isLocalhost(name string) bool {
 	first, _, _ := strings.Cut(strings.ToLower(name), ".")
-	return slices.Contains([]string{"localhost", "localhost4", "localhost6"}, first) || strings.HasPrefix(first, "ip6-")
+	return slices.Contains([]string{"localhost", "localhost4", "localhost6"}, first) ||
+		strings.HasPrefix(first, "ip6-")
 }
 
-// hostsOf are the names that a hosts file has for one of the addresses. Lines that are none are left
-// out.
+// hostsOf are the names that a hosts file has for one of the addresses. Lines that are none are
+// left out.
 func hostsOf(text []byte, addresses []netip.Addr) []string {
 	var all []string
 	for line := range textLines(text) {
@@ -185,39 +186,45 @@ func addressesAndNames(list []string) (addresses []netip.Addr, names []string, e
 	return addresses, names, nil
 }
 
-// identity sets what the Pod is known by: the addresses and names that are given, and those that are
-// found. With hostNetwork they are those given alone, since the interfaces are the node's.
-func (r *reader) identity(c *Config) {
+// identity reads what the Pod is known by: the addresses and names that are given, and those that
+// are found. With hostNetwork they are those given alone, since the interfaces are the node's.
+func (r *reader) identity() Pod {
+	p := Pod{Services: r.list("service"), Ports: r.ports("port"), Hints: r.hints()}
 	given, names, err := addressesAndNames(r.list("instance-ip"))
 	if err != nil {
-		r.problem("instance-ip", err.Error(), "give the Pod's, by the downward API's status.podIP, or leave it out")
+		r.problem("instance-ip", err.Error(),
+			"give the Pod's, by the downward API's status.podIP, or leave it out")
 	}
 	for _, variable := range Lookup("instance-ip").Variables {
-		given = append(given, r.addressHint(variable, "the addresses of the Pod's interfaces are used")...)
+		given = append(given,
+			r.addressHint(variable, "the addresses of the Pod's interfaces are used")...)
 	}
 	found, err := r.pod.addresses()
 	if err != nil {
-		r.notes = append(r.notes, "the addresses of the Pod's interfaces cannot be read ("+err.Error()+
-			"); set POD_IP by the downward API's status.podIP")
+		r.notes = append(r.notes,
+			"the addresses of the Pod's interfaces cannot be read ("+err.Error()+
+				"); set POD_IP by the downward API's status.podIP")
 	}
 	node := r.addressHint("HOST_IP", "hostNetwork is not noticed by it")
-	c.HostNetwork = slices.ContainsFunc(node, func(a netip.Addr) bool {
+	p.HostNetwork = slices.ContainsFunc(node, func(a netip.Addr) bool {
 		return slices.Contains(given, a) || slices.Contains(found, a)
 	})
-	c.SharedAddress = c.HostNetwork || len(c.Ports) > 0 && slices.ContainsFunc(given, netip.Addr.IsLoopback)
+	p.SharedAddress = p.HostNetwork || len(p.Ports) > 0 &&
+		slices.ContainsFunc(given, netip.Addr.IsLoopback)
 	switch {
-	case !c.HostNetwork:
+	case !p.HostNetwork:
 		given = append(given, found...)
 	case len(given) == 0:
 		given = node
 	}
 	for _, a := range given {
-		if !slices.Contains(c.Addresses, a) {
-			c.Addresses = append(c.Addresses, a)
+		if !slices.Contains(p.Addresses, a) {
+			p.Addresses = append(p.Addresses, a)
 		}
 	}
-	c.givenNames = names
-	c.Names = r.pod.names(names, c.Addresses)
+	p.givenNames = names
+	p.Names = r.pod.names(names, p.Addresses)
+	return p
 }
 
 // addressHint reads a variable of the downward API; what is no address there is a warning.

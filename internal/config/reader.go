@@ -56,8 +56,9 @@ func (r *reader) given(flag string) bool { return r.flags.Changed(flag) && !r.hi
 // byFlag reports whether a flag was set by the command line.
 func (r *reader) byFlag(flag string) bool { return r.given(flag) && r.from[flag] == "--"+flag }
 
-// unknownVariables tells which PRESTOP_ variables are no setting, each with the one that was probably
-// meant. Those that Kubernetes sets for a Service whose name begins with prestop are not among them.
+// unknownVariables tells which PRESTOP_ variables are no setting, each with the one that was
+// probably meant. Those that Kubernetes sets for a Service whose name begins with prestop are not
+// among them.
 func unknownVariables(env Environment) []string {
 	var all, known []string
 	for _, s := range settings {
@@ -71,7 +72,8 @@ func unknownVariables(env Environment) []string {
 			continue
 		}
 		text := name + " is no setting of prestop and does nothing"
-		if near := Nearest(strings.TrimPrefix(name, "PRESTOP_"), trimmed(known, "PRESTOP_")); near != "" {
+		if near := Nearest(strings.TrimPrefix(name, "PRESTOP_"),
+			trimmed(known, "PRESTOP_")); near != "" {
 			text += "; is PRESTOP_" + near + " meant?"
 		}
 		all = append(all, text)
@@ -149,8 +151,9 @@ func shown(flag, value string) string {
 	return value
 }
 
-// withoutUserinfo blanks a list of URLs from where the first one's userinfo may begin to where the last one's ends. Nothing
-// less is safe in a list that is not right: a password with a comma or a slash in it looks like two URLs.
+// withoutUserinfo blanks a list of URLs from where the first one's userinfo may begin to where the
+// last one's ends. Nothing less is safe in a list that is not right: a password with a comma or a
+// slash in it looks like two URLs.
 func withoutUserinfo(list string) string {
 	at := strings.LastIndex(list, "@")
 	if at < 0 {
@@ -164,11 +167,13 @@ func withoutUserinfo(list string) string {
 }
 
 func (r *reader) string(flag string) string {
-	return strings.TrimSpace(r.flags.Lookup(flag).Value.String()) // every flag read here is declared in settings.go
+	// every flag read here is declared in settings.go
+	return strings.TrimSpace(r.flags.Lookup(flag).Value.String())
 }
 
-// lines returns the values of a flag that may be given more than once: one a line, as in a variable, where a comma parts two
-// as well if another value begins behind it. A regular expression and a URL may hold commas of their own.
+// lines returns the values of a flag that may be given more than once: one a line, as in a
+// variable, where a comma parts two as well if another value begins behind it. A regular expression
+// and a URL may hold commas of their own.
 func (r *reader) lines(flag string, begin *regexp.Regexp) []string {
 	var all []string
 	for line := range strings.Lines(r.string(flag)) {

@@ -10,8 +10,8 @@ import (
 
 // Setting is one setting: all that is said of it is said in the table.
 type Setting struct {
-	// Flag is its name, without dashes. Its variable is PRESTOP_ and the name in capitals, but a setting
-	// of CommandsOnly has none: it is about one call.
+	// Flag is its name, without dashes. Its variable is PRESTOP_ and the name in capitals, but a
+	// setting of CommandsOnly has none: it is about one call.
 	Flag string
 	// Group is the part of the help in which it stands; "" for a setting of CommandsOnly.
 	Group string
@@ -64,16 +64,20 @@ const (
 var settings = []Setting{
 	{
 		Flag: "eureka-url", Group: everybody,
-		Variables: []string{"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE", "EUREKA_CLIENT_SERVICE_URL_DEFAULTZONE"},
-		Usage: "comma list of Eureka service `URLs` as the app has them; user:password@ is basic " +
-			"auth; a semicolon before those of another cluster; empty: no Eureka",
+		Variables: []string{
+			"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE", "EUREKA_CLIENT_SERVICE_URL_DEFAULTZONE",
+		},
+		Usage: "comma list of Eureka service `URLs` as the app has them; user:password@ is " +
+			"basic auth; a semicolon before those of another cluster; empty: no Eureka",
 	},
 	{
 		Flag: "nacos-url", Group: everybody,
-		Variables: []string{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR", "SPRING_CLOUD_NACOS_SERVER_ADDR"},
-		Usage: "comma list of Nacos servers, `host:port` or URL; port 8848 and context path /nacos " +
-			"unless given, http://host:8848/ is the root; a semicolon before those of another " +
-			"cluster; empty: no Nacos",
+		Variables: []string{
+			"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR", "SPRING_CLOUD_NACOS_SERVER_ADDR",
+		},
+		Usage: "comma list of Nacos servers, `host:port` or URL; port 8848 and context path " +
+			"/nacos unless given, http://host:8848/ is the root; a semicolon before those of " +
+			"another cluster; empty: no Nacos",
 	},
 	{
 		Flag: "grace-period", Group: everybody, Default: "30s",
@@ -81,33 +85,33 @@ var settings = []Setting{
 	},
 	{
 		Flag: "linger", Group: everybody,
-		Usage: "`time` that callers may go on after the registries were read back; 0: none; empty: " +
-			"by registry (none 3s, Nacos 47s, Eureka until its cache shows it, then 67s)",
+		Usage: "`time` that callers may go on after the registries were read back; 0: none; " +
+			"empty: by registry (none 3s, Nacos 47s, Eureka until its cache shows it, then 67s)",
 	},
 	{
 		Flag: "port", Group: everybody, HintOnly: true,
 		Variables: []string{"SERVER_PORT"},
-		Usage: "comma list of the app's `ports`; empty or 0: every port that is registered or that " +
-			"the Pod listens on, but ours and the excluded; required with hostNetwork",
+		Usage: "comma list of the app's `ports`; empty or 0: every port that is registered or " +
+			"that the Pod listens on, but ours and the excluded; required with hostNetwork",
 	},
 	{
 		Flag: "instance-ip", Group: identity,
 		Variables: []string{"POD_IP", "POD_IPS"},
-		Usage: "comma list of `addresses` or host names by which the app registers, besides those " +
-			"of this Pod (with hostNetwork: instead); an instance is this Pod's if its address " +
-			"and its port are; empty: those of this Pod",
+		Usage: "comma list of `addresses` or host names by which the app registers, besides " +
+			"those of this Pod (with hostNetwork: instead); an instance is this Pod's if its " +
+			"address and its port are; empty: those of this Pod",
 	},
 	{
 		Flag: "service", Group: identity, HintOnly: true,
 		Variables: []string{"SPRING_APPLICATION_NAME"},
-		Usage: "comma list of `names`: no other service is looked at; empty: every service in which " +
-			"the Pod's address is registered",
+		Usage: "comma list of `names`: no other service is looked at; empty: every service in " +
+			"which the Pod's address is registered",
 	},
 	{
 		Flag: "eureka-instance-id", Group: identity, HintOnly: true,
 		Variables: []string{"EUREKA_INSTANCE_INSTANCE_ID", "EUREKA_INSTANCE_INSTANCEID"},
-		Usage: "`ID` of the one instance that is the app's; empty: found by the Pod's addresses and " +
-			"ports",
+		Usage: "`ID` of the one instance that is the app's; empty: found by the Pod's addresses " +
+			"and ports",
 	},
 	{
 		Flag: "nacos-namespace", Group: identity, Default: "public",
@@ -121,7 +125,8 @@ var settings = []Setting{
 	},
 	{
 		Flag: "exclude-port", Group: identity,
-		Usage: "comma list of `ports` that do not count, e.g. those of other sidecars; empty: none",
+		Usage: "comma list of `ports` that do not count, e.g. those of other sidecars; empty: " +
+			"none",
 	},
 	{
 		Flag: "nacos-username", Group: access,
@@ -153,8 +158,8 @@ var settings = []Setting{
 	},
 	{
 		Flag: "registry-timeout", Group: access, Default: "10s",
-		Usage: "longest `time` to try to leave or rejoin a registry before going on without; it is " +
-			"tried on in the background; more than 0",
+		Usage: "longest `time` to try to leave or rejoin a registry before going on without; it " +
+			"is tried on in the background; more than 0",
 	},
 	{
 		Flag: "reserve", Group: duration, Default: "5s",
@@ -163,22 +168,23 @@ var settings = []Setting{
 	},
 	{
 		Flag: "quiet-period", Group: duration,
-		Usage: "end the linger early once no client has connected or sent a byte for this `time`; " +
-			"0, off or empty: never",
+		Usage: "end the linger early once no client has connected or sent a byte for this " +
+			"`time`; 0, off or empty: never",
 	},
 	{
 		Flag: "min-open-connections", Group: duration, Form: Number, Default: "0",
-		Usage: "the drain is over at this `number` of connections in use; 0, the default: at none",
+		Usage: "the drain is over at this `number` of connections in use; 0, the default: at " +
+			"none",
 	},
 	{
 		Flag: "idle-after", Group: duration, Default: "5s",
-		Usage: "a connection answered and then quiet for this `time` is not in use; 0: every open " +
-			"connection is in use",
+		Usage: "a connection answered and then quiet for this `time` is not in use; 0: every " +
+			"open connection is in use",
 	},
 	{
 		Flag: "request-timeout", Group: duration, Default: "60s",
-		Usage: "a request without a byte either way for this `time` is not believed in flight any " +
-			"more; 0: it is believed for ever",
+		Usage: "a request without a byte either way for this `time` is not believed in flight " +
+			"any more; 0: it is believed for ever",
 	},
 	{
 		Flag: "count", Group: counting, Default: "auto",
@@ -187,8 +193,8 @@ var settings = []Setting{
 	},
 	{
 		Flag: "exclude-peer", Group: counting,
-		Usage: "comma list of client addresses or `CIDRs` that do not count, e.g. scrapers; empty: " +
-			"none",
+		Usage: "comma list of client addresses or `CIDRs` that do not count, e.g. scrapers; " +
+			"empty: none",
 	},
 	{
 		Flag: "metrics-url", Group: counting,
@@ -202,8 +208,8 @@ var settings = []Setting{
 	},
 	{
 		Flag: "metric-exclude", Group: counting, Form: Repeatable,
-		Usage: "`label=regexp` of series to leave out; the expression must match the whole value; " +
-			"repeatable; empty: none",
+		Usage: "`label=regexp` of series to leave out; the expression must match the whole " +
+			"value; repeatable; empty: none",
 	},
 	{
 		Flag: "drain-call", Group: telling, Form: Repeatable,
@@ -224,23 +230,24 @@ var settings = []Setting{
 	},
 	{
 		Flag: "termination-log", Group: telling, Default: "/dev/termination-log",
-		Usage: "`file` that gets the outcome in a line if it can be written, which kubectl describe " +
-			"pod shows; empty: none",
+		Usage: "`file` that gets the outcome in a line if it can be written, which kubectl " +
+			"describe pod shows; empty: none",
 	},
 	{
-		Flag: "listen", Group: hooks, Default: ":8090", Of: []string{"shutdown", "resume", "status"},
-		Usage: "`address` for the hook, probes and metrics; the kubelet calls from the node, so all " +
-			"addresses",
+		Flag: "listen", Group: hooks, Default: ":8090",
+		Of: []string{"shutdown", "resume", "status"},
+		Usage: "`address` for the hook, probes and metrics; the kubelet calls from the node, so " +
+			"all addresses",
 	},
 	{
 		Flag: "token", Group: hooks, Secret: true, Of: []string{"shutdown", "resume"},
-		Usage: "`secret` that /shutdown, /stopping and /resume require as a bearer token; better by " +
-			"the variable or the file; empty: none",
+		Usage: "`secret` that /shutdown, /stopping and /resume require as a bearer token; " +
+			"better by the variable or the file; empty: none",
 	},
 	{
 		Flag: "token-file", Group: hooks, Of: []string{"shutdown", "resume"},
-		Usage: "`file` with that secret, read anew again and again: every one that it has had since " +
-			"the start is good",
+		Usage: "`file` with that secret, read anew again and again: every one that it has had " +
+			"since the start is good",
 	},
 	{
 		Flag: "log-format", Group: logging, Default: "json",
@@ -252,7 +259,8 @@ var settings = []Setting{
 	},
 	{
 		Flag: "output", Default: "text", Of: []string{"status", "check"}, CommandsOnly: true,
-		Usage: "`format` of what a command tells: text for people, json for programs; of status and check",
+		Usage: "`format` of what a command tells: text for people, json for programs; of status " +
+			"and check",
 	},
 	{
 		Flag: "watch", Form: Switch, Default: "false", Of: []string{"status"}, CommandsOnly: true,

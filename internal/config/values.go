@@ -16,8 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"prestop/drain/conns"
 	"prestop/drain/endpoint"
+	"prestop/drain/scrape"
 	"prestop/registry"
 )
 
@@ -47,8 +47,8 @@ func portOf(address string) (uint16, error) {
 }
 
 // clusters reads the servers of each registry of a kind: clusters separated by semicolons, their
-// servers by commas. One server in two clusters would be told by two reconcilers that do not know of
-// each other. Of the app's own list what cannot be read is a warning, and the rest is used.
+// servers by commas. One server in two clusters would be told by two reconcilers that do not know
+// of each other. Of the app's own list what cannot be read is a warning, and the rest is used.
 func (r *reader) clusters(k Kind) [][]*url.URL {
 	flag := k.Flag
 	var all [][]*url.URL
@@ -57,11 +57,13 @@ func (r *reader) clusters(k Kind) [][]*url.URL {
 		var cluster []*url.URL
 		for _, s := range split(list) {
 			u, wrong := r.server(k, s)
-			remedy := "give http://host:port/path, several separated by commas, several clusters by semicolons; special characters of a password as %XX"
+			remedy := "give http://host:port/path, several separated by commas, several clusters " +
+				"by semicolons; special characters of a password as %XX"
 			if wrong == "" {
 				if first, ok := in[registry.Redact(u)]; ok && first != n {
 					wrong = "has " + registry.Redact(u) + " in two clusters"
-					remedy = "separate the servers of one cluster by commas; a semicolon is before another one"
+					remedy = "separate the servers of one cluster by commas; a semicolon is " +
+						"before another one"
 				}
 			}
 			switch {
@@ -71,7 +73,8 @@ func (r *reader) clusters(k Kind) [][]*url.URL {
 			case r.hinted[flag] && !strings.Contains(r.string(flag), "@"):
 				r.unread(flag, r.from[flag], s, "it "+wrong, "it is left out; give it by --"+flag)
 			case r.hinted[flag]: // a password with a comma in it looks like two URLs
-				r.unread(flag, r.from[flag], r.string(flag), "it "+wrong, "none of it is used; give it by --"+flag)
+				r.unread(flag, r.from[flag], r.string(flag), "it "+wrong,
+					"none of it is used; give it by --"+flag)
 				return nil
 			default:
 				r.problem(flag, wrong, remedy)
@@ -108,7 +111,8 @@ func usable(u *url.URL) error {
 	return nil
 }
 
-// plainURLError leaves out the URL, and, where that may hold a password, the part that url.Parse stumbled over.
+// plainURLError leaves out the URL, and, where that may hold a password, the part that url.Parse
+// stumbled over.
 func plainURLError(list string, err error) string {
 	u := (*url.Error)(nil)
 	switch {
@@ -129,25 +133,28 @@ var (
 )
 
 // metrics are what --count prometheus counts.
-func (r *reader) metrics() conns.Metrics {
-	var m conns.Metrics
+func (r *reader) metrics() scrape.Metrics {
+	var m scrape.Metrics
 	if s := r.string("metrics-url"); s != "" {
 		var err error
 		if m.URL, err = endpoint.Parse(s); err != nil {
-			r.problem("metrics-url", err.Error(), "give http://host:port/path or unix:///path/of.sock:/path")
+			r.problem("metrics-url", err.Error(),
+				"give http://host:port/path or unix:///path/of.sock:/path")
 		}
 	}
 	for _, name := range r.lines("metric", anything) {
 		if !metricName.MatchString(name) {
-			r.problem("metric", "is not the name of a metric", "give it without labels, e.g. envoy_http_downstream_cx_active")
+			r.problem("metric", "is not the name of a metric",
+				"give it without labels, e.g. envoy_http_downstream_cx_active")
 		} else if !slices.Contains(m.Names, name) {
 			m.Names = append(m.Names, name)
 		}
 	}
 	for i, s := range r.lines("metric-exclude", labelFirst) {
-		e, err := conns.ParseExclusion(s)
+		e, err := scrape.ParseExclusion(s)
 		if err != nil {
-			r.problem("metric-exclude", ordinal(i, err.Error()), "give e.g. envoy_http_conn_manager_prefix=admin|stats.*")
+			r.problem("metric-exclude", ordinal(i, err.Error()),
+				"give e.g. envoy_http_conn_manager_prefix=admin|stats.*")
 		}
 		m.Exclude = append(m.Exclude, e)
 	}
@@ -157,14 +164,17 @@ func (r *reader) metrics() conns.Metrics {
 // calls are what is called when a drain begins.
 func (r *reader) calls() []endpoint.Call {
 	var all []endpoint.Call
-	const remedy = "give e.g. 'POST http://127.0.0.1:9001/healthcheck/fail' or 'POST unix:///admin/admin.sock:/healthcheck/fail'"
+	const remedy = "give e.g. 'POST http://127.0.0.1:9001/healthcheck/fail' or 'POST " +
+		"unix:///admin/admin.sock:/healthcheck/fail'"
 	for i, s := range r.lines("drain-call", methodThen) {
 		method, url, _ := strings.Cut(strings.ReplaceAll(s, "\t", " "), " ")
 		method = strings.ToUpper(method)
 		e, err := endpoint.Parse(strings.TrimSpace(url))
 		switch {
-		case !slices.Contains([]string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, method):
-			r.problem("drain-call", ordinal(i, "does not begin with GET, POST, PUT, PATCH or DELETE"), remedy)
+		case !slices.Contains([]string{http.MethodGet, http.MethodPost, http.MethodPut,
+			http.MethodPatch, http.MethodDelete}, method):
+			r.problem("drain-call",
+				ordinal(i, "does not begin with GET, POST, PUT, PATCH or DELETE"), remedy)
 		case err != nil:
 			r.problem("drain-call", ordinal(i, "has a URL that "+err.Error()), remedy)
 		}
@@ -202,38 +212,9 @@ func nacosURL(s string, hint bool) (*url.URL, error) {
 	return u, nil
 }
 
-// secret reads a secret that is given, or its file. The command line beats the environment, and a
-// setting the app's own.
-func (r *reader) secret(flag string) Secret {
-	s := Secret{value: r.string(flag), file: r.string(flag + "-file")}
-	if s.value != "" && s.file != "" {
-		switch {
-		case r.byFlag(flag) && !r.byFlag(flag+"-file"):
-			s.file = ""
-		case r.byFlag(flag+"-file") && !r.byFlag(flag), r.hinted[flag]:
-			s.value = ""
-		default:
-			r.problem(flag+"-file", "is given beside "+r.from[flag], "give one of the two")
-		}
-	}
-	if s.file != "" {
-		if _, err := s.Get(); err != nil {
-			r.problem(flag+"-file", "cannot be used: "+plainFileError(err), "mount the Secret there, readable for this user")
-		}
-	}
-	return s
-}
-
-// plainFileError leaves out the operation and the path.
-func plainFileError(err error) string {
-	if p := (*os.PathError)(nil); errors.As(err, &p) {
-		return p.Err.Error()
-	}
-	return "it is empty"
-}
-
 func (r *reader) tls() *tls.Config {
-	ca, cert, key := r.string("registry-ca-file"), r.string("registry-cert-file"), r.string("registry-key-file")
+	ca := r.string("registry-ca-file")
+	cert, key := r.string("registry-cert-file"), r.string("registry-key-file")
 	if ca == "" && cert == "" && key == "" {
 		return nil
 	}
@@ -242,7 +223,8 @@ func (r *reader) tls() *tls.Config {
 		pem, err := os.ReadFile(ca)
 		c.RootCAs = x509.NewCertPool()
 		if err != nil || !c.RootCAs.AppendCertsFromPEM(pem) {
-			r.problem("registry-ca-file", "holds no certificate that can be read", "give a PEM file of the CA")
+			r.problem("registry-ca-file", "holds no certificate that can be read",
+				"give a PEM file of the CA")
 		}
 	}
 	switch {
@@ -253,14 +235,17 @@ func (r *reader) tls() *tls.Config {
 	case cert != "":
 		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
-			r.problem("registry-cert-file", "does not load together with --registry-key-file: "+err.Error(), "give PEM files that belong together")
+			r.problem("registry-cert-file",
+				"does not load together with --registry-key-file: "+err.Error(), "give PEM files "+
+					"that belong together")
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
 	return c
 }
 
-// duration reads a time: Go's form, or a bare number of seconds as in terminationGracePeriodSeconds.
+// duration reads a time: Go's form, or a bare number of seconds as in
+// terminationGracePeriodSeconds.
 func (r *reader) duration(flag string, positive bool) time.Duration {
 	s := r.string(flag)
 	d, err := time.ParseDuration(s)
@@ -271,7 +256,8 @@ func (r *reader) duration(flag string, positive bool) time.Duration {
 	case err != nil:
 		r.problem(flag, "is not a time", "give e.g. 30s, 1m30s or a number of seconds")
 	case d < 0 || positive && d == 0:
-		r.problem(flag, "is too short: it must be "+map[bool]string{true: "more than 0", false: "0 or more"}[positive], "give e.g. 30s")
+		r.problem(flag, "is too short: it must be "+map[bool]string{true: "more than 0",
+			false: "0 or more"}[positive], "give e.g. 30s")
 	}
 	return d
 }
@@ -309,10 +295,19 @@ func (r *reader) prefixes(flag string) []netip.Prefix {
 			p, err = netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
 		}
 		if err != nil {
-			r.problem(flag, "is not a comma list of addresses or CIDRs", "give e.g. 10.0.0.7, 10.1.0.0/16, fd00::/8")
+			r.problem(flag, "is not a comma list of addresses or CIDRs",
+				"give e.g. 10.0.0.7, 10.1.0.0/16, fd00::/8")
 			return nil
 		}
 		all = append(all, p.Masked())
 	}
 	return all
+}
+
+func (r *reader) listen() string {
+	s := r.string("listen")
+	if _, err := portOf(s); err != nil {
+		r.problem("listen", "is not an address to listen on", "give host:port or :port, e.g. :8090")
+	}
+	return s
 }

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// maxConns is how many connections the server holds at once, parked callers of the hook apart. Each
-	// may cost 20 KiB, and the container has 16 to 32 MiB: three thousand that send half a header would
-	// end the sidecar, and the hook with it.
+	// maxConns is how many connections the server holds at once, parked callers of the hook apart.
+	// Each may cost 20 KiB, and the container has 16 to 32 MiB: three thousand that send half a
+	// header would end the sidecar, and the hook with it.
 	maxConns = 512
 	// minAge protects a new connection from eviction, so that a burst of callers cannot evict one
 	// another before their requests arrive.
@@ -20,8 +20,8 @@ const (
 )
 
 // connLimiter keeps the connections to maxConns. When it is full, it closes the oldest one whose
-// request is not being answered. So a client that holds connections open without asking for anything
-// keeps nobody else out.
+// request is not being answered. So a client that holds connections open without asking for
+// anything keeps nobody else out.
 type connLimiter struct {
 	mu    sync.Mutex
 	conns map[net.Conn]*list.Element
@@ -41,8 +41,9 @@ func newConnLimiter() *connLimiter {
 	return &connLimiter{conns: map[net.Conn]*list.Element{}, order: list.New(), freed: make(chan struct{}, 1)}
 }
 
-// accept is the server's ConnContext, which is called for each connection before the next is accepted.
-// It blocks until there is room: when a connection is answered, is closed, or reaches minAge.
+// accept is the server's ConnContext, which is called for each connection before the next is
+// accepted. It blocks until there is room: when a connection is answered, is closed, or reaches
+// minAge.
 func (l *connLimiter) accept(ctx context.Context, conn net.Conn) context.Context {
 	for wait := l.makeRoom(time.Now()); wait > 0; wait = l.makeRoom(time.Now()) {
 		timer := time.NewTimer(wait)
@@ -59,8 +60,8 @@ func (l *connLimiter) accept(ctx context.Context, conn net.Conn) context.Context
 	return context.WithValue(ctx, trackedConnKey{}, c)
 }
 
-// makeRoom returns 0 when there is room for another connection, else how long to wait before the next
-// try.
+// makeRoom returns 0 when there is room for another connection, else how long to wait before the
+// next try.
 func (l *connLimiter) makeRoom(now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -13,7 +13,8 @@ import (
 	"prestop/registry"
 )
 
-// family is one metric with its samples. Prometheus' own library would write it too, for 1.7 MB in every Pod.
+// family is one metric with its samples. Prometheus' own library would write it too, for 1.7 MB in
+// every Pod.
 type family struct {
 	name, help, kind string
 	samples          []sample
@@ -51,8 +52,8 @@ func (l labels) String() string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// metrics writes f and the requests to the registries in the Prometheus text format. Every name starts
-// with prestop_, and the texts of every label but build_info's come from a short list.
+// metrics writes f and the requests to the registries in the Prometheus text format. Every name
+// starts with prestop_, and the texts of every label but build_info's come from a short list.
 func metrics(f drain.Figures, traffic map[string]*registry.Traffic, version string) []byte {
 	label := func(name, text string) []sample { return []sample{{labels: labels{name, text}, value: 1}} }
 	families := []family{

@@ -34,7 +34,8 @@ func scraped(t *testing.T, p *pod, version string) map[string]*dto.MetricFamily 
 	return families
 }
 
-// value is the sample of a family with one label's text, as a gauge or a counter; it fails if there is none.
+// value is the sample of a family with one label's text, as a gauge or a counter; it fails if there
+// is none.
 func value(t *testing.T, families map[string]*dto.MetricFamily, name, label string) float64 {
 	t.Helper()
 	for _, m := range families[name].GetMetric() {
@@ -101,7 +102,8 @@ func TestEveryMetricIsInTheDocumentation(t *testing.T) {
 	})
 }
 
-// TestMetricsTellTheRequestsToTheRegistries makes real ones; the histogram is one that Prometheus' parser takes.
+// TestMetricsTellTheRequestsToTheRegistries makes real ones; the histogram is one that Prometheus'
+// parser takes.
 func TestMetricsTellTheRequestsToTheRegistries(t *testing.T) {
 	answers := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {

@@ -24,8 +24,8 @@ import (
 
 // Options are the settings of the HTTP side.
 type Options struct {
-	// Tokens, if it is not nil and returns any, are those of which one is required as a bearer token on
-	// /shutdown, /stopping and /resume. With an error and no token every call is refused.
+	// Tokens, if it is not nil and returns any, are those of which one is required as a bearer
+	// token on /shutdown, /stopping and /resume. With an error and no token every call is refused.
 	Tokens func() ([]string, error)
 	// ReadyWhenRegistered and UnreadyWhenDraining change /readyz.
 	ReadyWhenRegistered, UnreadyWhenDraining bool
@@ -65,9 +65,10 @@ type route struct {
 	answer http.HandlerFunc
 }
 
-// NewServer returns the HTTP server in front of d: the public paths and nothing else, every other one
-// 404, another method 405. A slash at the end of a path changes nothing. Connections, headers and
-// bodies are bounded and timed, but for the answer of /shutdown, which comes when the drain ends.
+// NewServer returns the HTTP server in front of d: the public paths and nothing else, every other
+// one 404, another method 405. A slash at the end of a path changes nothing. Connections, headers
+// and bodies are bounded and timed, but for the answer of /shutdown, which comes when the drain
+// ends.
 func NewServer(d *drain.Drain, o Options) *Server {
 	h := &handler{drain: d, Options: o, waiters: &waiters{}}
 	h.routes = map[string]route{
@@ -95,14 +96,18 @@ func NewServer(d *drain.Drain, o Options) *Server {
 	}}
 }
 
-// serve finds the path. HEAD is refused like any other method that is not named: one that is said to
-// be safe must not start a drain.
+// serve finds the path. HEAD is refused like any other method that is not named: one that is said
+// to be safe must not start a drain.
 func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	at := path.Clean("/" + r.URL.Path)
 	to, found := h.routes[at]
 	if isHook(r) && !slices.Contains(hooks, at) {
 		h.Log.Warn("the kubelet called a path that stops nothing, and takes any answer for success: "+
 			"correct the path of the lifecycle hook", "path", r.URL.Path, "right", rightHook(at), "from", hostOf(r.RemoteAddr))
+	}
+	if !found && strings.HasPrefix(strings.ToLower(r.UserAgent()), "kube-probe") {
+		h.Log.Warn("the kubelet probes a path that does not exist, so the probe fails: "+
+			"correct the path of the probe", "path", r.URL.Path, "right", "/readyz or /healthz", "from", hostOf(r.RemoteAddr))
 	}
 	switch {
 	case !found:
@@ -166,7 +171,8 @@ func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := http.NewResponseController(w)
-	// The drain has its own deadline; a caller that goes away ends r's context, and cancels nothing.
+	// The drain has its own deadline; a caller that goes away ends r's context, and cancels
+	// nothing.
 	err := errors.Join(c.SetWriteDeadline(time.Time{}), c.SetReadDeadline(time.Time{}))
 	if err != nil {
 		h.Log.Debug("cannot take the timeouts off a hook", "error", err)
@@ -178,7 +184,8 @@ func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
 		h.Log.Warn("a caller of the hook went away; the drain goes on", "from", r.RemoteAddr, "after", time.Since(began).Round(time.Millisecond).String())
 		return
 	}
-	// The read deadline too: before the answer of a POST goes out, what is left of its body is read.
+	// The read deadline too: before the answer of a POST goes out, what is left of its body is
+	// read.
 	end := time.Now().Add(ioTimeout)
 	if err := errors.Join(c.SetWriteDeadline(end), c.SetReadDeadline(end)); err != nil {
 		h.Log.Debug("cannot bound the answer of a hook", "error", err)
@@ -233,7 +240,8 @@ func (h *handler) status(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(append(body, '\n')) // the reader went away
 }
 
-// answerLimit bounds an answer: the kubelet reads no more than 10 KiB, and others shall not have to.
+// answerLimit bounds an answer: the kubelet reads no more than 10 KiB, and others shall not have
+// to.
 const answerLimit = 10 << 10
 
 // marshalBounded returns s as JSON of less than answerLimit: as many instances of each registry are

@@ -69,7 +69,8 @@ func (w *waiters) answer(d *drain.Drain) {
 	text := fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n",
 		code, http.StatusText(code), len(line)+1, line)
 	for _, conn := range parked {
-		// Nothing was written to it before, so the kernel takes it at once: none can hold up the next.
+		// Nothing was written to it before, so the kernel takes it at once: none can hold up the
+		// next.
 		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = conn.Write([]byte(text)) // it may have gone away
 		_ = conn.Close()

@@ -22,9 +22,9 @@ const (
 
 // Folder is a [slog.Handler] that makes one line of those that repeat: the first passes at once,
 // the others of the next minute are one line with their number, as the attribute "times". Lines are
-// of one kind if their level, message and attributes are the same, where numbers in other attributes
-// than those that name something (a registry, a file, an instance) do not count: a client's port, a
-// duration, an address.
+// of one kind if their level, message and attributes are the same, where numbers in other
+// attributes than those that name something (a registry, a file, an instance) do not count: a
+// client's port, a duration, an address.
 type Folder struct {
 	next  slog.Handler
 	names string // the attributes of With, as part of the kind

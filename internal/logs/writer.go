@@ -33,7 +33,8 @@ type Writer struct {
 func NewWriter(to io.Writer, lost func(n int) []byte) *Writer {
 	w := &Writer{
 		to: to, lost: lost,
-		lines: make(chan []byte, queued), sync: make(chan chan struct{}, 1), stop: make(chan struct{}),
+		lines: make(chan []byte, queued), sync: make(chan chan struct{},
+			1), stop: make(chan struct{}),
 	}
 	go w.run()
 	return w
@@ -65,7 +66,8 @@ func (w *Writer) Flush(within time.Duration) {
 	}
 }
 
-// Stop ends the goroutine. One that hangs in a write ends with that. Lines that come later are lost.
+// Stop ends the goroutine. One that hangs in a write ends with that. Lines that come later are
+// lost.
 func (w *Writer) Stop() { w.once.Do(func() { close(w.stop) }) }
 
 func (w *Writer) drop(n int) {

@@ -1,12 +1,16 @@
-// Command mutate tells how much of the product's code its tests hold: it changes the code in one place, runs the tests of
-// that package, and prints whether a test has failed (killed) or none has (survived).
+// Command mutate tells how much of the product's code its tests hold: it changes the code in one
+// place, runs the tests of that package, and prints whether a test has failed (killed) or none has
+// (survived).
 //
 //	mutate [-n 40] [-seed 1] [-parallel 1] [-timeout 0] [-least 0] PACKAGE…      e.g. ./drain ./registry/...
 //
-// The mutants are a random sample: conditions negated, && and || exchanged, statements dropped, constants halved and
-// doubled, an error that is returned as nil. The sources stay as they are; go build's overlay replaces a file, also for the
-// binary that a test builds. A mutant that does not compile is not counted, and another is drawn for it. Tests that do not
-// end within the time bound have killed it.
+// Each is tried with -short first, and only one that survives that with all tests.
+//
+// The mutants are a random sample: conditions negated, && and || exchanged, statements dropped,
+// constants halved and doubled, an error that is returned as nil. The sources stay as they are; go
+// build's overlay replaces a file, also for the binary that a test builds. A mutant that does not
+// compile is not counted, and another is drawn for it. Tests that do not end within the time bound
+// have killed it.
 package main
 
 import (
@@ -248,7 +252,14 @@ func (r *runner) tests(ctx context.Context, p pkg, m *mutant, source []byte, tim
 			return broken, out, ctx.Err()
 		}
 	}
-	out, err := r.command(bounded, flags, "test", "-count=1", "-vet=off", "-failfast", "-timeout=0", p.ImportPath)
+	run := []string{"test", "-count=1", "-vet=off", "-failfast", "-timeout=0", p.ImportPath}
+	if m != nil { // most are killed by the short tests
+		out, err := r.command(bounded, flags, append(run, "-short")...)
+		if err != nil && ctx.Err() == nil && bounded.Err() == nil {
+			return caught, out, nil
+		}
+	}
+	out, err := r.command(bounded, flags, run...)
 	switch {
 	case ctx.Err() != nil:
 		return 0, "", ctx.Err()
@@ -260,7 +271,8 @@ func (r *runner) tests(ctx context.Context, p pkg, m *mutant, source []byte, tim
 	return survived, out, nil
 }
 
-// command runs go; with ctx's end its whole process group ends, since tests start processes of their own.
+// command runs go; with ctx's end its whole process group ends, since tests start processes of
+// their own.
 func (r *runner) command(ctx context.Context, flags string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = r.dir

@@ -120,7 +120,8 @@ func (m *mutator) negate(cond ast.Expr) {
 	m.replace(cond.Pos(), len(text), "!("+string(text)+")", "negated")
 }
 
-// drop takes a statement out of a block; the lines stay, so that what the compiler and the tests say has the right number.
+// drop takes a statement out of a block; the lines stay, so that what the compiler and the tests
+// say has the right number.
 func (m *mutator) drop(n ast.Node) {
 	switch m.within[len(m.within)-1].(type) {
 	case *ast.BlockStmt, *ast.CaseClause, *ast.CommClause:
