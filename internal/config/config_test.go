@@ -305,6 +305,7 @@ func TestSettingsAreReadLike(t *testing.T) {
 		"a placeholder has a default":                                {environ{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${NACOS:nacos}:${PORT:8848}"}, nil, nacos, "[[http://nacos:8848/nacos]]"},
 		"a placeholder's variable beats its default":                 {environ{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${NACOS:nacos}:1", "NACOS": "other"}, nil, nacos, "[[http://other:1/nacos]]"},
 		"a default may be another placeholder":                       {environ{"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR": "${A:${B:nacos}}:1"}, nil, nacos, "[[http://nacos:1/nacos]]"},
+		"a default may hold a comma":                                 {environ{"SPRING_CLOUD_NACOS_SERVER_ADDR": "${A:n1,${B:n3,n4}},n2:1"}, nil, nacos, "[[http://n1:8848/nacos http://n3:8848/nacos http://n4:8848/nacos http://n2:1/nacos]]"},
 		"a placeholder's variable may hold another":                  {environ{"SPRING_APPLICATION_NAME": "${A}", "A": "${B}", "B": "orders"}, nil, services, "[orders]"},
 		"what is not closed is no placeholder":                       {environ{"SPRING_APPLICATION_NAME": "or${ders"}, nil, services, "[or${ders]"},
 		"our own variables have no placeholders":                     {environ{"PRESTOP_SERVICE": "${A}"}, nil, func(c Config) any { return c.Services }, "[${A}]"},
