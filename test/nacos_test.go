@@ -40,10 +40,19 @@ func nacosClient(t testing.TB, urls []*url.URL, namespace, group string) registr
 	return nacos.New(o)
 }
 
+// nacosHeldBack is nacosClient for an app that registers itself disabled.
+func nacosHeldBack(t testing.TB, urls []*url.URL) registry.Registry {
+	h := client.New(nil, "prestop/test")
+	t.Cleanup(h.Close)
+	return nacos.New(nacos.Options{
+		Servers: urls, HTTP: h, HeldBack: true, Username: "nacos", Password: func() (string, error) { return "nacos", nil },
+	})
+}
+
 // nacosWorld is the contract suite's world of a running server.
 func nacosWorld(n *servers.Nacos) *registrytest.NacosWorld {
 	w := &registrytest.NacosWorld{
-		Servers: []string{n.URL}, Client: nacosClient, Heartbeat: time.Second, Major: n.Major,
+		Servers: []string{n.URL}, Client: nacosClient, HeldBack: nacosHeldBack, Heartbeat: time.Second, Major: n.Major,
 		StartAgain: func(t testing.TB) {
 			t.Helper()
 			if err := n.Kill(); err != nil {

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Counter looks at the TCP sockets of the Pod. netlink.go, proc.go and prometheus.go implement it.
+// Counter looks at the TCP sockets of the Pod. netlink_linux.go and proc_linux.go implement it, and
+// drain/scrape.
 // Its methods may be called by several goroutines; looks are made one after the other.
 type Counter interface {
 	// Source names where the figures come from: "netlink", "proc" or "prometheus".

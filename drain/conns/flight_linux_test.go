@@ -29,8 +29,8 @@ type flight struct {
 	name string
 	// tls is the server's configuration; nil: it speaks in clear.
 	tls *tls.Config
-	// plain: the server speaks in clear to whoever begins so, on the same port. raw: both ends speak without
-	// a protocol.
+	// plain: the server speaks in clear to whoever begins so, on the same port. raw: both ends
+	// speak without a protocol.
 	plain, raw bool
 	// late is by how much the server's process reads late, as in a container that is throttled.
 	late time.Duration
@@ -132,8 +132,8 @@ func (v *caller) pause(d time.Duration) {
 	}
 }
 
-// raw opens a connection on which both ends speak without a protocol: say has one of them send so many bytes,
-// and the other read them.
+// raw opens a connection on which both ends speak without a protocol: say has one of them send so
+// many bytes, and the other read them.
 func (v *caller) raw() (say func(fromClient bool, bytes int)) {
 	c, err := v.outside.Dial(v.ctx, v.port)
 	if err != nil {
@@ -179,7 +179,8 @@ func chain(t *testing.T, n, size int) tls.Certificate {
 	return c
 }
 
-// flights are conversations over HTTP and TLS as clients and servers of today have them, and others.
+// flights are conversations over HTTP and TLS as clients and servers of today have them, and
+// others.
 func flights(t *testing.T) []flight {
 	long, short := chain(t, 3, 500), chain(t, 1, 10)
 	server := func(c tls.Certificate, mutual tls.ClientAuthType) *tls.Config {
@@ -432,8 +433,8 @@ func (l *looker) look(t *testing.T, ports *portSet, each func(m *message, v inus
 	}
 }
 
-// Over a Pod's link no request in flight is ever called idle, whether the connection was looked at all along
-// or only afterwards; and what TCP tells to be idle is.
+// Over a Pod's link no request in flight is ever called idle, whether the connection was looked at
+// all along or only afterwards; and what TCP tells to be idle is.
 func TestNoRequestInFlightIsCalledIdleOverALink(t *testing.T) {
 	for i, mtu := range []int{1500, 1450} {
 		t.Run(fmt.Sprintf("MTU %d", mtu), func(t *testing.T) { flyOver(t, i, mtu) })

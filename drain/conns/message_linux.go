@@ -15,9 +15,9 @@ const (
 	stateListen  = 10
 )
 
-// openStates are the states in which a connection may count. FIN_WAIT2 and TIME_WAIT are none of them:
-// everything was delivered and acknowledged. SYN_RECV is reported for what is kept as NEW_SYN_RECV, so both
-// are asked for.
+// openStates are the states in which a connection may count. FIN_WAIT2 and TIME_WAIT are none of
+// them: everything was delivered and acknowledged. SYN_RECV is reported for what is kept as
+// NEW_SYN_RECV, so both are asked for.
 const openStates = 1<<inuse.Established | 1<<inuse.SynRecv | 1<<inuse.NewSynRecv | 1<<inuse.CloseWait |
 	1<<inuse.FinWait1 | 1<<inuse.Closing | 1<<inuse.LastAck
 
@@ -39,15 +39,13 @@ type message struct {
 
 // from makes it the socket of a dump.
 func (m *message) from(d *sockdiag.Message) {
-	*m = message{
-		connection: connection{
-			localPort: d.ID.SourcePort(), remotePort: d.ID.DestinationPort(),
-			local: d.ID.Source(), remote: d.ID.Destination(),
-		},
-		Sample: inuse.Sample{State: d.State, SynAckRetransmits: d.Retrans, Unread: d.Rqueue, Unacked: d.Wqueue},
-		cookie: d.ID.Cookie(), inode: d.Inode, owner: owner{cgroup: d.CgroupID, uid: d.UID},
-		family: d.Family, id: d.ID,
+	m.localPort, m.remotePort = d.ID.SourcePort(), d.ID.DestinationPort()
+	m.local, m.remote = d.ID.Source(), d.ID.Destination()
+	m.Sample = inuse.Sample{
+		State: d.State, SynAckRetransmits: d.Retrans, Unread: d.Rqueue, Unacked: d.Wqueue,
 	}
+	m.cookie, m.inode, m.owner = d.ID.Cookie(), d.Inode, owner{cgroup: d.CgroupID, uid: d.UID}
+	m.family, m.id, m.opened, m.segments = d.Family, d.ID, false, 0
 	if d.Family == unix.AF_INET {
 		m.local, m.remote = mapped([4]byte(m.local[:])), mapped([4]byte(m.remote[:]))
 	}
@@ -56,7 +54,8 @@ func (m *message) from(d *sockdiag.Message) {
 		return
 	}
 	m.HasClocks = true
-	m.SinceSent, m.SinceReceived = sockdiag.Milliseconds(info.Last_data_sent), sockdiag.Milliseconds(info.Last_data_recv)
+	m.SinceSent = sockdiag.Milliseconds(info.Last_data_sent)
+	m.SinceReceived = sockdiag.Milliseconds(info.Last_data_recv)
 	m.SinceAcked = sockdiag.Milliseconds(info.Last_ack_recv)
 	m.LargestReceived = info.Rcv_mss
 	if d.HasInfo(sockdiag.EndOfBytesReceived) {
@@ -66,13 +65,14 @@ func (m *message) from(d *sockdiag.Message) {
 		m.segments = info.Segs_in
 	}
 	if d.HasInfo(sockdiag.EndOfDataSegsOut) {
-		m.HasSegments, m.SegmentsReceived, m.SegmentsSent = true, info.Data_segs_in, info.Data_segs_out
+		m.HasSegments = true
+		m.SegmentsReceived, m.SegmentsSent = info.Data_segs_in, info.Data_segs_out
 		m.BareACKs = uint16(info.Segs_out - info.Data_segs_out)
 	}
 	if d.HasInfo(sockdiag.EndOfBytesRetrans) {
 		m.BytesSent = info.Bytes_sent - info.Bytes_retrans
-		// The kernel counts the SYN as a byte that was acknowledged (tcp_ack in SYN_SENT) and not as one that
-		// was sent; who accepts a connection never has more acknowledged than sent.
+		// The kernel counts the SYN as a byte that was acknowledged (tcp_ack in SYN_SENT) and not
+		// as one that was sent; who accepts a connection never has more acknowledged than sent.
 		m.opened = info.Bytes_acked > m.BytesSent
 		if info.Bytes_retrans == 0 {
 			return // nothing was sent again but SYN-ACKs
@@ -83,9 +83,10 @@ func (m *message) from(d *sockdiag.Message) {
 	}
 }
 
-// withoutRetransmits is how many of the segments sent were not sent before: what a loss had the kernel send
-// again is no other answer. A SYN-ACK that was sent again as well is in retransmits and was never in sent, so
-// that the result may be too low, as of a server that has answered less. It wraps as sent does.
+// withoutRetransmits is how many of the segments sent were not sent before: what a loss had the
+// kernel send again is no other answer. A SYN-ACK that was sent again as well is in retransmits and
+// was never in sent, so that the result may be too low, as of a server that has answered less. It
+// wraps as sent does.
 func withoutRetransmits(sent, retransmits uint32, bytes uint64) uint32 {
 	if retransmits < sent || bytes > math.MaxUint32 {
 		return sent - retransmits

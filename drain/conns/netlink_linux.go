@@ -24,27 +24,27 @@ type netlinkCounter struct {
 	backlog  backlog
 	listened portSet // the ports that were listened on at the last list
 
-	ends *ends // nil without events
-	ear  *ear  // nil without events
-	rest rest
+	events    *destroyEvents // nil without events
+	closed    *closedConns   // nil without events
+	shortlist shortlist
 }
 
 // openNetlink looks at the listeners once, so that a kernel that refuses is known now.
 func openNetlink(rule Rule, log *slog.Logger) (Counter, error) {
-	n := &netlinkCounter{turn: newTurn(), look: look{rule: rule}, log: log, rest: rest{slow: slowLook}}
+	n := &netlinkCounter{turn: newTurn(), look: look{rule: rule}, log: log, shortlist: shortlist{slow: slowLook}}
 	n.backlog.open("/proc/thread-self/net/netstat")
-	ends, endsErr := openEnds(log)
-	if endsErr == nil {
-		n.ends, n.ear = ends, newEar(&n.look)
-		n.ear.origins = &n.origins
+	events, eventsErr := openDestroyEvents(log)
+	if eventsErr == nil {
+		n.events, n.closed = events, newClosedConns(&n.look)
+		n.closed.origins = &n.origins
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if _, err := n.Listeners(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
-	if endsErr != nil {
-		log.Warn("the kernel does not tell when connections end: they are looked at from time to time"+deafness(rule), "reason", endsErr)
+	if eventsErr != nil {
+		log.Warn("the kernel does not tell when connections end: they are looked at from time to time"+withoutActivity(rule), "reason", eventsErr)
 	}
 	return n, nil
 }
@@ -76,7 +76,7 @@ func (n *netlinkCounter) Listeners(ctx context.Context) ([]Listener, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list listening sockets by netlink: %w", err)
 		}
-		if n.ends == nil || !n.ends.watchListeners(&ports) {
+		if n.events == nil || !n.events.watchListeners(&ports) {
 			return listeners, nil
 		}
 		// One that is listed has its end told from now on, so it must not have ended before.
@@ -95,11 +95,11 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 		return l.end(), nil
 	}
 	l.heard = n.hear() // before the dump: what ended later is in it, or happened after it began
-	n.rest.begin(ports)
+	n.shortlist.begin(ports)
 	o := &n.origins
 	o.begin(&l.rule)
 	n.backlog.begin()
-	restart := func() { l.restart(); n.rest.restart(); o.restart() }
+	restart := func() { l.restart(); n.shortlist.restart(); o.restart() }
 	// Without tcp_info, which is most of the cost, nothing is idle, and nothing tells who opened a connection
 	// to a port that nobody listens on: else do not ask for it.
 	info := l.rule.IdleAfter > 0 || l.rule.Hear || !n.listened.contains(&l.ports)
@@ -124,7 +124,7 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 		}, &l.ports)
 	}
 	if err != nil {
-		n.rest.forget()
+		n.shortlist.forget()
 		return Tally{}, fmt.Errorf("count connections by netlink: %w", err)
 	}
 	for i := range o.suspects {
@@ -136,10 +136,10 @@ func (n *netlinkCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 		}
 	}
 	t := l.end()
-	t.Expired, n.rest.expired = t.Expired+n.rest.expired, 0
-	n.rest.end(t, l.heard)
-	if n.rest.few && n.ear != nil {
-		n.ear.keep(n.rest.all)
+	t.Expired, n.shortlist.expired = t.Expired+n.shortlist.expired, 0
+	n.shortlist.end(t, l.heard)
+	if n.shortlist.few && n.closed != nil {
+		n.closed.keep(n.shortlist.all)
 	}
 	return t, nil
 }
@@ -150,53 +150,53 @@ func (n *netlinkCounter) count(m *message) {
 		m.SynAckRetransmits = 0 // the client is there
 	}
 	if n.look.add(m.connection, &m.Sample, m.cookie) == inuse.InUse {
-		n.rest.add(m)
+		n.shortlist.add(m)
 	}
 }
 
 // hear returns what was heard on connections that have ended.
-func (n *netlinkCounter) hear() heard {
-	if n.ear == nil {
-		return heard{deaf: true}
+func (n *netlinkCounter) hear() activity {
+	if n.closed == nil {
+		return activity{unknown: true}
 	}
-	h := n.ear.hear()
-	if err := n.ear.broken; err != nil {
-		n.ear.broken = nil
-		n.log.Warn("the kernel does not tell any more what was said on connections that end"+deafness(n.look.rule), "error", err)
+	h := n.closed.hear()
+	if err := n.closed.broken; err != nil {
+		n.closed.broken = nil
+		n.log.Warn("the kernel does not tell any more what was said on connections that end"+withoutActivity(n.look.rule), "error", err)
 	}
 	return h
 }
 
 func (n *netlinkCounter) Watch(ports []uint16) {
-	if n.ends != nil {
-		n.ends.watch(ports)
+	if n.events != nil {
+		n.events.watch(ports)
 	}
-	if n.ear == nil || n.turn.take(context.Background()) != nil {
+	if n.closed == nil || n.turn.take(context.Background()) != nil {
 		return
 	}
 	defer n.turn.release()
-	n.rest.forget()
-	if err := n.ear.listen(ports); err != nil {
-		n.log.Warn("the kernel does not tell what was said on connections that end"+deafness(n.look.rule), "error", err)
+	n.shortlist.forget()
+	if err := n.closed.listen(ports); err != nil {
+		n.log.Warn("the kernel does not tell what was said on connections that end"+withoutActivity(n.look.rule), "error", err)
 	}
 }
 
 func (n *netlinkCounter) Ended() <-chan struct{} {
-	if n.ends == nil || n.ends.broken.Load() {
+	if n.events == nil || n.events.broken.Load() {
 		return nil
 	}
-	return n.ends.told
+	return n.events.told
 }
 
 func (n *netlinkCounter) Close() error {
-	if n.ends == nil {
+	if n.events == nil {
 		return nil
 	}
-	if n.ear != nil && n.turn.take(context.Background()) == nil {
-		n.ear.close()
+	if n.closed != nil && n.turn.take(context.Background()) == nil {
+		n.closed.close()
 		n.turn.release()
 	}
-	return n.ends.close()
+	return n.events.close()
 }
 
 // dump calls each for the TCP sockets in states, with tcp_info if info, and with ports only those that have

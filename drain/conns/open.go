@@ -6,11 +6,12 @@ import (
 	"log/slog"
 )
 
-// Sources of a count. Auto is netlink, or proc where that is denied.
+// Sources of a count. Auto is netlink, or proc where that is denied. Prometheus is that of drain/scrape.
 const (
-	Auto    = "auto"
-	Netlink = "netlink"
-	Proc    = "proc"
+	Auto       = "auto"
+	Netlink    = "netlink"
+	Proc       = "proc"
+	Prometheus = "prometheus"
 )
 
 // errNotLinux is why there is no counter on a developer's machine.
@@ -37,7 +38,7 @@ func open(source string, rule Rule, log *slog.Logger, netlink, proc opener) (Cou
 	}
 	c, err := netlink(rule, log)
 	if err == nil {
-		return c, nil
+		return &fallback{current: c, next: func() (Counter, error) { return proc(rule, log) }, log: log}, nil
 	}
 	if errors.Is(err, errNotLinux) {
 		return nil, err
@@ -47,12 +48,12 @@ func open(source string, rule Rule, log *slog.Logger, netlink, proc opener) (Cou
 		return nil, errors.Join(err, procErr)
 	}
 	log.Warn("connections are counted from /proc: every open one counts as in use, idle or not, "+
-		"and the end of one is not told at once"+deafness(rule), "reason", err)
+		"and the end of one is not told at once"+withoutActivity(rule), "reason", err)
 	return c, nil
 }
 
-// deafness is what is lost, besides, where the kernel does not tell when clients last said something.
-func deafness(rule Rule) string {
+// withoutActivity is what is lost, besides, where the kernel does not tell when clients last said something.
+func withoutActivity(rule Rule) string {
 	if !rule.Hear {
 		return ""
 	}

@@ -73,6 +73,55 @@ func TestAutoFallsBackAndSaysWhatIsLost(t *testing.T) {
 	}
 }
 
+// deniedCounter is one that the kernel denies from some moment on.
+type deniedCounter struct {
+	Counter
+	err    error
+	closed bool
+}
+
+func (d *deniedCounter) Count(ctx context.Context, ports []uint16) (Tally, error) {
+	if d.err != nil {
+		return Tally{}, fmt.Errorf("ask: %w", d.err)
+	}
+	return d.Counter.Count(ctx, ports)
+}
+
+func (d *deniedCounter) Close() error { d.closed = true; return d.Counter.Close() }
+
+func TestAutoGoesOnByProcWhereNetlinkIsDeniedMidWay(t *testing.T) {
+	var lines strings.Builder
+	log := slog.New(slog.NewTextHandler(&lines, nil))
+	var under *deniedCounter
+	c, err := open(Auto, Rule{}, log, func(r Rule, l *slog.Logger) (Counter, error) {
+		n, err := openNetlink(r, l)
+		under = &deniedCounter{Counter: n}
+		return under, err
+	}, openProc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, port := listen(t, "tcp", "127.0.0.1:0")
+	dial(t, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	c.Watch([]uint16{port})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Count(ctx, []uint16{port}); err == nil || c.Source() != Netlink {
+		t.Errorf("a context that ended: %v, then counted by %s", err, c.Source())
+	}
+	under.err = syscall.EPERM
+	for range 2 {
+		if tally := count(t, c, port); tally.Open != 1 || tally.Source != Proc {
+			t.Errorf("denied, and counted as %+v", tally)
+		}
+	}
+	if got := lines.String(); c.Source() != Proc || c.Ended() != nil || !under.closed || strings.Count(got, "\n") != 1 ||
+		!strings.Contains(got, "operation not permitted") {
+		t.Errorf("counted by %s, events %t, closed %t, logged %q", c.Source(), c.Ended() != nil, under.closed, got)
+	}
+}
+
 // asNobody makes the test's own binary count in another process.
 const asNobody = "PRESTOP_TEST_COUNT_PORT"
 

@@ -13,3 +13,6 @@ func ProcessorTime() time.Duration { return 0 }
 func openNetlink(Rule, *slog.Logger) (Counter, error) { return nil, errNotLinux }
 
 func openProc(Rule, *slog.Logger) (Counter, error) { return nil, errNotLinux }
+
+// UDPPorts is not known here.
+func UDPPorts() ([]uint16, error) { return nil, errNotLinux }

@@ -48,7 +48,7 @@ type origins struct {
 	rule *Rule
 	// apart: there is an inside, in which these addresses are.
 	apart bool
-	home  map[[16]byte]struct{}
+	home  [][16]byte // few: a map of them would be most of our cost
 	// sockets are our own, with what they are connected to, as of this look; nil: not looked up yet.
 	sockets map[place]place
 	// listening are the ports that are listened on at this look.
@@ -82,19 +82,19 @@ func (o *origins) begin(rule *Rule) {
 	o.sockets = nil
 	o.restart()
 	o.clients, o.before = make(map[uint64]owner), o.clients
-	o.home = make(map[[16]byte]struct{})
-	known, outside := addresses(o.home)
+	var known, outside bool
+	o.home, known, outside = addresses(o.home[:0])
 	o.apart = known && outside && !rule.Shared && !machines()
 }
 
 // restart forgets what the look has seen.
 func (o *origins) restart() { o.suspects, o.listening = o.suspects[:0], portSet{} }
 
-// addresses adds the addresses of the network namespace to home. It reports whether they are known, and
-// whether there is one besides the loopback interface's: else there is nobody outside.
-func addresses(home map[[16]byte]struct{}) (known, outside bool) {
-	all, err := net.InterfaceAddrs()
-	for _, a := range all {
+// addresses appends the addresses of the network namespace. It reports whether they are known, and whether
+// there is one besides the loopback interface's: else there is nobody outside.
+func addresses(home [][16]byte) (all [][16]byte, known, outside bool) {
+	found, err := net.InterfaceAddrs()
+	for _, a := range found {
 		n, ok := a.(*net.IPNet)
 		if !ok {
 			continue
@@ -103,11 +103,11 @@ func addresses(home map[[16]byte]struct{}) (known, outside bool) {
 		if !ok {
 			continue
 		}
-		home[ip.As16()] = struct{}{}
+		home = append(home, ip.As16())
 		ip = ip.Unmap()
 		outside = outside || !ip.IsLoopback() && !ip.IsLinkLocalUnicast()
 	}
-	return err == nil, outside
+	return home, err == nil, outside
 }
 
 // machines reports whether the network namespace is the machine's own, in which other Pods may be: only
@@ -122,8 +122,7 @@ func (o *origins) inside(a [16]byte) bool {
 	if a[10] == 0xff && a[11] == 0xff && a[12] == 127 && [10]byte(a[:10]) == [10]byte{} {
 		return true
 	}
-	_, home := o.home[a]
-	return home
+	return slices.Contains(o.home, a)
 }
 
 // isOwn reports whether prestop itself is the client of a connection.

@@ -73,7 +73,7 @@ func (p *procCounter) Count(ctx context.Context, ports []uint16) (Tally, error) 
 	defer p.turn.release()
 	l := &p.look
 	l.begin(Proc, ports)
-	l.heard.deaf = true // what has ended is not told
+	l.heard.unknown = true // what has ended is not told
 	if l.ports.empty() {
 		return l.end(), nil
 	}

@@ -16,7 +16,7 @@ func TestFailingOutgoingConnectionsWakeNobody(t *testing.T) {
 	dead.Close()
 	counter := counter(t, Netlink, Rule{}).(*netlinkCounter)
 	quiet(t, counter)
-	before := counter.ends.wakes.Load()
+	before := counter.events.wakes.Load()
 	for range 50 {
 		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			c.Close()
@@ -37,7 +37,7 @@ for i in range(50):
 		t.Fatalf("%v %s", err, out)
 	}
 	quiet(t, counter)
-	if wakes := counter.ends.wakes.Load() - before; wakes != 0 {
+	if wakes := counter.events.wakes.Load() - before; wakes != 0 {
 		t.Errorf("woken %d times", wakes)
 	}
 }

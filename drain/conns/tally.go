@@ -23,7 +23,7 @@ type look struct {
 	past  inuse.Table
 	// at is when the kernel told what is being added, epoch when the first look began.
 	at, epoch time.Time
-	heard     heard
+	heard     activity
 	// left are the connections that are left out.
 	left map[LeftOut]int
 }
@@ -67,7 +67,7 @@ func (l *look) begin(source string, ports []uint16) {
 // beginPart empties the look for some of the connections that the last look was at.
 func (l *look) beginPart(source string) {
 	l.tally = Tally{Source: source, Began: time.Now()}
-	l.at, l.heard = l.tally.Began, heard{}
+	l.at, l.heard = l.tally.Began, activity{}
 	if l.epoch.IsZero() {
 		l.epoch = l.at
 	}

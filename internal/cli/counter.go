@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"prestop/drain/conns"
+	"prestop/drain/scrape"
 	"prestop/internal/config"
 )
 
@@ -41,7 +42,7 @@ func newCounter(c config.Config, own uint16, log *slog.Logger) (conns.Counter, e
 		ExcludePorts: append(slices.Clone(c.ExcludePorts), own), ExcludePeers: c.ExcludePeers,
 	}
 	if c.Count == conns.Prometheus {
-		return conns.OpenMetrics(c.Metrics, rule, log)
+		return scrape.Open(c.Metrics, rule, log)
 	}
 	return conns.Open(c.Count, rule, log)
 }

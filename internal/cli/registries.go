@@ -13,12 +13,15 @@ import (
 // makers make a registry of each kind.
 var makers = map[string]func(config.Registry, config.Source, *client.Client) registry.Registry{
 	"eureka": func(c config.Registry, s config.Source, h *client.Client) registry.Registry {
-		return eureka.New(eureka.Options{URLs: s.Servers, InstanceID: c.EurekaInstanceID, HTTP: h})
+		return eureka.New(eureka.Options{
+			URLs: s.Servers, InstanceID: c.EurekaInstanceID, HeldBack: s.HeldBack, HTTP: h,
+		})
 	},
 	"nacos": func(c config.Registry, s config.Source, h *client.Client) registry.Registry {
 		return nacos.New(nacos.Options{
 			Servers: s.Servers, Namespace: c.NacosNamespace, Group: c.NacosGroup,
-			Username: c.NacosUsername, Password: c.NacosPassword.Get, HTTP: h,
+			Username: c.NacosUsername, Password: c.NacosPassword.Get,
+			HeldBack: s.HeldBack, HTTP: h,
 		})
 	},
 }

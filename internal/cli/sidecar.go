@@ -203,7 +203,12 @@ func within(most time.Duration, f func()) {
 }
 
 func pod(c config.Pod) registry.Pod {
-	return registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+	p := registry.Pod{Addresses: c.Addresses, Names: c.Names, Services: c.Services}
+	// The container runtime writes this file when it makes the Pod's network.
+	if info, err := os.Stat("/etc/hostname"); err == nil && !c.HostNetwork {
+		p.Since = info.ModTime()
+	}
+	return p
 }
 
 // drainCalls are what is called when a drain begins.

@@ -16,6 +16,7 @@ import (
 
 	"prestop/drain/conns"
 	"prestop/drain/endpoint"
+	"prestop/drain/scrape"
 )
 
 // Config is the settings, validated: whatever is in it can be used.
@@ -92,7 +93,7 @@ type Drain struct {
 // Counting is which connections are in use.
 type Counting struct {
 	Count                     string
-	Metrics                   conns.Metrics // for --count prometheus
+	Metrics                   scrape.Metrics // for --count prometheus
 	ExcludePorts              []uint16
 	ExcludePeers              []netip.Prefix
 	IdleAfter, RequestTimeout time.Duration

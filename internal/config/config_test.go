@@ -262,6 +262,7 @@ func TestSettingsAreReadLike(t *testing.T) {
 	ports := func(c Config) any { return c.Ports }
 	hinted := func(c Config) any { return c.Hints.Ports }
 	services := func(c Config) any { return c.Hints.Services }
+	heldBack := func(c Config) any { return c.Hints.HeldBack }
 	eureka := func(c Config) any { return c.clusters("eureka") }
 	for sentence, c := range map[string]struct {
 		env  environ
@@ -269,6 +270,9 @@ func TestSettingsAreReadLike(t *testing.T) {
 		read func(Config) any
 		want string
 	}{
+		"an app that Eureka is told is out of service":               {environ{"EUREKA_INSTANCE_INITIALSTATUS": "OUT_OF_SERVICE"}, nil, heldBack, "[eureka]"},
+		"an app that registers disabled on Nacos":                    {environ{"SPRING_CLOUD_NACOS_DISCOVERY_INSTANCE_ENABLED": "${IN:False}"}, nil, heldBack, "[nacos]"},
+		"an app that registers as it should":                         {environ{"EUREKA_INSTANCE_INITIAL_STATUS": "UP", "SPRING_CLOUD_NACOS_DISCOVERY_INSTANCE_ENABLED": "true"}, nil, heldBack, "[]"},
 		"an empty variable is not set":                               {environ{"PRESTOP_GRACE_PERIOD": ""}, nil, func(c Config) any { return c.GracePeriod }, "30s"},
 		"an empty flag beats a variable":                             {environ{"PRESTOP_SERVICE": "orders"}, []string{"--service="}, func(c Config) any { return c.Services }, "[]"},
 		"a bare number is seconds":                                   {environ{"PRESTOP_GRACE_PERIOD": "90"}, nil, func(c Config) any { return c.GracePeriod }, "1m30s"},
@@ -447,7 +451,7 @@ func FuzzNoHintStopsTheStart(f *testing.F) {
 			all = append(all, s.Variables...)
 		}
 		for _, k := range kinds {
-			all = append(all, k.off...)
+			all = append(append(all, k.off...), k.heldBack[0])
 		}
 		all = append(all, everyOff...)
 		env := environ{}

@@ -145,12 +145,14 @@ func cutDefault(s string) (key, fallback string, found bool) {
 
 // Hints are what the app's own variables say of it. They are told in the log, so that a reader sees
 // what the app means. They restrict nothing, since an app registers under other names, groups and
-// ports too.
+// ports too. HeldBack are the kinds of registries in which it registers itself out of service: what
+// is found so there is left so.
 type Hints struct {
 	Services   []string
 	Ports      []uint16
 	Group      string
 	InstanceID string
+	HeldBack   []string
 }
 
 // Attrs are the hints that there are, for a log line.
@@ -163,6 +165,7 @@ func (h Hints) Attrs() []any {
 	}{
 		{"service", h.Services, len(h.Services) > 0}, {"port", h.Ports, len(h.Ports) > 0},
 		{"group", h.Group, h.Group != ""}, {"instance_id", h.InstanceID, h.InstanceID != ""},
+		{"held_back", h.HeldBack, len(h.HeldBack) > 0},
 	} {
 		if a.set {
 			all = append(all, a.key, a.value)
@@ -264,7 +267,19 @@ func (r *reader) hints() Hints {
 		}
 		h.Ports = append(h.Ports, uint16(n))
 	}
+	for _, k := range kinds {
+		if r.isHeldBack(k) {
+			h.HeldBack = append(h.HeldBack, k.Name)
+		}
+	}
 	return h
+}
+
+// isHeldBack reports whether the app registers itself out of service in a kind of registry.
+func (r *reader) isHeldBack(k Kind) bool {
+	_, value := r.env.relaxed(k.heldBack[0])
+	value, _ = r.env.resolve(value)
+	return strings.EqualFold(strings.TrimSpace(value), k.heldBack[1])
 }
 
 // switchedOff returns the variable by which the app switched the discovery of a kind off; "" if it

@@ -20,6 +20,9 @@ type Kind struct {
 	Narrow []string
 	// off are the app's variables that switch its discovery off.
 	off []string
+	// heldBack is the app's variable, with its value, by which it registers itself out of service until
+	// somebody lets it in.
+	heldBack [2]string
 	// parse reads the address of a server; hint says that it is the app's own word.
 	parse func(s string, hint bool) (*url.URL, error)
 }
@@ -28,9 +31,10 @@ type Kind struct {
 var kinds = []Kind{
 	{
 		Name: "eureka", Flag: "eureka-url", Login: "user:password@ in --eureka-url",
-		Narrow: []string{"eureka-instance-id"},
-		off:    []string{"EUREKA_CLIENT_ENABLED", "EUREKA_CLIENT_REGISTER_WITH_EUREKA"},
-		parse:  func(s string, _ bool) (*url.URL, error) { return url.Parse(s) },
+		Narrow:   []string{"eureka-instance-id"},
+		off:      []string{"EUREKA_CLIENT_ENABLED", "EUREKA_CLIENT_REGISTER_WITH_EUREKA"},
+		heldBack: [2]string{"EUREKA_INSTANCE_INITIAL_STATUS", "OUT_OF_SERVICE"},
+		parse:    func(s string, _ bool) (*url.URL, error) { return url.Parse(s) },
 	},
 	{
 		Name: "nacos", Flag: "nacos-url", Login: "--nacos-username and --nacos-password",
@@ -38,7 +42,8 @@ var kinds = []Kind{
 		Narrow:    []string{"nacos-group"},
 		off: []string{"SPRING_CLOUD_NACOS_DISCOVERY_ENABLED",
 			"SPRING_CLOUD_NACOS_DISCOVERY_REGISTER_ENABLED"},
-		parse: nacosURL,
+		heldBack: [2]string{"SPRING_CLOUD_NACOS_DISCOVERY_INSTANCE_ENABLED", "false"},
+		parse:    nacosURL,
 	},
 }
 
@@ -52,6 +57,8 @@ type Source struct {
 	Servers []*url.URL
 	// HiddenLogin: it has a login that is not known here; see Running.
 	HiddenLogin bool
+	// HeldBack: the app registers itself out of service there, as its own variable tells.
+	HeldBack bool
 }
 
 // OneByOne are Sources of one server each.
@@ -70,7 +77,7 @@ func (r *reader) sources() []Source {
 	var all []Source
 	for _, k := range kinds {
 		for _, servers := range r.clusters(k) {
-			all = append(all, Source{Kind: k, Servers: servers})
+			all = append(all, Source{Kind: k, Servers: servers, HeldBack: r.isHeldBack(k)})
 		}
 	}
 	return all

@@ -16,8 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"prestop/drain/conns"
 	"prestop/drain/endpoint"
+	"prestop/drain/scrape"
 	"prestop/registry"
 )
 
@@ -133,8 +133,8 @@ var (
 )
 
 // metrics are what --count prometheus counts.
-func (r *reader) metrics() conns.Metrics {
-	var m conns.Metrics
+func (r *reader) metrics() scrape.Metrics {
+	var m scrape.Metrics
 	if s := r.string("metrics-url"); s != "" {
 		var err error
 		if m.URL, err = endpoint.Parse(s); err != nil {
@@ -151,7 +151,7 @@ func (r *reader) metrics() conns.Metrics {
 		}
 	}
 	for i, s := range r.lines("metric-exclude", labelFirst) {
-		e, err := conns.ParseExclusion(s)
+		e, err := scrape.ParseExclusion(s)
 		if err != nil {
 			r.problem("metric-exclude", ordinal(i, err.Error()),
 				"give e.g. envoy_http_conn_manager_prefix=admin|stats.*")

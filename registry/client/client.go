@@ -40,6 +40,8 @@ const (
 type Client struct {
 	// Lookup resolves names for Servers; nil is the system's resolver.
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Dial connects to a server; nil is the system's way.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	client  *retryablehttp.Client
 	traffic *registry.Traffic
@@ -80,8 +82,8 @@ type Call struct {
 // New returns a Client that trusts tlsConfig (nil: the system's roots) and presents itself as
 // userAgent.
 func New(tlsConfig *tls.Config, userAgent string) *Client {
-	traffic := &registry.Traffic{}
 	c := retryablehttp.NewClient()
+	h := &Client{client: c, traffic: &registry.Traffic{}}
 	c.Logger = nil
 	c.RetryMax = 1 << 20 // the context is the bound
 	c.RetryWaitMin, c.RetryWaitMax = 100*time.Millisecond, 2*time.Second
@@ -91,9 +93,9 @@ func New(tlsConfig *tls.Config, userAgent string) *Client {
 	c.ErrorHandler = func(_ *http.Response, err error, _ int) (*http.Response, error) { return nil, err }
 	c.HTTPClient = &http.Client{
 		CheckRedirect: sameHost,
-		Transport: agent{userAgent, traffic, &http.Transport{
+		Transport: agent{userAgent, h.traffic, &http.Transport{
 			Proxy:                  nil, // a registry is inside the cluster; a proxy from the app's environment would not reach it
-			DialContext:            (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+			DialContext:            h.dial,
 			TLSClientConfig:        tlsConfig,
 			TLSHandshakeTimeout:    attemptTimeout,
 			MaxResponseHeaderBytes: 64 << 10,
@@ -101,7 +103,15 @@ func New(tlsConfig *tls.Config, userAgent string) *Client {
 			IdleConnTimeout:        20 * time.Second,
 		}},
 	}
-	return &Client{client: c, traffic: traffic}
+	return h
+}
+
+// dial connects to a server.
+func (h *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if h.Dial != nil {
+		return h.Dial(ctx, network, address)
+	}
+	return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, network, address)
 }
 
 // Traffic counts the requests.

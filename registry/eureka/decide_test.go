@@ -11,9 +11,9 @@ import (
 
 func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
 	const before, since, put = "1789999999000", "1790000060000", 1_790_000_000_000
-	none := mark{}
-	ours := mark{put: time.UnixMilli(put), heard: before, up: true}
-	found := mark{put: time.UnixMilli(put), heard: before} // it was out already when we put it so
+	none := ourPut{}
+	ours := ourPut{put: time.UnixMilli(put), heard: before, up: true}
+	found := ourPut{put: time.UnixMilli(put), heard: before} // it was out already when we put it so
 	out := func(dirty text) record {
 		return record{Status: "OUT_OF_SERVICE", Override: "OUT_OF_SERVICE", Dirty: dirty}
 	}
@@ -22,7 +22,7 @@ func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
 		rec    record
 		others []record
 		tried  int
-		m      mark
+		m      ourPut
 		stores bool
 		want   step
 	}{
@@ -44,7 +44,9 @@ func TestRemedyIsTheSoftestThatHelps(t *testing.T) {
 		"down shows through the override":                    {record{Status: "DOWN", Override: "OUT_OF_SERVICE", Dirty: before}, nil, 0, ours, true, step{override: "UNKNOWN"}},
 		"starting shows through the override":                {record{Status: "STARTING", Override: "OUT_OF_SERVICE", Dirty: before}, nil, 0, ours, true, step{override: "UNKNOWN"}},
 		"down, and a trace of the override stays":            {record{Status: "DOWN", Override: "OUT_OF_SERVICE"}, nil, 3, none, false, step{}},
-		"up by an override":                                  {record{Status: "UP", Override: "UP"}, nil, 0, none, false, step{override: "UNKNOWN"}},
+		"up by an override":                                  {record{Status: "UP", Override: "UP"}, nil, 0, none, false, step{}},
+		"up by an override, after our PUT":                   {record{Status: "UP", Override: "UP", Dirty: before}, nil, 0, ours, true, step{override: "UP"}},
+		"up by an override, and a new process":               {record{Status: "UP", Override: "UP", Dirty: since}, nil, 0, ours, true, step{override: "UNKNOWN"}},
 		"up, and a trace of the override stays":              {record{Status: "UP", Override: "UP"}, nil, 3, none, false, step{}},
 		"out already when we put it out":                     {out(before), nil, 0, found, true, step{override: "UNKNOWN"}},
 		"out, the app has spoken since the last look":        {out("1789999999500"), nil, 0, ours, true, step{override: "UNKNOWN"}},

@@ -30,8 +30,8 @@ const (
 // parallel bounds the requests to one server at a time, for a Pod with many instances.
 const parallel = 4
 
-// fresh is how old a look at a server may be that Leave still acts on without looking again.
-const fresh = time.Second
+// recentLook is how old a look at a server may be that Leave still acts on without looking again.
+const recentLook = time.Second
 
 // Options configure a Registry.
 type Options struct {
@@ -65,8 +65,10 @@ type Registry struct {
 
 // held is an instance that is remembered.
 type held struct {
-	app, id  string
-	host, ip string // as it was registered: another Pod may take over an ID (StatefulSet), not the address with it
+	app, id string
+	// host and ip are as it was registered: another Pod may take over an ID (StatefulSet), not the
+	// address with it.
+	host, ip string
 	port     uint16
 }
 
@@ -138,7 +140,7 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	if len(r.held) == 0 {
 		// A wrong path answers 404 as well. Each Eureka has a list of changes or refuses it.
-		return nil, r.ask(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, nil) })
+		return nil, r.readAll(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, nil) })
 	}
 	seen, err := r.look(ctx, false)
 	if err != nil {
@@ -146,7 +148,7 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 	}
 	r.held = slices.DeleteFunc(r.held, func(h held) bool { return seen.goneFor(h) })
 	// What fails here fails again, and is told, in Published.
-	_ = r.ask(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, r.held) })
+	_ = r.readAll(ctx, func(ctx context.Context, s *server) error { return s.prime(ctx, r.held) })
 	return r.instances(seen), nil
 }
 
@@ -188,7 +190,9 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.tell(ctx, r.each(func(s *server, ctx context.Context, h held) error { return s.rejoin(ctx, h, seen.of[h.key()]) }))
+	return r.changeAll(ctx, r.perInstance(func(s *server, ctx context.Context, h held) error {
+		return s.rejoin(ctx, h, seen.of[h.key()])
+	}))
 }
 
 // Forget deletes the instances where they are held and are still this Pod's. It never sends a
@@ -204,7 +208,7 @@ func (r *Registry) change(ctx context.Context, f func(*server, context.Context, 
 		return nil
 	}
 	r.resolve(ctx)
-	return r.tell(ctx, r.each(f))
+	return r.changeAll(ctx, r.perInstance(f))
 }
 
 // Published looks at the list of recent changes that every Java client polls, and reports whether
@@ -216,7 +220,7 @@ func (r *Registry) Published(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	var notYet atomic.Bool
-	err := r.ask(ctx, func(ctx context.Context, s *server) error {
+	err := r.readAll(ctx, func(ctx context.Context, s *server) error {
 		ok, err := s.published(ctx, r.held)
 		if err == nil && !ok {
 			notYet.Store(true)
@@ -236,7 +240,7 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 	}
 	switch {
 	case r.id != "":
-		err := r.ask(ctx, func(ctx context.Context, s *server) error {
+		err := r.readAll(ctx, func(ctx context.Context, s *server) error {
 			rec, err := s.instance(ctx, "instances/"+url.PathEscape(r.id), "find the instance "+r.id, false)
 			if err == nil && rec != nil {
 				found.add(heldByID(*rec, pod))
@@ -247,7 +251,7 @@ func (r *Registry) discover(ctx context.Context, pod registry.Pod) ([]held, erro
 	case !pod.Known():
 		return nil, nil
 	case len(pod.Services) > 0:
-		err := r.ask(ctx, func(ctx context.Context, s *server) error {
+		err := r.readAll(ctx, func(ctx context.Context, s *server) error {
 			for _, service := range pod.Services {
 				if err := s.application(ctx, strings.ToUpper(service), false, take); err != nil {
 					return err
@@ -314,13 +318,14 @@ func heldByID(rec record, pod registry.Pod) held {
 }
 
 func newHeld(rec record, port uint16) held {
-	return held{app: strings.ToUpper(string(rec.App)), id: rec.id(), host: string(rec.Host), ip: string(rec.IP), port: port}
+	app := strings.ToUpper(string(rec.App))
+	return held{app: app, id: rec.id(), host: string(rec.Host), ip: string(rec.IP), port: port}
 }
 
 // look asks every server for every instance.
 func (r *Registry) look(ctx context.Context, once bool) (*sightings, error) {
 	seen := &sightings{servers: len(r.servers), of: map[string][]record{}}
-	err := r.ask(ctx, r.each(func(s *server, ctx context.Context, h held) error {
+	err := r.readAll(ctx, r.perInstance(func(s *server, ctx context.Context, h held) error {
 		rec, err := s.current(ctx, h, once)
 		if err == nil {
 			seen.add(h, rec)
@@ -405,8 +410,8 @@ type step struct {
 	deregister bool
 }
 
-// softly is how often an override is removed before that is believed not to help.
-const softly = 3
+// softTries is how often an override is removed before that is believed not to help.
+const softTries = 3
 
 // remedy decides how to put an instance back in that a server holds as rec, and the servers
 // together as all. tried is how often an override was removed before, m what is known of our PUT,
@@ -426,29 +431,34 @@ const softly = 3
 // nothing is deleted. UP by an override is what peers make of a Leave and a Rejoin within half a
 // second (replication carries the status of the time at which it is sent); it would hide what the
 // app says of itself later. Never PUT UP: it would leave just that.
-func remedy(rec record, all []record, tried int, m mark, stores bool) step {
+func remedy(rec record, all []record, tried int, m ourPut, stores bool) step {
 	state := stateOf(rec)
 	switch {
 	case state == registry.Absent, state != registry.Out && !rec.overridden():
 		return step{}
-	case state == registry.Out && tried >= softly && m.put.IsZero() && !rec.overridden():
-		return step{} // the app registered itself so, or it is a stranger's: it is not ours, and a live one is never deleted
-	case state == registry.Out && tried >= softly && (stores || rec.overridden()):
-		return step{deregister: true}
-	case state != registry.Out && tried > 0: // what is left of the override goes with the app's next registration
+	case state == registry.In && m.put.IsZero():
+		return step{} // somebody has let it in
+	case state == registry.Out && tried >= softTries && m.put.IsZero() && !rec.overridden():
+		// The app registered itself so, or it is a stranger's. A live record is never deleted.
 		return step{}
+	case state == registry.Out && tried >= softTries && (stores || rec.overridden()):
+		return step{deregister: true}
+	case state != registry.Out && tried > 0:
+		return step{} // what is left of the override goes with the app's next registration
 	case state != registry.Down && m.up && m.heard == rec.Dirty && !outdated(rec, all):
 		return step{override: "UP"}
 	}
 	return step{override: "UNKNOWN"}
 }
 
-// settled is when peers have told each other of a PUT: half a second, and some tries over.
-const settled = 5 * time.Second
+// peersTold is when peers have told each other of a PUT: half a second, and some tries over.
+const peersTold = 5 * time.Second
 
 // outdated reports whether another server holds a later word of the app than rec.
 func outdated(rec record, all []record) bool {
-	return slices.ContainsFunc(all, func(other record) bool { return other.registered().After(rec.registered()) })
+	return slices.ContainsFunc(all, func(other record) bool {
+		return other.registered().After(rec.registered())
+	})
 }
 
 // describe is the beginning of an error about an instance.

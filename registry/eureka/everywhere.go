@@ -28,7 +28,8 @@ func (s *sightings) add(h held, rec record) {
 // goneFor reports whether every server said that the instance is absent.
 func (s *sightings) goneFor(h held) bool {
 	says := s.of[h.key()]
-	return len(says) == s.servers && !slices.ContainsFunc(says, func(r record) bool { return r.Status != "" })
+	held := func(r record) bool { return r.Status != "" }
+	return len(says) == s.servers && !slices.ContainsFunc(says, held)
 }
 
 // collection is instances that several goroutines find.
@@ -45,22 +46,24 @@ func (c *collection) add(h held) {
 	}
 }
 
-// tell runs f, which changes something, with every server at the same time. A server is done
+// changeAll runs f, which changes something, with every server at the same time. A server is done
 // without if it has given no answer of any kind until two seconds after another one was done; one
 // that answers has to confirm.
-func (r *Registry) tell(ctx context.Context, f func(context.Context, *server) error) error {
-	return r.everywhere(ctx, f, func(s *server) bool { return !s.answered.Load() })
+func (r *Registry) changeAll(ctx context.Context, f func(context.Context, *server) error) error {
+	return r.onServers(ctx, f, func(s *server) bool { return !s.answered.Load() })
 }
 
-// ask runs f, which only reads, with every server at the same time. Any that has failed, or is not
-// done two seconds after another one, is done without.
-func (r *Registry) ask(ctx context.Context, f func(context.Context, *server) error) error {
-	return r.everywhere(ctx, f, func(*server) bool { return true })
+// readAll runs f, which only reads, with every server at the same time. Any that has failed, or is
+// not done two seconds after another one, is done without.
+func (r *Registry) readAll(ctx context.Context, f func(context.Context, *server) error) error {
+	return r.onServers(ctx, f, func(*server) bool { return true })
 }
 
-// everywhere returns nil when f succeeded with every server but those that can be done without once
+// onServers returns nil when f succeeded with every server but those that can be done without once
 // another one is done; else what it failed by.
-func (r *Registry) everywhere(ctx context.Context, f func(context.Context, *server) error, without func(*server) bool) error {
+func (r *Registry) onServers(
+	ctx context.Context, f func(context.Context, *server) error, without func(*server) bool,
+) error {
 	for _, s := range r.servers {
 		s.answered.Store(false)
 	}
@@ -75,12 +78,14 @@ func (r *Registry) everywhere(ctx context.Context, f func(context.Context, *serv
 	return client.Join(failed)
 }
 
-// each runs f with every chosen instance on one server, some at the same time.
-func (r *Registry) each(f func(*server, context.Context, held) error) func(context.Context, *server) error {
+// perInstance runs f with every chosen instance on one server, some at the same time.
+func (r *Registry) perInstance(f func(*server, context.Context, held) error) func(context.Context, *server) error {
 	chosen := slices.DeleteFunc(slices.Clone(r.held), func(h held) bool {
 		return len(r.only) > 0 && !slices.Contains(r.only, h.port)
 	})
 	return func(ctx context.Context, s *server) error {
-		return client.Each(ctx, parallel, chosen, func(ctx context.Context, h held) error { return f(s, ctx, h) })
+		return client.Each(ctx, parallel, chosen, func(ctx context.Context, h held) error {
+			return f(s, ctx, h)
+		})
 	}
 }

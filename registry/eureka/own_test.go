@@ -70,6 +70,22 @@ func TestAnAppThatRegistersItselfOutOfServiceIsLeftSo(t *testing.T) {
 				t.Errorf("%d writes more, each of them in vain", f.writes()-tried)
 			}
 			f.statuses("OUT_OF_SERVICE()")
+
+			// Somebody lets it in: from then on it leaves and rejoins as any other.
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, f.world.Servers[0]+"apps/ORDERS/"+id+"/status?value=UP", nil)
+			f.must(err)
+			resp, err := http.DefaultClient.Do(req)
+			f.must(err)
+			resp.Body.Close()
+			f.must(r.Rejoin(t.Context()))
+			f.statuses("UP(UP)")
+			if got := f.state(r); got != registry.In {
+				t.Errorf("it was let in, and is %v", got)
+			}
+			f.must(r.Leave(t.Context()))
+			f.statuses("OUT_OF_SERVICE(OUT_OF_SERVICE)")
+			f.must(r.Rejoin(t.Context()))
+			f.statuses("UP()")
 		})
 	}
 }

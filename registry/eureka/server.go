@@ -16,18 +16,20 @@ import (
 	"prestop/registry/client"
 )
 
-// relook is the first pause before a server is looked at again that does not show what it accepted.
-const relook = 200 * time.Millisecond
+// firstPause is the first pause before a server is looked at again that does not show what it
+// accepted.
+const firstPause = 200 * time.Millisecond
 
-// again is when what a server has accepted and does not show is put once more.
-const again = 3 * time.Second
+// repeatAfter is when what a server has accepted and does not show is put once more.
+const repeatAfter = 3 * time.Second
 
-// replicated is when a peer that is well has told the others of a PUT; half of it is eureka's own
-// delay.
-const replicated = time.Second
+// replicationTime is when a peer that is well has told the others of a PUT; half of it is eureka's
+// own delay.
+const replicationTime = time.Second
 
-// kept is how long a server lists a change (eureka.server.retention-time-in-m-s-in-delta-queue).
-const kept = 3 * time.Minute
+// changesKept is how long a server lists a change
+// (eureka.server.retention-time-in-m-s-in-delta-queue).
+const changesKept = 3 * time.Minute
 
 // server is one service URL.
 type server struct {
@@ -36,19 +38,19 @@ type server struct {
 	heldBack bool        // see Options
 	answered atomic.Bool // since the operation began
 
-	mu      sync.Mutex // guards what follows, for instances are asked for in parallel
-	seen    map[string]sight
-	marks   map[string]mark // the instances that we have put OUT_OF_SERVICE
-	vain    map[string]bool // OUT_OF_SERVICE without an override, which removing one does not change
-	stores  bool            // the server has shown an override of ours
-	old     map[string]bool // it was out already when that was put first: the change may be in no list any more
-	probed  bool            // apps/delta was asked for
-	noDelta bool            // and answered 403
-	primed  map[string]bool // applications whose cached list was read before
+	mu             sync.Mutex // guards what follows, for instances are asked for in parallel
+	seen           map[string]sight
+	puts           map[string]ourPut // the instances that we have put OUT_OF_SERVICE
+	ownWords       map[string]bool   // OUT_OF_SERVICE without an override, which removing one does not change
+	showsOverrides bool              // the server has shown an override of ours
+	longOut        map[string]bool   // it was out already when that was put first: the change may be in no list any more
+	probed         bool              // apps/delta was asked for
+	noDelta        bool              // and answered 403
+	primed         map[string]bool   // applications whose cached list was read before
 }
 
-// mark is what is known of an instance that this process has put OUT_OF_SERVICE.
-type mark struct {
+// ourPut is what is known of an instance that this process has put OUT_OF_SERVICE.
+type ourPut struct {
 	// put is when that was done last.
 	put time.Time
 	// heard is the time of the app's last word before it, as the server told it, and up says that
@@ -64,14 +66,16 @@ type sight struct {
 }
 
 func newServer(u *url.URL, h *client.Client, heldBack bool) *server {
-	return &server{url: u, http: h, heldBack: heldBack, seen: map[string]sight{}, marks: map[string]mark{}, vain: map[string]bool{},
-		old: map[string]bool{}, primed: map[string]bool{}}
+	return &server{
+		url: u, http: h, heldBack: heldBack, seen: map[string]sight{}, puts: map[string]ourPut{},
+		ownWords: map[string]bool{}, longOut: map[string]bool{}, primed: map[string]bool{},
+	}
 }
 
 // leave makes the instance Out on this server and reads that back. A server may show only after
 // seconds what it has accepted (Polaris).
 func (s *server) leave(ctx context.Context, h held) error {
-	rec, err := s.lately(ctx, h)
+	rec, err := s.recent(ctx, h)
 	var put time.Time
 	for tries := 0; ; tries++ {
 		if err != nil {
@@ -88,10 +92,11 @@ func (s *server) leave(ctx context.Context, h held) error {
 				return s.unshown(describe("set OUT_OF_SERVICE on", h), rec, err)
 			}
 		}
-		if time.Since(put) >= again {
+		if time.Since(put) >= repeatAfter {
 			put = time.Now()
-			s.mark(h, rec)
-			if err := s.write(ctx, describe("set OUT_OF_SERVICE on", h), http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
+			s.notePut(h, rec)
+			op := describe("set OUT_OF_SERVICE on", h)
+			if err := s.write(ctx, op, http.MethodPut, statusPath(h), "OUT_OF_SERVICE"); err != nil {
 				return err
 			}
 		}
@@ -100,7 +105,7 @@ func (s *server) leave(ctx context.Context, h held) error {
 }
 
 // pace is the pause before a further look at a server that does not show what it accepted.
-func pace(tries int) time.Duration { return min(relook<<min(tries-2, 8), again/2) }
+func pace(tries int) time.Duration { return min(firstPause<<min(tries-2, 8), repeatAfter/2) }
 
 // unshown is the error of a change that a server accepted and did not show until cause.
 func (s *server) unshown(op string, rec record, cause error) error {
@@ -112,25 +117,25 @@ func (s *server) unshown(op string, rec record, cause error) error {
 func (s *server) ours(h held) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.marks[h.key()].put.IsZero()
+	return !s.puts[h.key()].put.IsZero()
 }
 
-// mark notes that the instance, which the server holds as rec, is being put OUT_OF_SERVICE.
-func (s *server) mark(h held, rec record) {
+// notePut notes that the instance, which the server holds as rec, is being put OUT_OF_SERVICE.
+func (s *server) notePut(h held, rec record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := s.marks[h.key()]
+	m := s.puts[h.key()]
 	if stateOf(rec) == registry.In {
-		delete(s.old, h.key())
+		delete(s.longOut, h.key())
 		m.up, m.heard = true, rec.Dirty
 	} else {
-		if time.Since(m.put) > kept {
-			s.old[h.key()] = true
+		if time.Since(m.put) > changesKept {
+			s.longOut[h.key()] = true
 		}
 		m.up = m.up && m.heard == rec.Dirty
 	}
 	m.put = time.Now()
-	s.marks[h.key()] = m
+	s.puts[h.key()] = m
 }
 
 // rejoin removes on this server what keeps the instance out; all is how the servers held it just
@@ -138,7 +143,7 @@ func (s *server) mark(h held, rec record) {
 func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 	removed := 0
 	var last time.Time
-	rec, err := s.lately(ctx, h)
+	rec, err := s.recent(ctx, h)
 	for tries := 0; ; tries++ {
 		if tries > 0 {
 			rec, err = s.current(ctx, h, false)
@@ -147,16 +152,16 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 			return err
 		}
 		s.mu.Lock()
-		m, stores := s.marks[h.key()], s.stores
+		m, stores := s.puts[h.key()], s.showsOverrides
 		s.mu.Unlock()
 		todo := remedy(rec, all, removed, m, stores)
-		if early := time.Until(m.put.Add(replicated)); todo == (step{}) && early > 0 && client.Wait(ctx, early) == nil {
+		if early := time.Until(m.put.Add(replicationTime)); todo == (step{}) && early > 0 && client.Wait(ctx, early) == nil {
 			continue // a peer may still bring back what was removed here
 		}
 		if todo == (step{}) {
 			if stateOf(rec) == registry.Out {
 				s.mu.Lock()
-				s.vain[h.key()] = true // it is not ours
+				s.ownWords[h.key()] = true // it is not ours
 				s.mu.Unlock()
 			}
 			return nil
@@ -166,15 +171,17 @@ func (s *server) rejoin(ctx context.Context, h held, all []record) error {
 				return s.unshown(describe("put back", h), rec, err)
 			}
 		}
-		if !m.put.IsZero() && !stores && time.Since(last) < again {
+		if !m.put.IsZero() && !stores && time.Since(last) < repeatAfter {
 			continue // it has its time to show the removal
 		}
 		last = time.Now()
 		if todo.deregister {
-			err = s.write(ctx, describe("clear OUT_OF_SERVICE from", h), http.MethodDelete, instancePath(h), "")
+			op := describe("clear OUT_OF_SERVICE from", h)
+			err = s.write(ctx, op, http.MethodDelete, instancePath(h), "")
 		} else {
 			removed++
-			err = s.write(ctx, describe("remove the override of", h), http.MethodDelete, statusPath(h), todo.override)
+			op := describe("remove the override of", h)
+			err = s.write(ctx, op, http.MethodDelete, statusPath(h), todo.override)
 		}
 		if err != nil {
 			return err
@@ -191,13 +198,13 @@ func (s *server) forget(ctx context.Context, h held) error {
 	return s.write(ctx, describe("delete", h), http.MethodDelete, instancePath(h), "")
 }
 
-// lately is the instance as this server holds it now or held it within fresh; one that was not up
-// is looked at again.
-func (s *server) lately(ctx context.Context, h held) (record, error) {
+// recent is the instance as this server holds it now or held it within recentLook; one that was not
+// up is looked at again.
+func (s *server) recent(ctx context.Context, h held) (record, error) {
 	s.mu.Lock()
 	last, ok := s.seen[h.key()]
 	s.mu.Unlock()
-	if state := stateOf(last.rec); ok && time.Since(last.at) < fresh && (state == registry.In || state == registry.Out) {
+	if state := stateOf(last.rec); ok && time.Since(last.at) < recentLook && (state == registry.In || state == registry.Out) {
 		return last.rec, nil
 	}
 	return s.current(ctx, h, false)
@@ -223,18 +230,18 @@ func (s *server) current(ctx context.Context, h held, once bool) (record, error)
 func (s *server) learn(h held, rec *record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := s.marks[h.key()]
+	m := s.puts[h.key()]
 	out := rec.Status == "OUT_OF_SERVICE"
 	switch {
 	case out && !rec.overridden() && m.put.IsZero():
-		rec.Own = s.heldBack || s.vain[h.key()]
+		rec.Own = s.heldBack || s.ownWords[h.key()]
 	case !out:
-		delete(s.vain, h.key())
-		if rec.Status == "UP" && !rec.overridden() && time.Since(m.put) > settled {
-			delete(s.marks, h.key()) // it is back: the next OUT_OF_SERVICE is somebody else's
+		delete(s.ownWords, h.key())
+		if rec.Status == "UP" && !rec.overridden() && time.Since(m.put) > peersTold {
+			delete(s.puts, h.key()) // it is back: the next OUT_OF_SERVICE is somebody else's
 		}
 	case rec.overridden() && !m.put.IsZero():
-		s.stores = true
+		s.showsOverrides = true
 	}
 	s.seen[h.key()] = sight{*rec, time.Now()}
 }
@@ -275,7 +282,8 @@ func (s *server) write(ctx context.Context, op, method, path, value string) erro
 
 // application reads the cached list of one application; 404 is an empty one.
 func (s *server) application(ctx context.Context, app string, once bool, each func(record)) error {
-	_, err := s.list(ctx, []*url.URL{s.url}, client.Call{Op: "list " + app, Path: "apps/" + url.PathEscape(app), Once: once}, each)
+	c := client.Call{Op: "list " + app, Path: "apps/" + url.PathEscape(app), Once: once}
+	_, err := s.list(ctx, []*url.URL{s.url}, c, each)
 	if err == nil {
 		s.mu.Lock()
 		s.primed[app] = true
@@ -295,7 +303,10 @@ func (s *server) all(ctx context.Context, urls []*url.URL, once bool, each func(
 
 // notHere is the error of a list that every Eureka has.
 func notHere(op string, a client.Answer) error {
-	return &registry.Error{Op: op, URL: a.URL, Code: a.Code, Final: true, Remedy: "set the service URL that the app uses, usually http://…:8761/eureka/"}
+	return &registry.Error{
+		Op: op, URL: a.URL, Code: a.Code, Final: true,
+		Remedy: "set the service URL that the app uses, usually http://…:8761/eureka/",
+	}
 }
 
 // prime prepares what Published will look at: it asks once per server whether the list of changes
@@ -366,12 +377,15 @@ func (s *server) published(ctx context.Context, all []held) (bool, error) {
 		// minutes that they are kept.
 		s.mu.Lock()
 		last, looked := s.seen[h.key()]
-		primed, old := s.primed[h.app], s.old[h.key()]
+		primed, old := s.primed[h.app], s.longOut[h.key()]
 		s.mu.Unlock()
 		gone := looked && last.rec.Status == ""
 		if none && !primed && !gone {
-			return false, &registry.Error{Op: "see what callers read", URL: registry.Redact(s.url), Code: http.StatusForbidden, Final: true,
-				Remedy: "the server's list of changes is off (eureka.server.disable-delta) and the application's was not read before"}
+			return false, &registry.Error{
+				Op: "see what callers read", URL: registry.Redact(s.url), Code: http.StatusForbidden, Final: true,
+				Remedy: "the server's list of changes is off (eureka.server.disable-delta) " +
+					"and the application's was not read before",
+			}
 		}
 		if !primed && !gone && old {
 			return false, &registry.Error{Op: "see what callers read", URL: registry.Redact(s.url),
@@ -421,13 +435,14 @@ func (s *server) call(ctx context.Context, urls []*url.URL, c client.Call) (clie
 		return proxys(a, reads) || client.Transient(a.Code)
 	}
 	a, err := s.http.Do(ctx, urls, c)
-	if e := (*registry.Error)(nil); errors.As(err, &e) && e.Code > 0 && e.Code < 500 && !client.Transient(e.Code) && e.Remedy == "" {
+	e := (*registry.Error)(nil)
+	if errors.As(err, &e) && e.Code > 0 && !client.Transient(e.Code) && e.Remedy == "" {
 		e.Remedy = "is this Eureka's service URL? It looks as if a proxy answered in its place"
 	}
 	if err != nil || a.Code == http.StatusOK || a.Code == http.StatusNotFound {
 		return a, err
 	}
-	e := &registry.Error{Op: c.Op, URL: a.URL, Code: a.Code}
+	e = &registry.Error{Op: c.Op, URL: a.URL, Code: a.Code}
 	e.Remedy, e.Final = advice(c.Method, a.Code)
 	if text := client.Excerpt(a.Body); text != "" {
 		e.Err = errors.New(text[2:])
@@ -460,6 +475,9 @@ func (s *server) confirm(ctx context.Context, op string) error {
 	return nil
 }
 
+// exempt is what to do about a server with spring-security's defaults.
+const exempt = "exempt /eureka/** from CSRF protection on the server"
+
 // advice is what to do about a refusal, and whether it is one.
 func advice(method string, code int) (remedy string, final bool) {
 	reads := method == http.MethodGet
@@ -468,11 +486,11 @@ func advice(method string, code int) (remedy string, final bool) {
 		return "give user and password in the service URL: http://user:password@host:8761/eureka/", true
 	case code == http.StatusUnauthorized:
 		// spring-security's default, with the right password too.
-		return "reading works or was not tried: check user and password in the service URL, else exempt /eureka/** from CSRF protection on the server", true
+		return "reading works or was not tried: check user and password in the service URL, else " + exempt, true
 	case code == http.StatusForbidden && reads:
 		return "the user may not read the registry", true
 	case code == http.StatusForbidden:
-		return "the user may read the registry but not write to it: give it a role that may, or exempt /eureka/** from CSRF protection on the server", true
+		return "the user may read the registry but not write to it: give it a role that may, or " + exempt, true
 	}
 	return "", code >= 300 && code < 500
 }

@@ -15,42 +15,42 @@ import (
 	"prestop/registry/client"
 )
 
-// fresh is how long servers are believed to be of the generation that they told: a Pod outlives
-// their upgrades.
-const fresh = 5 * time.Minute
+// apiLifetime is how long servers are believed to be of the generation that they told: a Pod
+// outlives their upgrades.
+const apiLifetime = 5 * time.Minute
 
-// ask makes a call in the dialect of the servers, logs in when one asks for it, and changes to the
-// other dialect when the servers have been upgraded. The answer it returns is one that is done or
+// call makes a call by the API of the servers, logs in when one asks for it, and changes to the
+// other API when the servers have been upgraded. The answer it returns is one that is done or
 // absent.
-func (r *Registry) ask(ctx context.Context, addrs []*url.URL, op string, build func(dialect) client.Call) (bool, error) {
-	d, err := r.speak(ctx)
+func (r *Registry) call(ctx context.Context, addrs []*url.URL, op string, build func(api) client.Call) (bool, error) {
+	g, err := r.apiSpoken(ctx)
 	if err != nil {
 		return false, err
 	}
 	var loggedIn bool
 	changes := 2 // from v1 over v3 to v1 without v2
 	for {
-		call := build(d)
+		call := build(g)
 		call.Op = op
 		var token string
 		call.Header, token = r.login.header()
 		call.Retry = func(a client.Answer) bool { return judge(a, call.Read == nil) == sick }
-		a, err := r.http.Do(ctx, r.lastFirst(addrs), call)
+		a, err := r.http.Do(ctx, r.readerFirst(addrs), call)
 		if err != nil {
 			return false, err
 		}
 		switch v := judge(a, call.Read == nil); {
 		case v == done || v == absent:
-			r.answered(a.URL)
+			r.readFrom(a.URL)
 			return v == done, nil
 		case v == refused && r.login.username != "" && !loggedIn:
 			loggedIn = true
-			if err := r.login.renew(ctx, r.http, r.lastFirst(addrs), token, d.login(), v1{}.login()); err != nil {
+			if err := r.login.renew(ctx, r.http, r.readerFirst(addrs), token, g.login(), v1{}.login()); err != nil {
 				return false, err
 			}
 		case v == otherGeneration && changes > 0:
 			changes--
-			d = r.change(d)
+			g = r.otherAPI(g)
 		default:
 			return false, r.no(op, a, v)
 		}
@@ -86,32 +86,32 @@ func says(body []byte) string {
 	return strings.TrimPrefix(client.Excerpt(body), ": ")
 }
 
-// speak returns the servers' dialect and asks for their version if it is not known. Servers that do
-// not tell are taken for 2.x, for this call: ask changes the dialect where that is wrong.
-func (r *Registry) speak(ctx context.Context) (dialect, error) {
-	if d := r.spoken(); d != nil {
-		return d, nil
+// apiSpoken returns the API of the servers and asks for their version if it is not known. Servers
+// that do not tell are taken for 2.x, for this call: call changes the API where that is wrong.
+func (r *Registry) apiSpoken(ctx context.Context) (api, error) {
+	if g := r.knownAPI(); g != nil {
+		return g, nil
 	}
 	version, by, err := r.version(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d := spokenBy(version)
-	if d == nil {
+	g := apiOf(version)
+	if g == nil {
 		return v1{}, nil
 	}
 	r.mu.Lock()
-	r.dialect, r.told = d, time.Now()
+	r.api, r.apiKnown = g, time.Now()
 	r.mu.Unlock()
-	r.answered(registry.Redact(by))
-	return d, nil
+	r.readFrom(registry.Redact(by))
+	return g, nil
 }
 
 // version asks the first server that answers for its version, "" if it tells none.
 func (r *Registry) version(ctx context.Context) (version string, by *url.URL, err error) {
 	for _, path := range []string{"v3/admin/core/state", "v1/console/server/state"} {
 		call := client.Call{Op: "ask for the version", Method: http.MethodGet, Path: path}
-		a, err := r.http.Do(ctx, r.lastFirst(r.servers), call)
+		a, err := r.http.Do(ctx, r.readerFirst(r.servers), call)
 		if err != nil {
 			return "", nil, err
 		}
@@ -139,58 +139,58 @@ func versionIn(a client.Answer) string {
 	return state.Data.Version
 }
 
-// spoken is the dialect, nil if it is not known yet.
-func (r *Registry) spoken() dialect {
+// knownAPI is the API, nil if it is not known yet.
+func (r *Registry) knownAPI() api {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.dialect
+	return r.api
 }
 
-// change takes the servers for the other generation than d from now on.
-func (r *Registry) change(d dialect) dialect {
-	other := dialect(v3{})
-	if d == other {
+// otherAPI takes the servers for the other generation than g from now on.
+func (r *Registry) otherAPI(g api) api {
+	other := api(v3{})
+	if g == other {
 		other = v1{} // a server that was a 3.x is not a 1.x now
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.dialect = other
+	r.api = other
 	return other
 }
 
-// grown forgets the dialect when it has been known for long.
-func (r *Registry) grown() {
+// expireAPI forgets the API when it has been known for long.
+func (r *Registry) expireAPI() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if time.Since(r.told) > fresh {
-		r.dialect = nil
+	if time.Since(r.apiKnown) > apiLifetime {
+		r.api = nil
 	}
 }
 
-// lastFirst is addrs, where those are all servers, beginning with the one that answered last: a
+// readerFirst is addrs, where those are all servers, beginning with the one that answered last: a
 // dead one costs time once.
-func (r *Registry) lastFirst(addrs []*url.URL) []*url.URL {
+func (r *Registry) readerFirst(addrs []*url.URL) []*url.URL {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := slices.IndexFunc(addrs, func(a *url.URL) bool { return registry.Redact(a) == r.last })
+	k := slices.IndexFunc(addrs, func(a *url.URL) bool { return registry.Redact(a) == r.reader })
 	if k <= 0 {
 		return addrs
 	}
 	return append(slices.Clone(addrs[k:]), addrs[:k]...)
 }
 
-func (r *Registry) answered(by string) {
+func (r *Registry) readFrom(by string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last = by
+	r.reader = by
 }
 
-// skip has the next call begin with the server after the one that err is of: what is no Nacos at
-// all may stand among them.
-func (r *Registry) skip(err error) {
+// nextReader has the next call begin with the server after the one that err is of: what is no Nacos
+// at all may stand among them.
+func (r *Registry) nextReader(err error) {
 	if e := (*registry.Error)(nil); errors.As(err, &e) {
 		k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == e.URL })
-		r.answered(registry.Redact(r.servers[(k+1)%len(r.servers)]))
+		r.readFrom(registry.Redact(r.servers[(k+1)%len(r.servers)]))
 	}
 }
 

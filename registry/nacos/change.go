@@ -17,14 +17,16 @@ import (
 // enable sets the flag of an instance at any server, which tells the others; held is false if there
 // is no such instance. For a second after the registration there is none for this call, so an
 // absence is asked for again before until.
-func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until time.Time) (held bool, err error) {
+func (r *Registry) enable(
+	ctx context.Context, rec record, enabled bool, until time.Time,
+) (held bool, err error) {
 	op := "disable "
 	if enabled {
 		op = "enable "
 	}
 	for {
-		held, err = r.write(ctx, op+r.id(rec.key), func(d dialect) client.Call {
-			return d.enable(r.namespace, rec, enabled)
+		held, err = r.write(ctx, op+r.id(rec.key), func(g api) client.Call {
+			return g.enable(r.namespace, rec, enabled)
 		})
 		if held || err != nil || time.Now().After(until) {
 			return held, err
@@ -38,19 +40,21 @@ func (r *Registry) enable(ctx context.Context, rec record, enabled bool, until t
 // write makes a call that changes something at the server that took the last change, and at the
 // next one where that certainly did not take it. Any other failure leaves open whether the change
 // was made: it is returned, and the caller reads back before it writes again.
-func (r *Registry) write(ctx context.Context, op string, build func(dialect) client.Call) (held bool, err error) {
+func (r *Registry) write(
+	ctx context.Context, op string, build func(api) client.Call,
+) (held bool, err error) {
 	for pause := poll; ; {
 		for range r.servers {
 			server := r.writer()
-			held, err = r.ask(ctx, []*url.URL{server}, op, func(d dialect) client.Call {
-				call := build(d)
+			held, err = r.call(ctx, []*url.URL{server}, op, func(g api) client.Call {
+				call := build(g)
 				call.Once, call.Unrepeated, call.Slow = true, true, raft+time.Second
 				return call
 			})
 			if e := (*registry.Error)(nil); !errors.As(err, &e) || !e.Unsent {
 				return held, err
 			}
-			r.pass(server)
+			r.nextWriter(server)
 		}
 		if client.Wait(ctx, pause/2+rand.N(pause/2)) != nil {
 			return held, err
@@ -63,25 +67,25 @@ func (r *Registry) write(ctx context.Context, op string, build func(dialect) cli
 func (r *Registry) writer() *url.URL {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.wrote }); k >= 0 {
+	if k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.writesTo }); k >= 0 {
 		return r.servers[k]
 	}
 	// The one that answered last: a dead one costs time once.
-	k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.last })
+	k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.reader })
 	s := r.servers[max(k, 0)]
-	r.wrote = registry.Redact(s)
+	r.writesTo = registry.Redact(s)
 	return s
 }
 
-// pass has the next change go to the server after failed, unless it does so already.
-func (r *Registry) pass(failed *url.URL) {
+// nextWriter has the next change go to the server after failed, unless it does so already.
+func (r *Registry) nextWriter(failed *url.URL) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.wrote != registry.Redact(failed) {
+	if r.writesTo != registry.Redact(failed) {
 		return
 	}
-	k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.wrote })
-	r.wrote = registry.Redact(r.servers[(k+1)%len(r.servers)])
+	k := slices.IndexFunc(r.servers, func(s *url.URL) bool { return registry.Redact(s) == r.writesTo })
+	r.writesTo = registry.Redact(r.servers[(k+1)%len(r.servers)])
 }
 
 // wipe enables what the servers remember of instances that are gone. Without it the next instance
@@ -96,8 +100,8 @@ func (r *Registry) wipe(ctx context.Context, gone []record) error {
 		return err
 	}
 	return each(ctx, gone, func(ctx context.Context, rec record) error {
-		_, err := r.ask(ctx, []*url.URL{server}, "wipe the record of "+r.id(rec.key), func(d dialect) client.Call {
-			call := d.wipe(r.namespace, rec)
+		_, err := r.call(ctx, []*url.URL{server}, "wipe the record of "+r.id(rec.key), func(g api) client.Call {
+			call := g.wipe(r.namespace, rec)
 			call.Slow = raft + time.Second
 			return call
 		})
@@ -136,12 +140,12 @@ func upgraded(a client.Answer) bool {
 // answered ok.
 func (r *Registry) remove(ctx context.Context, rec record) error {
 	kinds := []bool{rec.persistent}
-	if d := r.spoken(); d != nil && d.blurs() {
+	if g := r.knownAPI(); g != nil && g.hidesPersistent() {
 		kinds = []bool{rec.persistent, !rec.persistent}
 	}
 	for _, rec.persistent = range kinds {
-		_, err := r.write(ctx, "delete "+r.id(rec.key), func(d dialect) client.Call {
-			return d.remove(r.namespace, rec)
+		_, err := r.write(ctx, "delete "+r.id(rec.key), func(g api) client.Call {
+			return g.remove(r.namespace, rec)
 		})
 		if err != nil {
 			return err

@@ -23,13 +23,20 @@ func newClient(t testing.TB, urls []*url.URL, namespace, group string) registry.
 	return nacos.New(o)
 }
 
+// heldBack is newClient for an app that registers itself disabled.
+func heldBack(t testing.TB, urls []*url.URL) registry.Registry {
+	h := client.New(nil, "prestop/test")
+	t.Cleanup(h.Close)
+	return nacos.New(nacos.Options{Servers: urls, HTTP: h, HeldBack: true, Username: "nacos", Password: password("nacos")})
+}
+
 // world is an in-memory server of the version and apps that register over gRPC or over HTTP.
 func world(t *testing.T, version string, major int, grpc bool) *registrytest.NacosWorld {
 	memory := registrytest.NewNacos(registrytest.NacosConfig{Version: version, Rebuild: 100 * time.Millisecond})
 	s := httptest.NewServer(memory)
 	t.Cleanup(s.Close)
 	w := &registrytest.NacosWorld{
-		Servers: []string{s.URL + "/nacos"}, Client: newClient, Heartbeat: 50 * time.Millisecond, Major: major, User: "nacos", Password: "nacos",
+		Servers: []string{s.URL + "/nacos"}, Client: newClient, HeldBack: heldBack, Heartbeat: 50 * time.Millisecond, Major: major, User: "nacos", Password: "nacos",
 		StartAgain: func(testing.TB) { memory.Restart() }, NoV1: version == "3.2.0",
 	}
 	if grpc {

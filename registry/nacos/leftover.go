@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// note remembers that this process disables rec on the servers, and reports whether it was known to
-// be disabled before. Safe for concurrent use.
-func (r *Registry) note(rec record) (known bool) {
+// noteDisabled remembers that this process disables rec on the servers, and reports whether it was
+// known to be disabled before. Safe for concurrent use.
+func (r *Registry) noteDisabled(rec record) (known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, known = r.disabled[rec.key]
@@ -16,16 +16,17 @@ func (r *Registry) note(rec record) (known bool) {
 	return known
 }
 
-// noted reports whether k is disabled on the servers and ours to enable. Safe for concurrent use.
-func (r *Registry) noted(k key) bool {
+// isDisabled reports whether k is disabled on the servers and ours to enable. Safe for concurrent
+// use.
+func (r *Registry) isDisabled(k key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, ok := r.disabled[k]
 	return ok
 }
 
-// unnote takes a note back: there was nothing to disable. Safe for concurrent use.
-func (r *Registry) unnote(k key) {
+// dropDisabled takes a note back: there was nothing to disable. Safe for concurrent use.
+func (r *Registry) dropDisabled(k key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.disabled, k)
@@ -50,7 +51,8 @@ func (r *Registry) learn(views []view) {
 			delete(r.disabled, k)
 			delete(r.leftover, k)
 		case ours:
-			r.disabled[k] = h // the weight may have changed; whether it stays enabled is not known before it is written
+			// The weight may have changed. Whether it stays enabled is not known before it is written.
+			r.disabled[k] = h
 		case disabled && !r.heldBack && !r.strange(k):
 			r.disabled[k], r.leftover[k] = h, true
 		}
@@ -62,10 +64,12 @@ func (r *Registry) strange(k key) bool {
 	f := r.first[k]
 	f.persistent = r.records[k].persistent
 	for other, rec := range r.records {
-		_, ours := r.disabled[other]
-		if !strings.EqualFold(other.name, k.name) && other.ip == k.ip && other.port == k.port && (rec.enabled && rec.healthy || ours && !r.leftover[other]) {
-			f.beside = true
+		if other.ip != k.ip || other.port != k.port || strings.EqualFold(other.name, k.name) {
+			continue
 		}
+		_, disabled := r.disabled[other]
+		leftByUs := disabled && !r.leftover[other]
+		f.beside = f.beside || leftByUs || rec.enabled && rec.healthy
 	}
 	return f.strange(r.pod.Since, time.Now())
 }

@@ -40,7 +40,7 @@ func (r *Registry) discover(ctx context.Context) (map[key]record, error) {
 		if err == nil || registry.IsFinal(err) || ctx.Err() != nil {
 			return found, err
 		}
-		r.skip(err)
+		r.nextReader(err)
 		if client.Wait(ctx, pause) != nil {
 			return nil, &registry.Error{Op: "find instances", URL: r.url, Err: fmt.Errorf("%w, last: %w", ctx.Err(), err)}
 		}
@@ -94,8 +94,8 @@ func (r *Registry) byName(ctx context.Context, addrs []*url.URL, err error) (map
 		places = append(places, record{key: key{place: place{of, "DEFAULT"}}})
 	}
 	var last error
-	for _, a := range r.lastFirst(addrs) {
-		found, err := r.hosts(ctx, a, places, "look at", dialect.instances)
+	for _, a := range r.readerFirst(addrs) {
+		found, err := r.hosts(ctx, a, places, "look at", api.instances)
 		if err == nil {
 			return found, nil
 		}
@@ -114,12 +114,14 @@ func forbidden(err error) bool {
 // Pages overlap and go on without end on some versions: 2.x answers any page number with everything
 // while there are fewer services than a page has, 1.4 also when there are just as many, and 3.1
 // counts its pages wrongly. So it ends with a page that is short or has nothing new.
-func (r *Registry) catalog(ctx context.Context, addrs []*url.URL, name string, found map[key]record) error {
+func (r *Registry) catalog(
+	ctx context.Context, addrs []*url.URL, name string, found map[key]record,
+) error {
 	seen := map[service]bool{}
 	for n := 0; ; n++ {
 		var size, news int
-		_, err := r.ask(ctx, addrs, "list the services", func(d dialect) client.Call {
-			call := d.catalog(r.namespace, r.group, name, d.firstPage()+n)
+		_, err := r.call(ctx, addrs, "list the services", func(g api) client.Call {
+			call := g.catalog(r.namespace, r.group, name, g.firstPage()+n)
 			call.Large = true
 			call.Read = func(body io.Reader) error {
 				size, news = 0, 0
@@ -156,18 +158,21 @@ func (r *Registry) wants(p place) bool {
 	return (r.group == "" || p.group == r.group) && r.pod.Wants(p.name)
 }
 
+// looking is a look at one server: the Pod's instances that it has found there.
+type looking func(context.Context, *url.URL) (map[key]record, error)
+
 // everywhere looks at every server in parallel. Once one has answered, the others get patience
 // more, so that a dead or hanging one holds nothing up; without any answer it ends after
 // lookTimeout.
-func (r *Registry) everywhere(ctx context.Context, look func(context.Context, *url.URL) (map[key]record, error)) []view {
-	return r.at(ctx, r.servers, look)
+func (r *Registry) everywhere(ctx context.Context, look looking) []view {
+	return r.lookAt(ctx, r.servers, look)
 }
 
-// at is everywhere for some of the servers.
-func (r *Registry) at(ctx context.Context, servers []*url.URL, look func(context.Context, *url.URL) (map[key]record, error)) []view {
-	looking, cancel := context.WithTimeout(ctx, lookTimeout)
+// lookAt is everywhere for some of the servers.
+func (r *Registry) lookAt(ctx context.Context, servers []*url.URL, look looking) []view {
+	bounded, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	if _, err := r.speak(ctx); err != nil {
+	if _, err := r.apiSpoken(ctx); err != nil {
 		return []view{{err: err}}
 	}
 	views := make([]view, len(servers))
@@ -175,7 +180,8 @@ func (r *Registry) at(ctx context.Context, servers []*url.URL, look func(context
 	for i := range at {
 		at[i] = i
 	}
-	errs := client.Everywhere(looking, at, patience, func(int) bool { return true }, func(ctx context.Context, i int) (err error) {
+	spared := func(int) bool { return true }
+	errs := client.Everywhere(bounded, at, patience, spared, func(ctx context.Context, i int) (err error) {
 		views[i].held, err = look(ctx, servers[i])
 		return err
 	})
@@ -188,7 +194,7 @@ func (r *Registry) at(ctx context.Context, servers []*url.URL, look func(context
 // anywhere looks at the first server that answers, beginning with the one that answered last.
 func (r *Registry) anywhere(ctx context.Context) view {
 	var v view
-	for _, s := range r.lastFirst(r.servers) {
+	for _, s := range r.readerFirst(r.servers) {
 		looking, cancel := context.WithTimeout(ctx, patience)
 		v.held, v.err = r.look(looking, s)
 		cancel()
@@ -223,7 +229,7 @@ func (r *Registry) look(ctx context.Context, server *url.URL) (map[key]record, e
 			return found, err
 		}
 	}
-	return r.hosts(ctx, server, places, "look at", dialect.instances)
+	return r.hosts(ctx, server, places, "look at", api.instances)
 }
 
 // listed reads what callers get of the remembered instances at one server. The catalog comes out of
@@ -234,19 +240,19 @@ func (r *Registry) listed(ctx context.Context, server *url.URL) (map[key]record,
 		maps.DeleteFunc(found, func(_ key, rec record) bool { return !rec.enabled })
 		return found, err
 	}
-	return r.hosts(ctx, server, r.places(), "read what callers get of", dialect.listed)
+	return r.hosts(ctx, server, r.places(), "read what callers get of", api.listed)
 }
 
 // hosts reads those of the Pod's instances that one server has in places.
 func (r *Registry) hosts(ctx context.Context, server *url.URL, places []record, op string,
-	call func(dialect, string, place) (client.Call, string)) (map[key]record, error) {
+	call func(api, string, place) (client.Call, string)) (map[key]record, error) {
 	var mu sync.Mutex
 	found := map[key]record{}
 	err := each(ctx, places, func(ctx context.Context, rec record) error {
 		p := rec.place
 		var here []record
-		_, err := r.ask(ctx, []*url.URL{server}, op+" "+p.group+"@@"+p.name, func(d dialect) client.Call {
-			c, field := call(d, r.namespace, p)
+		_, err := r.call(ctx, []*url.URL{server}, op+" "+p.group+"@@"+p.name, func(g api) client.Call {
+			c, field := call(g, r.namespace, p)
 			c.Read = func(body io.Reader) error {
 				here = nil
 				return readHosts(body, field, func(h host) {

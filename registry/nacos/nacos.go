@@ -89,11 +89,11 @@ type Registry struct {
 	http       *client.Client
 	login      login
 
-	mu      sync.Mutex // guards what follows, since calls are made in parallel
-	dialect dialect    // nil until a server has told its generation
-	told    time.Time  // when it did
-	last    string     // the server that answered last, as it is shown
-	wrote   string     // the server that changes are sent to, as it is shown
+	mu       sync.Mutex // guards what follows, since calls are made in parallel
+	api      api        // nil until a server has told its generation
+	apiKnown time.Time  // when it did
+	reader   string     // the server that answered last, as it is shown
+	writesTo string     // the server that changes are sent to, as it is shown
 
 	pod     registry.Pod
 	records map[key]record
@@ -160,7 +160,7 @@ func (r *Registry) Linger() (afterPublished, afterLeave time.Duration) { return 
 // found yet.
 func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Instance, error) {
 	r.resolve(ctx)
-	r.grown()
+	r.expireAPI()
 	r.pod = pod
 	found, err := r.discover(ctx)
 	if err != nil {
@@ -187,7 +187,10 @@ func (r *Registry) Find(ctx context.Context, pod registry.Pod) ([]registry.Insta
 			r.first[k] = finding{at: time.Now(), registeredSince: r.looked[k.port] || r.looked[0]}
 		}
 	}
-	maps.DeleteFunc(r.first, func(k key, _ finding) bool { _, known := r.records[k]; return !known })
+	maps.DeleteFunc(r.first, func(k key, _ finding) bool {
+		_, known := r.records[k]
+		return !known
+	})
 	for _, port := range pod.Ports {
 		r.looked[port] = true
 	}
@@ -210,16 +213,18 @@ func (r *Registry) Leave(ctx context.Context) error {
 		// For the weights that they have now: a change of the flag writes the weight too.
 		r.learn([]view{r.anywhere(ctx)})
 	}
-	leaving := slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !rec.enabled && !r.noted(rec.key) })
+	leaving := slices.DeleteFunc(r.chosen(r.records), func(rec record) bool {
+		return !rec.enabled && !r.isDisabled(rec.key) // it is not ours, and is out already
+	})
 	return r.settle(ctx, "left", leaving, func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
 		return each(ctx, leaving, func(ctx context.Context, rec record) error {
 			// Noted before it is sent: a disable whose answer is lost has to be undone all the
 			// same.
-			known := r.note(rec)
+			known := r.noteDisabled(rec)
 			held, err := r.enable(ctx, rec, false, until)
 			if err == nil && !held && !known {
-				r.unnote(rec.key)
+				r.dropDisabled(rec.key)
 			}
 			return err
 		})
@@ -347,7 +352,7 @@ func (r *Registry) chosen(of map[key]record) []record {
 
 // back are the remembered records that a Rejoin changes now.
 func (r *Registry) back() []record {
-	return slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !r.noted(rec.key) })
+	return slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !r.isDisabled(rec.key) })
 }
 
 // enabledAgain forgets that the records that are changed now were disabled.
@@ -376,9 +381,11 @@ func (r *Registry) instances(views []view) []registry.Instance {
 		if views != nil {
 			h = merged(views, rec.key)
 		}
-		i := registry.Instance{ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h)}
-		if i.State == registry.Out && !r.noted(rec.key) {
-			i.State = registry.Down // by its own app, or it is another Pod's: it is not ours to enable
+		i := registry.Instance{
+			ID: r.id(rec.key), Service: rec.name, Port: rec.port, Status: status(h), State: state(h),
+		}
+		if i.State == registry.Out && !r.isDisabled(rec.key) {
+			i.State = registry.Down // its own app's word, or another Pod's record
 		}
 		list = append(list, i)
 	}

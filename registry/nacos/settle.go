@@ -15,15 +15,23 @@ import (
 	"prestop/registry/client"
 )
 
+// change is a change of some records, as it is made once. nil says that a server has taken each.
+type change func(context.Context) error
+
 // settle makes a change of records and returns when every server that answers shows it of each, as
-// good tells (nil: not held). It makes the change again until ctx ends, at most every few seconds,
-// and never without having read back what the last attempt did.
-func (r *Registry) settle(ctx context.Context, what string, records []record, change func(context.Context) error, good func(*record) bool) error {
+// good tells (nil: not held). It makes the change again until ctx ends, ever more rarely, and never
+// without having read back what the last attempt did.
+func (r *Registry) settle(
+	ctx context.Context, what string, records []record, change change, good func(*record) bool,
+) error {
 	back := readBack{r: r, records: records, good: good}
-	for pause := rebuilt; ; pause = min(2*pause, repeat) {
-		unsure := r.make(ctx, change, &back)
-		if registry.IsFinal(unsure) || ctx.Err() != nil && unsure != nil {
+	for pause := rebuilt; ; pause = min(2*pause, raft) {
+		unsure := r.attempt(ctx, change, &back)
+		switch {
+		case registry.IsFinal(unsure):
 			return unsure
+		case unsure != nil && ctx.Err() != nil:
+			return r.unsettled(what, ended(ctx, unsure), records)
 		}
 		if len(records) == 0 && unsure == nil {
 			return nil
@@ -31,7 +39,7 @@ func (r *Registry) settle(ctx context.Context, what string, records []record, ch
 		first := pause/2 + rand.N(pause/2+1)
 		if unsure == nil {
 			first = rebuilt
-			if d := r.spoken(); d != nil && d.immediate() {
+			if g := r.knownAPI(); g != nil && g.listsAtOnce() {
 				first = 0
 			}
 		}
@@ -42,16 +50,24 @@ func (r *Registry) settle(ctx context.Context, what string, records []record, ch
 		case registry.IsFinal(err):
 			return err
 		case ctx.Err() != nil:
-			return r.unsettled(what, cmp.Or(unsure, err, ctx.Err()), pending)
+			return r.unsettled(what, ended(ctx, cmp.Or(unsure, err)), pending)
 		}
 	}
 }
 
-// make makes a change and waits for the answers as long as its server is seen to be alive: a server
-// may wait for its cluster, and a second write would only make that longer. It returns early when
-// that server shows the change. An error that is not final leaves open what was changed, and has
-// the next change go to another server.
-func (r *Registry) make(ctx context.Context, change func(context.Context) error, back *readBack) error {
+// ended is ctx's error, with what failed last.
+func ended(ctx context.Context, last error) error {
+	if last == nil || errors.Is(last, ctx.Err()) {
+		return cmp.Or(last, ctx.Err())
+	}
+	return fmt.Errorf("%w, last: %w", ctx.Err(), last)
+}
+
+// attempt makes a change and waits for the answers as long as its server is seen to be alive: a
+// server may wait for its cluster, and a second write would only make that longer. It returns early
+// when that server shows the change. An error that is not final leaves open what was changed, and
+// has the next change go to another server.
+func (r *Registry) attempt(ctx context.Context, change change, back *readBack) error {
 	changing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -61,13 +77,13 @@ func (r *Registry) make(ctx context.Context, change func(context.Context) error,
 		select {
 		case err := <-ended:
 			if err != nil {
-				r.pass(server)
+				r.nextWriter(server)
 			}
 			return err
 		case <-time.After(pause):
 		}
 		looking, done := context.WithTimeout(ctx, slow)
-		view := r.at(looking, []*url.URL{server}, r.look)[0]
+		view := r.lookAt(looking, []*url.URL{server}, r.look)[0]
 		done()
 		if view.err == nil && !back.holds(view) {
 			continue // it is alive, and waits for its cluster
@@ -80,7 +96,7 @@ func (r *Registry) make(ctx context.Context, change func(context.Context) error,
 		case ctx.Err() != nil:
 			return err
 		}
-		r.pass(server)
+		r.nextWriter(server)
 		return &registry.Error{Op: "change instances", URL: registry.Redact(server), Err: errSilent}
 	}
 }
@@ -100,26 +116,33 @@ func (b *readBack) shows(v view) bool { return len(b.pending([]view{v})) == 0 }
 
 // holds reports whether one server holds all records and shows what is good of each.
 func (b *readBack) holds(v view) bool {
-	return b.shows(v) && !slices.ContainsFunc(b.records, func(rec record) bool { _, ok := v.held[rec.key]; return !ok })
+	return b.shows(v) && !slices.ContainsFunc(b.records, func(rec record) bool {
+		_, held := v.held[rec.key]
+		return !held
+	})
 }
 
 // pending are the records that a server shows otherwise.
 func (b *readBack) pending(views []view) []record {
-	return slices.DeleteFunc(slices.Clone(b.records), func(rec record) bool { return settled(views, rec.key, b.good) })
+	return slices.DeleteFunc(slices.Clone(b.records), func(rec record) bool {
+		return settled(views, rec.key, b.good)
+	})
 }
 
 // until looks after pause for the first time and then again, for repeat or, once, until a server
 // has answered. A server that has shown what is good is not asked again. It returns the records
 // that are still pending, and an error if no server has answered.
-func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (pending []record, err error) {
+func (b *readBack) until(
+	ctx context.Context, pause time.Duration, once bool,
+) (pending []record, err error) {
 	views := make([]view, len(b.r.servers))
 	for i := range views {
 		views[i].err = errNotAsked
 	}
 	next := poll
 	for end := time.Now().Add(pause + repeat); time.Now().Before(end); pause, next = next, 2*next {
-		if client.Wait(ctx, pause) != nil {
-			return b.pending(views), failed(views)
+		if err := client.Wait(ctx, pause); err != nil {
+			return b.pending(views), err
 		}
 		var asked []*url.URL
 		var at []int
@@ -128,7 +151,10 @@ func (b *readBack) until(ctx context.Context, pause time.Duration, once bool) (p
 				asked, at = append(asked, s), append(at, i)
 			}
 		}
-		for i, v := range b.r.at(ctx, asked, b.r.look) {
+		for i, v := range b.r.lookAt(ctx, asked, b.r.look) {
+			if v.err != nil && ctx.Err() != nil {
+				return b.pending(views), v.err // it was not given its time: it is not done without
+			}
 			views[at[i]] = v
 		}
 		pending, err = b.pending(views), failed(views)
@@ -155,5 +181,6 @@ func (r *Registry) unsettled(what string, cause error, pending []record) error {
 	if len(ids) > 5 {
 		ids = append(ids[:5], fmt.Sprintf("and %d more", len(pending)-5))
 	}
-	return &registry.Error{Op: "read back as " + what + " " + strings.Join(ids, ", "), URL: r.url, Err: cause}
+	op := "read back as " + what + " " + strings.Join(ids, ", ")
+	return &registry.Error{Op: op, URL: r.url, Err: cause}
 }

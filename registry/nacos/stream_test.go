@@ -75,12 +75,12 @@ func TestTheInstancesOfEachVersionAreRead(t *testing.T) {
 }
 
 func TestTheVersionOfEachServerIsRead(t *testing.T) {
-	for file, want := range map[string]dialect{"state-1.4.1": v1{old: true}, "state-2.3.2": v1{direct: true}, "state-3.1.0": v3{}} {
+	for file, want := range map[string]api{"state-1.4.1": v1{old: true}, "state-2.3.2": v1{direct: true}, "state-3.1.0": v3{}} {
 		body, err := io.ReadAll(golden(t, file))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := spokenBy(versionIn(ok(body))); got != want {
+		if got := apiOf(versionIn(ok(body))); got != want {
 			t.Errorf("%s: %#v", file, got)
 		}
 	}

@@ -32,6 +32,7 @@ func RunEureka(t *testing.T, w *EurekaWorld) {
 				"a service URL is used as it is, with and without a slash at its end":          urlAsItIs,
 				"a service URL that is none is said, and not taken for absence":                wrongPath,
 				"lists come compressed":                                                        compressed,
+				"a record that may be a dead Pod's is not put up":                              strangersRecordOfEureka,
 				"what is not there is not deleted on a guess":                                  notOnAGuess,
 			}, true)
 		})
@@ -102,6 +103,25 @@ func beganOut(p *eurekaPlace) {
 		p.say(app, itself)
 		app.Beat(p)
 		p.say(app, itself)
+	}
+}
+
+// strangersRecordOfEureka is a Pod whose address belonged to another one, which died while it was out.
+func strangersRecordOfEureka(p *eurekaPlace) {
+	stranger := p.another(p.app.Service+"-stranger", 8080)
+	dead := p.start(eurekaShape{App: stranger})
+	p.leave(p.found(1))
+	p.notCalled(stranger)
+	dead.Crash(p)
+	p.start(eurekaShape{App: p.app})
+	r := p.found(2)
+	p.must(r.Rejoin(p.Context()), "rejoin")
+	p.must(r.Leave(p.Context()), "leave")
+	p.notCalled(p.app)
+	p.must(r.Rejoin(p.Context()), "rejoin")
+	p.eventually("be called again", func() error { return p.callersSee(p.app) })
+	if err := absent(p.Callers(p, stranger.Service), stranger); err != nil {
+		p.Errorf("the stranger's callers are sent to us: %v", err)
 	}
 }
 

@@ -28,6 +28,7 @@ func RunNacos(t *testing.T, w *NacosWorld) {
 		"an app that dies while it is being disabled can be born again":      orphan,
 		"an app that dies while it is being disabled and comes back rejoins": orphanComesBack,
 		"two connections with one address: the later one rejoins":            twoConnections,
+		"a record that may be a dead Pod's is not enabled":                   strangersRecord,
 		"hundreds of names of one Pod leave and rejoin":                      hundredsOfNames,
 		"names with colons, dots and other odd characters leave and rejoin":  oddNames,
 	}
@@ -45,6 +46,9 @@ func RunNacos(t *testing.T, w *NacosWorld) {
 	}
 	if w.Major >= 2 { // on a 1.x what is set from outside is the app's own until its next registration
 		cases["metadata that was set from outside survives a leave and a rejoin"] = metadataFromOutside
+	}
+	if w.HeldBack != nil && w.Connect == nil {
+		cases["an app that registers itself disabled is left so until it is let in"] = registersDisabled
 	}
 	t.Run("nacos", func(t *testing.T) {
 		for name, c := range cases {
@@ -293,6 +297,60 @@ func hundredsOfNames(p *nacosPlace) {
 			p.Fatalf("%+v", i)
 		}
 	}
+}
+
+// strangersRecord is a Pod whose address belonged to another one, which has left. Nacos does not tell
+// whether that one lives; here it does, which is as long as its record can last.
+func strangersRecord(p *nacosPlace) {
+	stranger := p.another(p.app.Service+"-stranger", 8080)
+	p.Start(p, stranger)
+	p.leave(p.found(1))
+	p.notCalled(stranger)
+	p.Start(p, p.app)
+	r := p.client()
+	for _, i := range p.find(r, 2) {
+		if want := map[bool]registry.State{true: registry.In, false: registry.Down}[i.Service == p.app.Service]; i.State != want {
+			p.Errorf("%+v, want %v", i, want)
+		}
+	}
+	p.must(r.Leave(p.Context()), "leave")
+	p.notCalled(p.app)
+	p.must(r.Rejoin(p.Context()), "rejoin")
+	p.called(p.app)
+	if err := absent(p.Callers(p, stranger.Service), stranger); err != nil {
+		p.Errorf("the stranger's callers are sent to us: %v", err)
+	}
+}
+
+// registersDisabled is an app with spring.cloud.nacos.discovery.instance-enabled=false.
+func registersDisabled(p *nacosPlace) {
+	i := p.instance()
+	i.Disabled = true
+	app := p.world.start(p, i)
+	var urls []*url.URL
+	for _, s := range p.URLs() {
+		u, err := url.Parse(s)
+		p.must(err, "parse the address")
+		urls = append(urls, u)
+	}
+	r := p.world.HeldBack(p, urls)
+	if found := p.find(r, 1)[0]; found.State != registry.Down {
+		p.Fatalf("%+v, as if it were ours to put in", found)
+	}
+	p.must(r.Rejoin(p.Context()), "rejoin")
+	p.must(r.Leave(p.Context()), "leave")
+	p.must(r.Rejoin(p.Context()), "rejoin")
+	app.Beat(p)
+	p.mustBe(r, registry.Down)
+	p.listed(i, false)
+
+	p.console(i, url.Values{"enabled": {"true"}})
+	p.listed(i, true)
+	p.becomes(r, registry.In)
+	p.leave(r)
+	p.listed(i, false)
+	p.rejoin(r)
+	p.listed(i, true)
 }
 
 func oddNames(p *nacosPlace) {

@@ -25,6 +25,8 @@ type NacosWorld struct {
 	// Client makes the Registry to judge, in a namespace and a group; "" are the product's own
 	// defaults.
 	Client func(t testing.TB, urls []*url.URL, namespace, group string) registry.Registry
+	// HeldBack is Client for an app that registers itself disabled; nil does without that case.
+	HeldBack func(t testing.TB, urls []*url.URL) registry.Registry
 	// StartAgain restarts every server without its data; nil does without the cases that need it.
 	StartAgain func(t testing.TB)
 	// Heartbeat is the pace of apps that register over HTTP.
@@ -206,6 +208,7 @@ func (a *nacosApp) query() url.Values {
 	i := a.instance.named()
 	metadata, _ := json.Marshal(i.Metadata)
 	return url.Values{
+		"enabled":     {strconv.FormatBool(!i.Disabled)},
 		"namespaceId": {i.Namespace},
 		"groupName":   {i.Group},
 		"serviceName": {i.Service},

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,9 @@ import (
 
 // recordTo makes TestCorpus write what it saw, for the replay in drain/conns.
 var recordTo = flag.String("record", "", "a file for the recorded corpus")
+
+// only chooses the servers.
+var only = flag.String("only", "", "a regular expression for the names of the servers")
 
 // rule is quick, and gives up no request while a test lasts.
 var rule = conns.Rule{IdleAfter: time.Second, RequestTimeout: time.Hour}
@@ -42,7 +46,7 @@ type site struct {
 
 var sites = []site{
 	{"net/http", []protocol{web1, web1TLS, web2, web2TLS, web1Mutual, web2Mutual, web1TLS12, web2Old}, append(append(webShapes, handShapes...), frameShapes...), serveGo},
-	{"net/http, reading late", []protocol{web1TLS, web2, web2TLS, web1Mutual, web2Mutual, web2Old}, firstShapes, serveLate},
+	{"net/http-late", []protocol{web1, web1TLS, web2, web2TLS, web1Mutual, web2Mutual, web2Old}, firstShapes, serveLate},
 	{"grpc-go", []protocol{grpc1, grpcTLS}, rpcShapes, serveGRPC},
 	{"a database", []protocol{raw}, rawShapes, func(t testing.TB, d *desk, _ protocol, l net.Listener) { serveRaw(t, d, l) }},
 	{"WebSocket", []protocol{raw}, socketShapes, serveWebSocket},
@@ -70,7 +74,14 @@ type planned struct {
 // plan lists every shape with each of its servers, and starts those that several share.
 func plan(t *testing.T) []planned {
 	var all []planned
+	chosen, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, site := range sites {
+		if !chosen.MatchString(site.name) {
+			continue
+		}
 		for _, p := range site.protocols {
 			for _, s := range site.shapes {
 				if s.on(p) {
@@ -97,6 +108,9 @@ func plan(t *testing.T) []planned {
 	}
 	taken := make(map[uint16]bool)
 	for _, f := range fleets {
+		if !chosen.MatchString(f.name) {
+			continue
+		}
 		ports := make(map[protocol][]uint16)
 		var begun func(v *visit, id string) bool
 		for _, p := range []protocol{web1, web1TLS, web2, web2TLS} {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,10 @@ type fleet struct {
 	tools []shape
 }
 
-var fleets = []fleet{{"nginx", runNginx, toolShapes}, {"Envoy", runEnvoy, nil}, {"Tomcat", runJava("tomcat"), toolShapes}, {"Netty", runJava("netty"), nil}}
+var fleets = []fleet{
+	{"nginx", runNginx, toolShapes}, {"Envoy", runEnvoy, nil},
+	{"Tomcat", runJava("tomcat"), slices.Concat(toolShapes, upgradeShapes)}, {"Netty", runJava("netty"), nil},
+}
 
 // runBackend serves the app behind a proxy.
 func runBackend(t testing.TB) (port int, begun func(v *visit, id string) bool) {

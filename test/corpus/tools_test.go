@@ -25,13 +25,13 @@ var toolShapes = []shape{
 	{name: "curl, 3 GETs answered, one in flight", want: used, on: over(web1, web1TLS), drive: func(v *visit) { v.curlSlow(3) }},
 	// curl 7.88 resets a stream once the body has its length, and sends the next request before the server has ended that stream.
 	{name: "curl, 3 GETs answered, one in flight", want: used, mixed: true, on: over(web2TLS), drive: func(v *visit) { v.curlSlow(3) }},
-	{name: "JDK, a GET answered", want: idle, common: true, on: every, drive: func(v *visit) { v.java("", "/fast") }},
-	{name: "JDK, 6 GETs answered", want: idle, common: true, on: every, drive: func(v *visit) { v.java("", slices.Repeat([]string{"/fast"}, 6)...) }},
-	{name: "JDK, 20 GETs answered", want: idle, common: true, on: every, drive: func(v *visit) { v.java("", slices.Repeat([]string{"/fast"}, 20)...) }},
-	{name: "JDK, a small POST answered", want: idle, common: true, on: every, drive: func(v *visit) { v.java("small", "/fast") }},
-	{name: "JDK, a GET in flight", want: used, on: every, drive: func(v *visit) { v.javaSlow(0, "") }},
-	{name: "JDK, a POST of 3 kB in flight", want: used, on: every, drive: func(v *visit) { v.javaSlow(0, strings.Repeat("x", 3000)) }},
-	{name: "JDK, a GET answered, one in flight", want: used, on: every, drive: func(v *visit) { v.javaSlow(1, "") }},
+	{name: "JDK, a GET answered", want: idle, common: true, on: noUpgrade, drive: func(v *visit) { v.java("", "/fast") }},
+	{name: "JDK, 6 GETs answered", want: idle, common: true, on: noUpgrade, drive: func(v *visit) { v.java("", slices.Repeat([]string{"/fast"}, 6)...) }},
+	{name: "JDK, 20 GETs answered", want: idle, common: true, on: noUpgrade, drive: func(v *visit) { v.java("", slices.Repeat([]string{"/fast"}, 20)...) }},
+	{name: "JDK, a small POST answered", want: idle, common: true, on: noUpgrade, drive: func(v *visit) { v.java("small", "/fast") }},
+	{name: "JDK, a GET in flight", want: used, on: noUpgrade, drive: func(v *visit) { v.javaSlow(0, "") }},
+	{name: "JDK, a POST of 3 kB in flight", want: used, on: noUpgrade, drive: func(v *visit) { v.javaSlow(0, strings.Repeat("x", 3000)) }},
+	{name: "JDK, a GET answered, one in flight", want: used, on: noUpgrade, drive: func(v *visit) { v.javaSlow(1, "") }},
 	{name: "h2load, 6 GETs answered, thinking", want: idle, common: true, on: shared, drive: func(v *visit) { v.h2load(6, 100) }},
 	{name: "nghttp, a GET in flight", want: used, on: shared, drive: func(v *visit) {
 		id := v.id()
@@ -39,6 +39,17 @@ var toolShapes = []shape{
 		v.await(id)
 	}},
 }
+
+// upgradeShapes are those of the JDK's client to a server that speaks HTTP/2 in clear: it asks for that by
+// Upgrade, as a request of HTTP/1.1, which nginx does not take.
+var upgradeShapes = []shape{
+	{name: "JDK, by Upgrade, a GET answered", want: idle, on: over(web2), drive: func(v *visit) { v.java("", "/fast") }},
+	{name: "JDK, by Upgrade, a GET in flight", want: used, on: over(web2), drive: func(v *visit) { v.javaSlow(0, "") }},
+	{name: "JDK, by Upgrade, a GET answered, one in flight", want: used, on: over(web2), drive: func(v *visit) { v.javaSlow(1, "") }},
+}
+
+// noUpgrade are the protocols that begin with themselves by every client.
+var noUpgrade = over(web1, web1TLS, web2TLS)
 
 // reused are the protocols whose connection curl 7.88 uses for another request.
 func reused(p protocol) bool { return p != web2 }

@@ -433,13 +433,21 @@ func drainsMeanwhile(g *stage, do func()) {
 // nothingLeft shows that no object of the release is left, in no namespace.
 func (g *stage) nothingLeft() {
 	g.Helper()
-	kinds := "validatingadmissionpolicies,validatingadmissionpolicybindings,mutatingadmissionpolicies,mutatingadmissionpolicybindings,configmaps,networkpolicies,secrets"
-	left, err := g.Kubectl(g.Context(), nil, "get", kinds, "-A", "-o", "name", "-l", "app.kubernetes.io/instance=prestop")
-	if err != nil || strings.TrimSpace(left) != "" {
-		g.Errorf("left: %s %v", left, err)
+	mutating := "v1"
+	if g.Minor < 36 {
+		mutating = "v1beta1"
 	}
-	left, err = g.Kubectl(g.Context(), nil, "get", "secrets", "-A", "-o", "name", "-l", "owner=helm,name=prestop")
-	if err != nil || strings.TrimSpace(left) != "" {
-		g.Errorf("left of Helm: %s %v", left, err)
+	const admission, ours = "/apis/admissionregistration.k8s.io/", "?labelSelector=app.kubernetes.io/instance=prestop"
+	for _, collection := range []string{
+		admission + "v1/validatingadmissionpolicies" + ours, admission + "v1/validatingadmissionpolicybindings" + ours,
+		admission + mutating + "/mutatingadmissionpolicies" + ours, admission + mutating + "/mutatingadmissionpolicybindings" + ours,
+		"/api/v1/configmaps" + ours, "/apis/networking.k8s.io/v1/networkpolicies" + ours, "/api/v1/secrets?labelSelector=owner=helm,name=prestop",
+	} {
+		var left struct {
+			Items []struct{ Metadata kube.Meta }
+		}
+		if err := g.Get(g.Context(), collection, &left); err != nil || len(left.Items) > 0 {
+			g.Errorf("%s: %+v, %v", collection, left.Items, err)
+		}
 	}
 }

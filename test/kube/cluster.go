@@ -163,48 +163,72 @@ func start(ctx context.Context, script string) error {
 // mutating restarts the API server of 1.34 or 1.35 with MutatingAdmissionPolicy, which it has but does not serve by itself.
 // The script's own restart keeps the command line as it is.
 func mutating(ctx context.Context, script string) error {
-	const api = "/apis/admissionregistration.k8s.io/"
-	served := func(version string) bool {
-		out, err := run(ctx, nil, script, "k", "get", "--raw", api+version)
-		return err == nil && strings.Contains(out, `"mutatingadmissionpolicies"`)
-	}
 	version, err := run(ctx, nil, script, "k", "get", "--raw", "/version")
-	if err != nil || !regexp.MustCompile(`"minor": *"3[45]`).MatchString(version) || served("v1beta1") {
+	if err != nil || !regexp.MustCompile(`"minor": *"3[45]`).MatchString(version) || mutates(ctx, script) {
+		return err
+	}
+	if err := controlled(ctx, script); err != nil { // a controller manager that is still starting ends with the API server
 		return err
 	}
 	dir, err := cacheOfScript()
 	if err != nil {
 		return err
 	}
-	file := filepath.Join(dir, "run", "apiserver.pid")
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(filepath.Join(dir, "run", "apiserver.pid"))
 	if err != nil {
 		return err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	words, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	pid := strings.TrimSpace(string(text))
+	words, err := os.ReadFile("/proc/" + pid + "/cmdline")
 	if err != nil {
 		return err
 	}
-	args := strings.Split(strings.TrimRight(string(words), "\x00"), "\x00")
-	args = append(args, "--feature-gates=MutatingAdmissionPolicy=true", "--runtime-config=admissionregistration.k8s.io/v1beta1=true")
-	again := `
+	const again = `
 		kill "$PID"; while kill -0 "$PID" 2>/dev/null; do sleep 0.1; done
 		setsid nohup nsenter --net=/run/netns/kn1 "$@" >>"$DIR/run/apiserver.log" 2>&1 </dev/null &
 		echo $! >"$DIR/run/apiserver.pid"`
-	command := append([]string{"PID=" + strconv.Itoa(pid), "DIR=" + dir, "sh", "-c", again, "sh"}, args...)
-	if _, err := run(ctx, nil, "env", command...); err != nil {
+	args := append([]string{"PID=" + pid, "DIR=" + dir, "sh", "-c", again, "sh"}, strings.Split(strings.TrimRight(string(words), "\x00"), "\x00")...)
+	args = append(args, "--feature-gates=MutatingAdmissionPolicy=true", "--runtime-config=admissionregistration.k8s.io/v1beta1=true")
+	if _, err := run(ctx, nil, "env", args...); err != nil {
 		return err
 	}
-	limit := time.After(2 * time.Minute)
-	for tick := time.Tick(200 * time.Millisecond); !runs(ctx, script) || !served("v1beta1"); {
+	if err := until(ctx, "the API server serves MutatingAdmissionPolicy", func() bool { return mutates(ctx, script) }); err != nil {
+		return err
+	}
+	return controlled(ctx, script)
+}
+
+// mutates reports whether the API server of 1.34 or 1.35 serves MutatingAdmissionPolicy.
+func mutates(ctx context.Context, script string) bool {
+	out, err := run(ctx, nil, script, "k", "get", "--raw", "/apis/admissionregistration.k8s.io/v1beta1")
+	return err == nil && strings.Contains(out, `"mutatingadmissionpolicies"`)
+}
+
+// controlled waits until the controllers work: one of them gives a new namespace its service account.
+func controlled(ctx context.Context, script string) error {
+	name := "controlled-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+	try := func(args ...string) func() bool {
+		return func() bool { _, err := run(ctx, nil, script, append([]string{"k"}, args...)...); return err == nil }
+	}
+	if err := until(ctx, "a namespace can be made", try("create", "namespace", name)); err != nil {
+		return err
+	}
+	if err := until(ctx, "a controller works", try("get", "serviceaccount", "default", "--namespace", name)); err != nil {
+		return err
+	}
+	return until(ctx, "a namespace can be removed", try("delete", "namespace", name, "--wait=false"))
+}
+
+// until tries until it is so.
+func until(ctx context.Context, what string, is func() bool) error {
+	limit := time.After(3 * time.Minute)
+	for tick := time.Tick(200 * time.Millisecond); !is(); {
 		select {
 		case <-tick:
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-limit:
-			return errors.New("the API server does not serve MutatingAdmissionPolicy")
+			return fmt.Errorf("it is not so that %s", what)
 		}
 	}
 	return nil

@@ -15,10 +15,11 @@ import (
 	"prestop/registry/registrytest"
 )
 
-// podAddress is where the Pod's containers are reached.
+// The Pod's addresses. The sidecar is given the first.
 const (
 	podAddress    = "10.0.0.1"
 	secondAddress = "10.0.7.1"
+	sixthAddress  = "fd00::1" // by IPv6
 )
 
 // plan is what a container is like.
@@ -66,7 +67,7 @@ type container struct {
 }
 
 func (c *container) identity() identity {
-	return identity{"orders-" + c.name, c.w.registeredBy(), c.port, c.w.lease}
+	return identity{"orders-" + c.name, c.w.by, c.port, c.w.lease}
 }
 
 // start starts the container's process, unless it runs.
@@ -137,7 +138,7 @@ func (c *container) live(ctx context.Context, s *server) {
 			}
 		}
 		c.registered(s)
-		connection := s.nacos.Register(registrytest.NacosInstance{Service: c.identity().service, IP: c.w.registeredBy(), Port: c.port, Weight: 1})
+		connection := s.nacos.Register(registrytest.NacosInstance{Service: c.identity().service, IP: c.identity().nacosIP(), Port: c.port, Weight: 1})
 		<-ctx.Done()
 		connection.Close()
 		return
@@ -220,16 +221,25 @@ func (c *container) close(why string, hooks []*hook) {
 	l.kill()
 }
 
-// closePort closes the port alone: the process lives and heartbeats. It reports whether it was open.
-func (c *container) closePort() bool {
+// closePort closes the port alone: the process lives and heartbeats. The result opens it again, if
+// the process lives still; nil: it was not open.
+func (c *container) closePort() (reopen func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.l == nil {
-		return false
+		return nil
 	}
 	c.w.say("%s closes its port", c.name)
 	c.close("closes its port", nil)
-	return true
+	life := c.routines
+	return func() {
+		c.mu.Lock()
+		same := c.running && c.routines == life
+		c.mu.Unlock()
+		if same {
+			c.open()
+		}
+	}
 }
 
 // facts are what the judge needs.
@@ -257,14 +267,4 @@ func (c *container) isRegistered() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.holds) == len(c.w.servers)
-}
-
-// reopen opens the port again that the process closed.
-func (c *container) reopen() {
-	c.mu.Lock()
-	again := c.running && c.l == nil && len(c.up) > 0
-	c.mu.Unlock()
-	if again {
-		c.open()
-	}
 }

@@ -119,7 +119,7 @@ func (c *caller) refresh(ctx context.Context, cl *client) {
 	}
 	c.listed, c.address = now, ""
 	for _, a := range list {
-		if a == fmt.Sprintf("%s:%d", c.w.registeredBy(), c.to.port) {
+		if a == c.to.identity().where() {
 			c.address = a
 		}
 	}

@@ -42,8 +42,8 @@ type setup struct {
 	quiet bool
 	// unread: nobody reads the sidecar's log.
 	unread bool
-	// second: the apps register by an address of the Pod that the sidecar was not given.
-	second bool
+	// by is the address by which the apps register.
+	by string
 	// drop is when the kubelet is restarted as the Pod's hooks run; zero: it is not.
 	drop time.Duration
 }
@@ -83,7 +83,7 @@ func (s setup) String() string {
 	word(len(s.kinds) > 0, fmt.Sprintf("leases of %v", s.lease), "")
 	word(s.quiet, "quiet period", "")
 	word(s.unread, "log unread", "")
-	word(s.second, "second address", "")
+	word(s.by != podAddress, "registered by "+s.by, "")
 	word(s.settles, "settles", "deleted amid it")
 	word(s.drop > 0, fmt.Sprintf("kubelet restarted %v after the hook", s.drop), "")
 	return strings.Join(words, ", ")
@@ -99,20 +99,6 @@ type event struct {
 	// span is how long something stays so.
 	span    time.Duration
 	trouble trouble
-	// completes: the apps end by themselves, as a Job's do, and nobody calls a hook for them.
-	completes bool
-	// late is how long after the apps the sidecar starts, where it does not start first.
-	late time.Duration
-	// nacos is the version of Nacos; slow is how long each request to a registry takes; lease is how
-	// long a registry believes in an app that has said nothing.
-	nacos       string
-	slow, lease time.Duration
-	// quiet: the sidecar ends the linger early once nobody has called for a while.
-	quiet bool
-	// unread: nobody reads the sidecar's log.
-	unread bool
-	// second: the apps register by an address of the Pod that the sidecar was not given.
-	second bool
 	// drop is when the kubelet is restarted in the hook; zero: it is not.
 	drop time.Duration
 }
@@ -188,7 +174,15 @@ func draw(seed uint64) history {
 	s.nacos = []string{"1.4.1", "2.3.2", "2.3.2", "3.1.0"}[r.IntN(4)]
 	s.slow = of(0, 0, 0, 50*ms, 300*ms)
 	s.lease = of(20*time.Second, 20*time.Second, 3*time.Second)
-	s.quiet, s.unread, s.second = chance(20), chance(8), chance(20)
+	s.quiet, s.unread, s.by = chance(20), chance(8), podAddress
+	switch r.IntN(6) {
+	case 0:
+		s.by = secondAddress
+	case 1:
+		if !s.mesh { // its rules are for IPv4
+			s.by = sixthAddress
+		}
+	}
 	h := history{setup: s}
 	for i := range r.IntN(7) {
 		e := event{name: eventNames[r.IntN(len(eventNames))], which: r.IntN(4)}
@@ -232,12 +226,10 @@ func (w *world) do(ctx context.Context, e event, acts *sync.WaitGroup) {
 	case liveness:
 		acts.Go(func() { k.restart(c, e.drop, e.span) })
 	case closes:
-		if c.closePort() {
+		if reopen := c.closePort(); reopen != nil {
 			acts.Go(func() {
 				_ = wait(ctx, e.span)
-				if !w.deleted.Load() {
-					c.reopen()
-				}
+				reopen()
 			})
 		}
 	case resumed:

@@ -60,7 +60,7 @@ func (w *world) leftover(c *container) {
 }
 
 // reassert is how often the sidecar looks at a registry while it drains, and a while for what follows.
-const reassert = 5 * time.Second
+const reassert = 6 * time.Second
 
 const strangerService = "payments"
 
@@ -134,7 +134,7 @@ func (w *world) settle() {
 	for _, s := range w.servers {
 		s.set(well)
 	}
-	w.until(10*inWithin, "harness: the apps do not listen and register", func() string {
+	w.until(4*inWithin, "harness: the apps do not listen and register", func() string {
 		for _, c := range w.containers {
 			if _, up := c.isUp(); !up || c.app && !c.isRegistered() {
 				return c.name
@@ -234,14 +234,14 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 }
 
 // brief reports whether a container's last life was too short for the sidecar to learn that it had
-// registered: the lists that it searches come from a cache, or are made anew after a while.
+// registered: the lists that it searches come from a cache, and it searches every few seconds at most.
 func (c *container) brief() bool {
 	up, _, said := c.facts()
 	if len(up) == 0 || up.is() {
 		return false
 	}
 	last := up[len(up)-1].to
-	return last.Sub(up[len(up)-1].from) < time.Second || slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < 3*time.Second })
+	return last.Sub(up[len(up)-1].from) < time.Second || slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < reassert })
 }
 
 // gone judges what is left of a deleted Pod.
@@ -289,6 +289,7 @@ func (w *world) judge() {
 	for _, s := range w.servers {
 		w.judgeRequests(s)
 	}
+	w.say("%d calls, %d lost, excused: %v", len(w.calls), w.lost, w.excused)
 }
 
 // at is a time in the story.
@@ -403,6 +404,9 @@ func (w *world) judgeRequests(s *server) {
 		}
 	}
 	w.say("%d requests to %s, %d of them change something; %d turns", len(all), s.kind, writes, w.turns())
+	for _, r := range all {
+		w.asked = append(w.asked, fmt.Sprintf("%8s %s %s %s", w.at(r.at), s.kind, r.method, r.uri))
+	}
 	if most := 20 + 6*w.turns(); len(all) > most {
 		w.problem("%d requests to %s, %d of them change something; want %d at the most", len(all), s.kind, writes, most)
 	}

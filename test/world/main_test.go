@@ -84,6 +84,7 @@ func play(h history) (o outcome) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o.problems, o.story, o.log = w.problems, strings.Join(w.lines, "\n"), w.sidecar.log.String()
+	o.log += "the sidecar's requests:\n" + strings.Join(w.asked, "\n")
 	o.calls, o.lost, o.requests, o.excused = len(w.calls), w.lost, w.requests, w.excused
 	return o
 }

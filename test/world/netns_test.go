@@ -88,7 +88,7 @@ func command(name, args string) error {
 
 // dial connects from the namespace, as a user. An empty from leaves the address to the kernel.
 func (n *netns) dial(uid int, from, to string) (c net.Conn, err error) {
-	d := net.Dialer{Timeout: 2 * time.Second, KeepAlive: -1}
+	d := net.Dialer{Timeout: 15 * time.Second, KeepAlive: -1}
 	if from != "" {
 		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
 	}

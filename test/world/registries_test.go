@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -189,7 +190,7 @@ func (s *server) in(i identity) bool {
 		status, _ := s.eureka.Status(i.service, i.eurekaID())
 		return status == "UP"
 	}
-	return slices.ContainsFunc(s.nacos.Listed(i.service), func(n registrytest.NacosInstance) bool { return n.IP == i.address && n.Port == i.port })
+	return slices.ContainsFunc(s.nacos.Listed(i.service), func(n registrytest.NacosInstance) bool { return n.IP == i.nacosIP() && n.Port == i.port })
 }
 
 // shows is what the registry holds of the instance, in its own words.
@@ -210,10 +211,21 @@ type identity struct {
 
 func (i identity) eurekaID() string { return fmt.Sprintf("%s:%s:%d", i.address, i.service, i.port) }
 
+// where is what callers connect to.
+func (i identity) where() string { return net.JoinHostPort(i.address, strconv.Itoa(i.port)) }
+
+// nacosIP is the address as Spring Cloud Alibaba writes it: of IPv6 in brackets.
+func (i identity) nacosIP() string {
+	if strings.Contains(i.address, ":") {
+		return "[" + i.address + "]"
+	}
+	return i.address
+}
+
 func (i identity) query() string {
 	return url.Values{
 		"serviceName": {i.service}, "groupName": {"DEFAULT_GROUP"}, "namespaceId": {"public"}, "ephemeral": {"true"},
-		"ip": {i.address}, "port": {fmt.Sprint(i.port)},
+		"ip": {i.nacosIP()}, "port": {fmt.Sprint(i.port)},
 	}.Encode()
 }
 
@@ -320,7 +332,7 @@ func (c *client) list(ctx context.Context, service string) ([]string, error) {
 		}
 		for _, h := range answer.Hosts {
 			if h.Enabled && h.Healthy && h.Weight > 0 {
-				all = append(all, fmt.Sprintf("%s:%d", h.IP, h.Port))
+				all = append(all, net.JoinHostPort(strings.Trim(h.IP, "[]"), strconv.Itoa(h.Port)))
 			}
 		}
 		return all, nil
@@ -345,7 +357,7 @@ func (c *client) list(ctx context.Context, service string) ([]string, error) {
 	for _, app := range answer.Applications.Application {
 		for _, i := range app.Instance {
 			if strings.EqualFold(app.Name, service) && i.Status == "UP" {
-				all = append(all, i.IPAddr+":"+i.Port.Number.String())
+				all = append(all, net.JoinHostPort(i.IPAddr, i.Port.Number.String()))
 			}
 		}
 	}

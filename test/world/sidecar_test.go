@@ -187,7 +187,7 @@ func (s *sidecar) toldAt() time.Time {
 
 // started waits until the process answers, as a startup probe does.
 func (s *sidecar) started() {
-	s.w.until(10*inWithin, "harness: the sidecar does not answer", func() string {
+	s.w.until(4*inWithin, "harness: the sidecar does not answer", func() string {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		code, err := s.w.kubelet.node.get(ctx, "/healthz")

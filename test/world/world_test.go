@@ -49,6 +49,7 @@ type world struct {
 	// What the judge counts.
 	lost, requests int
 	excused        map[string]int
+	asked          []string
 }
 
 // newWorld makes the Pod and its surroundings. Nothing in it runs yet but the registries.
@@ -94,6 +95,7 @@ func (w *world) link() error {
 		"link add eth0 mtu " + fmt.Sprint(w.mtu) + " type veth peer name pod0 mtu " + fmt.Sprint(w.mtu) + " netns " + outer,
 		"address add " + podAddress + "/24 dev eth0",
 		"address add " + secondAddress + "/24 dev eth0",
+		"address add " + sixthAddress + "/64 dev eth0 nodad",
 		"link set eth0 up",
 		"route add default via " + outside,
 	} {
@@ -101,7 +103,7 @@ func (w *world) link() error {
 			return err
 		}
 	}
-	for _, args := range []string{"address add " + outside + "/24 dev pod0", "link set pod0 up", "route add " + secondAddress + " dev pod0"} {
+	for _, args := range []string{"address add " + outside + "/24 dev pod0", "address add fd00::2/64 dev pod0 nodad", "link set pod0 up", "route add " + secondAddress + " dev pod0"} {
 		if err := w.out.run("ip", args); err != nil {
 			return err
 		}
@@ -134,14 +136,6 @@ func (w *world) args() []string {
 		args = append(args, "--port="+strings.Join(ports, ","))
 	}
 	return args
-}
-
-// registeredBy is the address by which the apps register.
-func (w *world) registeredBy() string {
-	if w.second {
-		return secondAddress
-	}
-	return podAddress
 }
 
 // close ends what is left.
@@ -205,7 +199,7 @@ func (w *world) endpoint(c *container) string {
 	if _, up := c.isUp(); !up {
 		return ""
 	}
-	return fmt.Sprintf("%s:%d", w.registeredBy(), c.port)
+	return c.identity().where()
 }
 
 // resume calls /resume, as a postStart hook does.

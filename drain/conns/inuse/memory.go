@@ -24,20 +24,21 @@ type Memory struct {
 	bareACKs                   uint16
 	// last is who sent the last data, as of these counters.
 	last side
-	// bareACK: the server's kernel has, or may have, sent a bare ACK since the look before the last change.
+	// bareACK: the server's kernel has, or may have, sent a bare ACK since the look before the last
+	// change.
 	bareACK bool
 	// idle: the last look called it so.
 	idle bool
 	// opened: the opening of the protocol is over. Until then, inPause: the connection is quiet for
 	// --idle-after at these counters; pausedBefore: it was so at others.
 	opened, inPause, pausedBefore bool
-	// base, and since then: how many segments the client sent, 2 for more, and whether the server sent more
-	// bytes than control frames have.
+	// base, and since then: how many segments the client sent, 2 for more, and whether the server
+	// sent more bytes than control frames have.
 	base  base
 	asked uint8
 	told  bool
-	// dataAt is when the last data came that is no control frame, in milliseconds of Sample.At, which
-	// wrap. controls: control frames came since.
+	// dataAt is when the last data came that is no control frame, in milliseconds of Sample.At,
+	// which wrap. controls: control frames came since.
 	dataAt   uint32
 	controls bool
 }
@@ -139,8 +140,8 @@ func (m Memory) paused(s *Sample) Memory {
 	}
 	m.inPause = true
 	m.opened = m.opened || m.pausedBefore
-	// With more of the client's segments than of the server's one of them probably waits. Short ones may be
-	// of HTTP/2, whose requests do not wait for each other.
+	// With more of the client's segments than of the server's one of them probably waits. Short
+	// ones may be of HTTP/2, whose requests do not wait for each other.
 	if m.opened && s.text() && int32(s.SegmentsReceived-s.SegmentsSent) <= 0 {
 		m.base, m.asked, m.told = mayWait, 0, false
 	}
@@ -157,8 +158,9 @@ const (
 	lookBits = 3
 )
 
-// Table keeps the Memory of connections by the kernel's cookie of the socket, which no other has in the life
-// of the machine. When it is full it keeps no more: what it does not know is judged by the sample alone.
+// Table keeps the Memory of connections by the kernel's cookie of the socket, which no other has in
+// the life of the machine. When it is full it keeps no more: what it does not know is judged by the
+// sample alone.
 type Table struct {
 	slots []slot // open addressing; a power of two
 	used  int
@@ -175,8 +177,8 @@ type slot struct {
 	flags                      uint16
 }
 
-// The flags of a slot: last in two bits, base and asked in two each, the last look that found it in the
-// highest three.
+// The flags of a slot: last in two bits, base and asked in two each, the last look that found it in
+// the highest three.
 const (
 	flagBareACK uint16 = 1 << (iota + 6)
 	flagIdle
@@ -237,15 +239,16 @@ func (t *Table) Find(cookie uint64) Memory {
 	return r.unpack()
 }
 
-// StillIdle reports whether nothing was sent on a socket since a look found it idle: what the rule would say
-// of it, and remember, is known then. Most connections of a large look are such, and the rule would be most
-// of its cost.
+// StillIdle reports whether nothing was sent on a socket since a look found it idle: what the rule
+// would say of it, and remember, is known then. Most connections of a large look are such, and the
+// rule would be most of its cost.
 func (t *Table) StillIdle(cookie uint64, s *Sample) bool {
 	if len(t.slots) == 0 || cookie == 0 || s.State != Established || s.Unread|s.Unacked != 0 {
 		return false
 	}
 	r := t.slot(split(cookie))
-	if r.flags&flagIdle == 0 || r.in != s.SegmentsReceived || r.out != s.SegmentsSent || r.bareACKs != s.BareACKs {
+	if r.flags&flagIdle == 0 || r.in != s.SegmentsReceived || r.out != s.SegmentsSent ||
+		r.bareACKs != s.BareACKs {
 		return false
 	}
 	r.saw(t.look)
@@ -272,7 +275,8 @@ func split(cookie uint64) [2]uint32 { return [2]uint32{uint32(cookie), uint32(co
 // slot returns the socket's slot, or the free one that it would take.
 func (t *Table) slot(cookie [2]uint32) *slot {
 	mask := uint64(len(t.slots) - 1)
-	// Cookies are handed out in sequence, in batches for each processor; Fibonacci hashing spreads them.
+	// Cookies are handed out in sequence, in batches for each processor; Fibonacci hashing spreads
+	// them.
 	whole := uint64(cookie[1])<<32 | uint64(cookie[0])
 	for i := whole * 0x9E3779B97F4A7C15 >> 20; ; i++ {
 		if r := &t.slots[i&mask]; r.cookie == cookie || r.free() {
@@ -281,8 +285,8 @@ func (t *Table) slot(cookie [2]uint32) *slot {
 	}
 }
 
-// makeRoom forgets the sockets that neither this look nor the last found, and grows where that is not
-// enough.
+// makeRoom forgets the sockets that neither this look nor the last found, and grows where that is
+// not enough.
 func (t *Table) makeRoom() bool {
 	if t.full == t.look {
 		return false // to go through all of them again for each would take minutes

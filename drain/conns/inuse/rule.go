@@ -1,6 +1,7 @@
 // Package inuse decides whether a TCP connection of the app is in use: whether a request may be in
-// flight on it. It is pure: it knows no socket, no clock and no network, only the kernel's figures and
-// what earlier looks left in Memory. RULE.md is its page; each constant of the code stands there.
+// flight on it. It is pure: it knows no socket, no clock and no network, only the kernel's figures
+// and what earlier looks left in Memory. RULE.md is its page; each constant of the code stands
+// there.
 package inuse
 
 import "time"
@@ -18,15 +19,17 @@ const (
 	NewSynRecv  = 12
 )
 
-// DeliveryLook is when to look again at a connection that only the client's acknowledgement, which is no
-// event, keeps in use.
+// DeliveryLook is when to look again at a connection that only the client's acknowledgement, which
+// is no event, keeps in use.
 const DeliveryLook = 100 * time.Millisecond
 
 // Rule is how long what does not end by itself is believed in use.
 type Rule struct {
-	// IdleAfter is for how long a connection must be quiet after an answer. 0: every open one is in use.
+	// IdleAfter is for how long a connection must be quiet after an answer. 0: every open one is in
+	// use.
 	IdleAfter time.Duration
-	// RequestTimeout is how long a request is believed in flight without a byte either way. 0: for ever.
+	// RequestTimeout is how long a request is believed in flight without a byte either way. 0: for
+	// ever.
 	RequestTimeout time.Duration
 }
 
@@ -37,18 +40,20 @@ type Sample struct {
 	State uint8
 	// SynAckRetransmits are those of a connection that is being opened.
 	SynAckRetransmits uint8
-	// Unread bytes the app has not read. Unacked bytes the client has not acknowledged; a FIN is one.
+	// Unread bytes the app has not read. Unacked bytes the client has not acknowledged; a FIN is
+	// one.
 	Unread, Unacked uint32
 
 	// HasClocks: the times since the last data segment sent and received, and since the last ACK
-	// received, are known. They advance in jiffies, of 1 to 10 ms, and start when the connection is opened.
+	// received, are known. They advance in jiffies, of 1 to 10 ms, and start when the connection is
+	// opened.
 	HasClocks                            bool
 	SinceSent, SinceReceived, SinceAcked time.Duration
 	// HasBytes: the bytes of the connection are known (Linux 4.1), without those sent again (4.19).
 	HasBytes                 bool
 	BytesReceived, BytesSent uint64
-	// HasSegments: its data segments are known (Linux 4.6), without those that this end sent again. They
-	// wrap.
+	// HasSegments: its data segments are known (Linux 4.6), without those that this end sent again.
+	// They wrap.
 	HasSegments                    bool
 	SegmentsReceived, SegmentsSent uint32
 	// BareACKs are the lowest bits of how many segments were sent without data.
@@ -73,29 +78,31 @@ const (
 // Verdict is what the rule says of one connection.
 type Verdict struct {
 	Class Class
-	// Next is after how long one that is in use can be idle at the earliest without having ended. 0: never.
+	// Next is after how long one that is in use can be idle at the earliest without having ended.
+	// 0: never.
 	Next time.Duration
-	// Silent is the time since the last byte either way, control frames of HTTP/2 aside. 0: not known.
+	// Silent is the time since the last byte either way, control frames of HTTP/2 aside. 0: not
+	// known.
 	Silent time.Duration
 	// Expired: idle from this look on since it was silent for RequestTimeout, and for nothing else.
 	Expired bool
 }
 
-// Judge says how a connection counts, and what to remember of it. past is what the last look remembered,
-// the zero Memory if there was none. Where the figures do not tell, the connection is in use: to call it
-// idle would cost a request, to call it in use costs waiting.
+// Judge says how a connection counts, and what to remember of it. past is what the last look
+// remembered, the zero Memory if there was none. Where the figures do not tell, the connection is
+// in use: to call it idle would cost a request, to call it in use costs waiting.
 func (r Rule) Judge(s *Sample, past Memory) (Verdict, Memory) {
 	switch s.State {
 	case SynRecv, NewSynRecv:
-		// A client that is connecting. One that lets the SYN-ACK be repeated is not there: a scan, a spoofed
-		// flood, a lost peer.
+		// A client that is connecting. One that lets the SYN-ACK be repeated is not there: a scan,
+		// a spoofed flood, a lost peer.
 		if s.SynAckRetransmits > 0 {
 			return Verdict{}, past
 		}
 		return Verdict{Class: InUse, Next: DeliveryLook}, past
 	case FinWait1, Closing, LastAck:
-		// The app has closed, and its answer is still being delivered: if the network namespace goes now,
-		// the client loses the tail. The FIN alone is nothing.
+		// The app has closed, and its answer is still being delivered: if the network namespace
+		// goes now, the client loses the tail. The FIN alone is nothing.
 		if s.Unacked <= 1 || r.expired(s, s.sinceAny()) {
 			return Verdict{}, past
 		}
@@ -115,8 +122,8 @@ func (r Rule) judgeOpen(s *Sample, past Memory) (Verdict, Memory) {
 	silent := now.silent(s)
 	v := Verdict{Class: InUse, Next: r.IdleAfter, Silent: silent} // answered right after this look
 	if s.Unacked > 0 {
-		// A client that reads slowly, or not: as long as it is there it acknowledges the probes of its closed
-		// window.
+		// A client that reads slowly, or not: as long as it is there it acknowledges the probes of
+		// its closed window.
 		if r.expired(s, s.sinceAny()) {
 			return Verdict{Class: Idle, Silent: silent, Expired: !now.idle}, now.givenUp()
 		}

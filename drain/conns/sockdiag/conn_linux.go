@@ -12,18 +12,20 @@ import (
 )
 
 const (
-	// BufferSize is as much as the kernel puts into one datagram of a dump (af_netlink.c, netlink_recvmsg).
+	// BufferSize is as much as the kernel puts into one datagram of a dump (af_netlink.c,
+	// netlink_recvmsg).
 	BufferSize = 32 << 10
 	// dumpRetries is how often a dump that the kernel calls inconsistent is begun again.
 	dumpRetries = 3
-	// receiveTimeout is how long a receive blocks before the context is asked. A dump is made in the
-	// caller's own system call, so only a broken kernel ever waits.
+	// receiveTimeout is how long a receive blocks before the context is asked. A dump is made in
+	// the caller's own system call, so only a broken kernel ever waits.
 	receiveTimeout = 100 * time.Millisecond
 	// destroyGroups tell the end of each TCP socket of the namespace.
 	destroyGroups = 1<<(unix.SKNLGRP_INET_TCP_DESTROY-1) | 1<<(unix.SKNLGRP_INET6_TCP_DESTROY-1)
 )
 
-// Conn is a netlink socket. A method is called by one goroutine at a time, but Close and Filter by any.
+// Conn is a netlink socket. A method is called by one goroutine at a time, but Close and Filter by
+// any.
 type Conn struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -31,7 +33,8 @@ type Conn struct {
 
 // Open opens a socket in the network namespace of the calling thread.
 func Open() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_SOCK_DIAG)
+	const kind = unix.SOCK_RAW | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	fd, err := unix.Socket(unix.AF_NETLINK, kind, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
@@ -66,8 +69,8 @@ func (c *Conn) SetReceiveBuffer(bytes int) {
 	_ = c.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes) })
 }
 
-// Filter has the kernel drop what the program rejects; nil: nothing. Where it refuses the program, nothing
-// is dropped.
+// Filter has the kernel drop what the program rejects; nil: nothing. Where it refuses the program,
+// nothing is dropped.
 func (c *Conn) Filter(program []unix.SockFilter) {
 	_ = c.control(func(fd int) error {
 		if program == nil {
@@ -87,8 +90,8 @@ func (c *Conn) Receive(buf []byte) (n int, err error) {
 	return n, err
 }
 
-// Wait calls f until it returns true, again when something has come. The error says that the socket is
-// closed. f receives from the descriptor by ReceiveFrom.
+// Wait calls f until it returns true, again when something has come. The error says that the socket
+// is closed. f receives from the descriptor by ReceiveFrom.
 func (c *Conn) Wait(f func(fd uintptr) bool) error { return c.raw.Read(f) }
 
 // ReceiveFrom is Receive within Wait.
@@ -115,9 +118,9 @@ type Dumper struct {
 	separately bool
 }
 
-// Dump calls each for the TCP sockets of both families: an IPv4 client of a dual-stack listener is an IPv6
-// socket. at is when the kernel told. Before it begins anew because the kernel called an answer
-// inconsistent, it calls restart.
+// Dump calls each for the TCP sockets of both families: an IPv4 client of a dual-stack listener is
+// an IPv6 socket. at is when the kernel told. Before it begins anew because the kernel called an
+// answer inconsistent, it calls restart.
 func (d *Dumper) Dump(ctx context.Context, r Request, restart func(), each func(at time.Time, m *Message)) error {
 	for range dumpRetries {
 		err := d.dump(ctx, r, restart, each)
@@ -129,8 +132,8 @@ func (d *Dumper) Dump(ctx context.Context, r Request, restart func(), each func(
 	return ErrInterrupted
 }
 
-// dump asks in the manner that spares the kernel one of two walks over the sockets of the whole machine, if
-// it can.
+// dump asks in the manner that spares the kernel one of two walks over the sockets of the whole
+// machine, if it can.
 func (d *Dumper) dump(ctx context.Context, r Request, restart func(), each func(time.Time, *Message)) error {
 	if !d.separately {
 		err := d.ask(ctx, r, unix.AF_UNSPEC, each)
@@ -150,10 +153,11 @@ func (d *Dumper) dump(ctx context.Context, r Request, restart func(), each func(
 	return err
 }
 
-// ask makes one request on a socket of its own, so that nothing of an earlier one, given up half-way, is
-// left in it.
+// ask makes one request on a socket of its own, so that nothing of an earlier one, given up
+// half-way, is left in it.
 func (d *Dumper) ask(ctx context.Context, r Request, family uint8, each func(time.Time, *Message)) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	const kind = unix.SOCK_RAW | unix.SOCK_CLOEXEC
+	fd, err := unix.Socket(unix.AF_NETLINK, kind, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return fmt.Errorf("open a netlink socket: %w", err)
 	}
@@ -193,8 +197,8 @@ func (d *Dumper) ask(ctx context.Context, r Request, family uint8, each func(tim
 	}
 }
 
-// Lookup asks for the one socket that a dump told of by id, on a Conn that is not subscribed. The message
-// is valid until the next call. The error is ENOENT or ESTALE if there is none any more.
+// Lookup asks for the one socket that a dump told of by id, on a Conn that is not subscribed. The
+// message is valid until the next call. The error is ENOENT or ESTALE if there is none any more.
 func (d *Dumper) Lookup(c *Conn, family uint8, id SockID) (*Message, error) {
 	d.request = appendLookup(d.request[:0], family, id)
 	err := c.control(func(fd int) error {

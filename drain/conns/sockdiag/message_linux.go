@@ -1,8 +1,9 @@
-// Package sockdiag speaks NETLINK_SOCK_DIAG, by which Linux tells a network namespace's TCP sockets, in the
-// kernel's own names: include/uapi/linux/{netlink,sock_diag,inet_diag,tcp}.h. It needs no privilege.
+// Package sockdiag speaks NETLINK_SOCK_DIAG, by which Linux tells a network namespace's TCP
+// sockets, in the kernel's own names: include/uapi/linux/{netlink,sock_diag,inet_diag,tcp}.h. It
+// needs no privilege.
 //
-// Nothing is collected: each socket is parsed as its datagram arrives, so memory does not grow with their
-// number.
+// Nothing is collected: each socket is parsed as its datagram arrives, so memory does not grow with
+// their number.
 package sockdiag
 
 import (
@@ -89,8 +90,8 @@ func (m *Message) HasInfo(end uintptr) bool { return m.infoSize >= end }
 // Milliseconds is a time of tcp_info.
 func Milliseconds(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// Parse calls each for every socket in b, a whole datagram, and reports whether the dump that it belongs to
-// is complete. The message is reused between calls.
+// Parse calls each for every socket in b, a whole datagram, and reports whether the dump that it
+// belongs to is complete. The message is reused between calls.
 func Parse(b []byte, m *Message, each func(*Message)) (done bool, err error) {
 	for len(b) >= sizeofNlmsghdr {
 		length := int(native.Uint32(b))

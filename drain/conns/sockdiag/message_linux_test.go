@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// aSocket is a message about an IPv4 connection of port 8080 with as much of tcp_info as infoLen, and an attribute that
-// no kernel sends yet before and after.
+// aSocket is a message about an IPv4 connection of port 8080 with as much of tcp_info as infoLen,
+// and an attribute that no kernel sends yet before and after.
 func aSocket(infoLen int) []byte {
 	b := make([]byte, sizeofNlmsghdr+sizeofInetDiagMsg)
 	b[sizeofNlmsghdr], b[sizeofNlmsghdr+1] = unix.AF_INET, 8 /* CLOSE_WAIT */

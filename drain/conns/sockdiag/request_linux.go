@@ -12,7 +12,8 @@ const (
 	inetDiagBcSGe       = 2 // INET_DIAG_BC_S_GE
 	inetDiagBcSLe       = 3 // INET_DIAG_BC_S_LE
 
-	// FilteredPorts is for how many ports the kernel filters: its work grows with them, for each socket.
+	// FilteredPorts is for how many ports the kernel filters: its work grows with them, for each
+	// socket.
 	FilteredPorts = 32
 )
 
@@ -22,13 +23,14 @@ type Request struct {
 	States uint32
 	// Info asks for tcp_info, which is most of a dump's cost.
 	Info bool
-	// Ports are the sockets' own ports that are asked for. Of none, or of more than FilteredPorts, the
-	// sockets of all are told.
+	// Ports are the sockets' own ports that are asked for. Of none, or of more than FilteredPorts,
+	// the sockets of all are told.
 	Ports []uint16
 }
 
-// append appends the request for all TCP sockets of a family. AF_UNSPEC asks for both families in the manner
-// of Linux before 3.3, which takes one walk over the sockets where the present manner takes two.
+// append appends the request for all TCP sockets of a family. AF_UNSPEC asks for both families in
+// the manner of Linux before 3.3, which takes one walk over the sockets where the present manner
+// takes two.
 func (r Request) append(b []byte, family uint8) []byte {
 	var extensions uint8
 	if r.Info {
@@ -75,10 +77,10 @@ func appendLookup(b []byte, family uint8, id SockID) []byte {
 	return append(b, id[:]...)
 }
 
-// appendPortFilter appends the program that accepts sockets whose own port is one of ports. An operation is
-// struct inet_diag_bc_op: code, where to go if true, where if false, relative to itself; past the end by 4
-// rejects. A comparison is followed by its operand. The kernel accepts the program only if every jump lands
-// on an operation.
+// appendPortFilter appends the program that accepts sockets whose own port is one of ports. An
+// operation is struct inet_diag_bc_op: code, where to go if true, where if false, relative to
+// itself; past the end by 4 rejects. A comparison is followed by its operand. The kernel accepts
+// the program only if every jump lands on an operation.
 func appendPortFilter(b []byte, ports []uint16) []byte {
 	const compare, jump = 8, 4
 	const block = 2*compare + jump

@@ -7,17 +7,17 @@ import (
 	"prestop/drain/conns/inuse"
 )
 
-// heard is when a client was last heard: connected or sent a byte. What the app sends does not count, nor what acknowledges
+// activity is when a client was last heard: connected or sent a byte. What the app sends does not count, nor what acknowledges
 // it, nor the end of a connection.
-type heard struct {
+type activity struct {
 	at   time.Time // zero: never
 	from [16]byte  // whom; zero: unknown
-	// deaf: something was there of which the kernel does not tell when it was heard.
-	deaf bool
+	// unknown: something was there of which the kernel does not tell when it was heard.
+	unknown bool
 }
 
 // add takes a connection as it was at now, of which the rule says class.
-func (h *heard) add(c connection, s *inuse.Sample, now time.Time, class inuse.Class) {
+func (h *activity) add(c connection, s *inuse.Sample, now time.Time, class inuse.Class) {
 	switch {
 	case s.HasClocks:
 		// The clock starts when the connection is opened, so one on which nothing was said yet counts as well.
@@ -25,7 +25,7 @@ func (h *heard) add(c connection, s *inuse.Sample, now time.Time, class inuse.Cl
 	case class == inuse.Gone:
 		return // a SYN that nobody follows up
 	case s.State != inuse.SynRecv && s.State != inuse.NewSynRecv:
-		h.deaf = true
+		h.unknown = true
 		return
 	}
 	if now.After(h.at) {
@@ -34,17 +34,17 @@ func (h *heard) add(c connection, s *inuse.Sample, now time.Time, class inuse.Cl
 }
 
 // join takes what another has heard.
-func (h *heard) join(other heard) {
+func (h *activity) join(other activity) {
 	if other.at.After(h.at) {
 		h.at, h.from = other.at, other.from
 	}
-	h.deaf = h.deaf || other.deaf
+	h.unknown = h.unknown || other.unknown
 }
 
 // told is what is known; zero where that is not enough.
-func (h *heard) told() (time.Time, netip.Addr) {
+func (h *activity) told() (time.Time, netip.Addr) {
 	switch {
-	case h.deaf:
+	case h.unknown:
 		return time.Time{}, netip.Addr{}
 	case h.from == [16]byte{}:
 		return h.at, netip.Addr{}

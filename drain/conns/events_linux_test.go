@@ -131,14 +131,14 @@ func TestConnectionsThatComeAndGoWakeNobody(t *testing.T) {
 			counter := counter(t, Netlink, Rule{}).(*netlinkCounter)
 			counter.Watch(watch(port))
 			quiet(t, counter)
-			before := counter.ends.wakes.Load()
+			before := counter.events.wakes.Load()
 			churn(t, l, 200)
 			// The end of a listener comes last in the same queue.
 			last, _ := listen(t, "tcp", "127.0.0.1:0")
 			listeners(t, counter)
 			last.Close()
 			told(t, counter)
-			if wakes := counter.ends.wakes.Load() - before; wakes != 1 {
+			if wakes := counter.events.wakes.Load() - before; wakes != 1 {
 				t.Errorf("200 connections and one listener ended: woken %d times, want once", wakes)
 			}
 		})
@@ -150,7 +150,7 @@ func TestMoreEndsThanTheKernelQueuesAreTold(t *testing.T) {
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	counter := counter(t, Netlink, Rule{}).(*netlinkCounter)
 	counter.Watch([]uint16{port})
-	counter.ends.conn.SetReceiveBuffer(1)
+	counter.events.conn.SetReceiveBuffer(1)
 	churn(t, l, 100)
 	eventually(t, "the queue overflows", func() bool { return drops(t, counter) > 0 })
 	told(t, counter)
@@ -164,7 +164,7 @@ func TestMoreEndsThanTheKernelQueuesAreTold(t *testing.T) {
 func drops(t *testing.T, n *netlinkCounter) (dropped int) {
 	t.Helper()
 	var stat syscall.Stat_t
-	raw, err := n.ends.conn.SyscallConn()
+	raw, err := n.events.conn.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,9 +214,9 @@ func TestAnErrorThatStaysEndsTheEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), conn: conn, log: slog.New(slog.NewTextHandler(&lines, nil))}
-	e.choose(&chosenEnds{})
-	n := &netlinkCounter{ends: e}
+	e := &destroyEvents{told: make(chan struct{}), closed: make(chan struct{}), conn: conn, log: slog.New(slog.NewTextHandler(&lines, nil))}
+	e.choose(&chosenSockets{})
+	n := &netlinkCounter{events: e}
 	told := n.Ended()
 	if told == nil {
 		t.Fatal("there are no events from the start")
@@ -248,8 +248,8 @@ func TestAnErrorThatStaysEndsTheHearing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.ear.conn.Close()
-	n.ear.conn = broken
+	n.closed.conn.Close()
+	n.closed.conn = broken
 	for range 3 {
 		if tally := count(t, n, port); !tally.Heard.IsZero() {
 			t.Errorf("nothing tells what clients said, and %v is told", tally.Heard)

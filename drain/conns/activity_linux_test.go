@@ -3,7 +3,6 @@ package conns
 import (
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"testing"
 	"time"
@@ -159,7 +158,7 @@ func TestTheAppsOwnCallsAreNotHeard(t *testing.T) {
 func TestWhatTheKernelCouldNotQueueIsHeard(t *testing.T) {
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	c := hearing(t, Rule{}, port)
-	c.(*netlinkCounter).ear.conn.SetReceiveBuffer(1)
+	c.(*netlinkCounter).closed.conn.SetReceiveBuffer(1)
 	eventually(t, "the queue overflows", func() bool {
 		churn(t, l, 20)
 		passed := time.Now()
@@ -191,30 +190,12 @@ func TestNobodyIsHeardWhere(t *testing.T) {
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	accepted(t, l, l.Addr().String())
 	for name, c := range map[string]Counter{
-		"nobody asks":                counter(t, Netlink, Rule{}),
-		"proc is the source":         counter(t, Proc, Rule{Hear: true}),
-		"no kernel tells by metrics": newMetrics(counter(t, Proc, Rule{Hear: true}), metrics(t, exported(t), []string{"a"})),
+		"nobody asks":        counter(t, Netlink, Rule{}),
+		"proc is the source": counter(t, Proc, Rule{Hear: true}),
 	} {
 		c.Watch([]uint16{port})
 		if tally := count(t, c, port); !tally.Heard.IsZero() || tally.Active != 1 {
 			t.Errorf("%s: %+v", name, tally)
 		}
 	}
-}
-
-// Metrics tell nothing of it; the kernel below does.
-func TestTheKernelHearsWhereMetricsCount(t *testing.T) {
-	l, port := listen(t, "tcp", "127.0.0.1:0")
-	c := newMetrics(counter(t, Netlink, Rule{Hear: true}), metrics(t, exported(t), []string{"a"}))
-	c.hear = true
-	c.Watch([]uint16{port})
-	passes(t, c, port)
-	before := time.Now()
-	accepted(t, l, l.Addr().String())
-	hears(t, c, port, before)
-}
-
-// exported is the URL of a metric a that is 1.
-func exported(t *testing.T) string {
-	return "http://" + exporter(t, "tcp", "127.0.0.1:0", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "a 1\n") }) + "/"
 }

@@ -40,7 +40,7 @@ func newPod(t *testing.T, rule Rule) *pod {
 	}
 	t.Cleanup(func() { c.Close() })
 	p.counter = c.(*netlinkCounter)
-	p.counter.rest.slow = 0
+	p.counter.shortlist.slow = 0
 	p.counter.Watch([]uint16{p.port})
 	return p
 }
@@ -83,7 +83,7 @@ func (l link) close()  { l.client.Close(); l.server.Close() }
 func (p *pod) settle(active, idle int) {
 	p.t.Helper()
 	eventually(p.t, fmt.Sprintf("%d in use and %d idle, and quiet", active, idle), func() bool {
-		p.counter.rest.forget()
+		p.counter.shortlist.forget()
 		tally := count(p.t, p.counter, p.port)
 		again, proved := p.counter.CountFew(p.t.Context(), []uint16{p.port})
 		return proved && tally.Active == active && tally.Idle == idle && again.Active == active && again.Idle == idle
@@ -143,7 +143,7 @@ func TestWhatIsGivenUpIsNotLostWithoutAProof(t *testing.T) {
 			p.settle(1, 0)
 			var few Tally
 			eventually(t, "it is given up", func() bool {
-				p.counter.ear.lost = lost
+				p.counter.closed.lost = lost
 				var proved bool
 				if few, proved = p.rest(); proved == lost {
 					t.Fatalf("proved: %t", proved)
@@ -172,10 +172,10 @@ func TestAWholeLookIsNeededAfter(t *testing.T) {
 		"one that came and went":             func() { p.connect().close() },
 		"a connection refused":               func() { p.outside.Do(func() { net.Dial("tcp", p.outside.Address+":1") }) },
 		"other ports were watched":           func() { p.counter.Watch(nil); p.counter.Watch([]uint16{p.port}) },
-		"the kernel could not queue the end": func() { p.counter.ear.lost = true },
+		"the kernel could not queue the end": func() { p.counter.closed.lost = true },
 	} {
 		eventually(t, "before "+what, func() bool {
-			p.counter.rest.forget()
+			p.counter.shortlist.forget()
 			count(t, p.counter, p.port)
 			_, proved := p.rest()
 			return proved
@@ -210,7 +210,7 @@ func TestTheRestAgreesWithAWholeLook(t *testing.T) {
 		again := time.NewTimer(time.Duration(i%5) * 15 * time.Millisecond)
 		<-again.C
 		tally, proved := p.rest()
-		p.counter.rest.forget()
+		p.counter.shortlist.forget()
 		whole := count(t, p.counter, p.port)
 		if !proved {
 			continue

@@ -12,15 +12,15 @@ import (
 // pageSize is how many services one page of the catalog has.
 const pageSize = 500
 
-// dialect is the HTTP API of one generation of servers. Parameters always go in the query: some
+// api is the HTTP API of one generation of servers. Parameters always go in the query: some
 // servers ignore bodies of PUT and DELETE. No User-Agent may begin with Nacos-Server or
 // Nacos-Java-Client: servers treat those as their own.
-type dialect interface {
-	// immediate: the lists change with the call, and an instance's flag dies with it (1.x).
-	immediate() bool
-	// blurs: a persistent instance can be shown as an ephemeral one (2.0 does, once it has been
-	// changed from outside).
-	blurs() bool
+type api interface {
+	// listsAtOnce: the lists change with the call, and an instance's flag dies with it (1.x).
+	listsAtOnce() bool
+	// hidesPersistent: a persistent instance can be shown as an ephemeral one (2.0 does, once it
+	// has been changed from outside).
+	hidesPersistent() bool
 	// firstPage is the number of the catalog's first page.
 	firstPage() int
 	// catalog lists services whose name contains name and whose group contains group, with all
@@ -51,9 +51,9 @@ type v1 struct {
 	direct bool
 }
 
-func (v v1) immediate() bool { return v.old }
+func (v v1) listsAtOnce() bool { return v.old }
 
-func (v v1) blurs() bool { return !v.old }
+func (v v1) hidesPersistent() bool { return !v.old }
 
 // firstPage: 1.4 counts from 0, 2.x from 1.
 func (v v1) firstPage() int {
@@ -126,9 +126,9 @@ func v1Query(namespace string, rec record) url.Values {
 // v3 is the admin API of 3.x. It wants a login even where the server is said to need none.
 type v3 struct{}
 
-func (v3) immediate() bool { return false }
-func (v3) blurs() bool     { return false }
-func (v3) firstPage() int  { return 1 }
+func (v3) listsAtOnce() bool     { return false }
+func (v3) hidesPersistent() bool { return false }
+func (v3) firstPage() int        { return 1 }
 
 func (v3) catalog(namespace, group, name string, page int) client.Call {
 	q := pageQuery(namespace, group, name, page)
@@ -201,8 +201,8 @@ func pageQuery(namespace, group, name string, page int) url.Values {
 
 func weight(rec record) string { return strconv.FormatFloat(rec.weight, 'f', -1, 64) }
 
-// spokenBy is the dialect of a server of that version, e.g. "2.3.2"; nil if it is none.
-func spokenBy(version string) dialect {
+// apiOf is the API of a server of that version, e.g. "2.3.2"; nil if it is none.
+func apiOf(version string) api {
 	switch major, minor := numbers(version); {
 	case major >= 3:
 		return v3{}

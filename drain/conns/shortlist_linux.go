@@ -22,7 +22,7 @@ const (
 	slowLook = time.Millisecond
 )
 
-// rest lets a look at the few connections that are still in use stand for a whole one, which takes a tenth of a second at
+// shortlist lets a look at the few connections that are still in use stand for a whole one, which takes a tenth of a second at
 // 100,000 connections.
 //
 // What a whole look found idle has stayed so, and nothing new has come, if TCP received no segment in the whole network
@@ -31,7 +31,7 @@ const (
 // /proc/net/snmp) and by each socket, and must be equal; a segment with data counts once there and several times here where
 // the interface merged it (GRO), so nothing is concluded from connections that received some. If anything else in the Pod
 // talks meanwhile, the look is a whole one.
-type rest struct {
+type shortlist struct {
 	ports    []uint16
 	few      bool   // all were in use, and no other
 	valid    bool   // it can be proved still that the others have stayed idle
@@ -39,7 +39,7 @@ type rest struct {
 	all      []inUse
 	idle     int
 	expired  int // were told by looks that proved nothing
-	heard    heard
+	heard    activity
 	left     []LeftOut
 	took     time.Duration // of the last whole look
 	slow     time.Duration // what a look must take, see slowLook
@@ -54,7 +54,7 @@ type inUse struct {
 }
 
 // begin begins a whole look.
-func (r *rest) begin(ports []uint16) {
+func (r *shortlist) begin(ports []uint16) {
 	r.forget()
 	if r.took < r.slow {
 		return
@@ -66,12 +66,12 @@ func (r *rest) begin(ports []uint16) {
 }
 
 // restart forgets what the look has seen, but not when it began.
-func (r *rest) restart() { r.all = r.all[:0] }
+func (r *shortlist) restart() { r.all = r.all[:0] }
 
-func (r *rest) forget() { r.all, r.valid, r.few = r.all[:0], false, false }
+func (r *shortlist) forget() { r.all, r.valid, r.few = r.all[:0], false, false }
 
 // add takes a connection in use.
-func (r *rest) add(m *message) {
+func (r *shortlist) add(m *message) {
 	if !r.few || len(r.all) == fewInUse || !m.HasSegments {
 		r.few = false
 		return
@@ -80,7 +80,7 @@ func (r *rest) add(m *message) {
 }
 
 // end ends a whole look.
-func (r *rest) end(t Tally, h heard) {
+func (r *shortlist) end(t Tally, h activity) {
 	r.took, r.idle, r.heard, r.left = t.Took, t.Idle, h, t.LeftOut
 	r.valid = r.few
 }
@@ -91,8 +91,8 @@ func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (t Tally,
 		return Tally{}, false
 	}
 	defer n.turn.release()
-	r, l := &n.rest, &n.look
-	if !r.few || n.ear == nil || n.ear.conn == nil || !slices.Equal(r.ports, ports) {
+	r, l := &n.shortlist, &n.look
+	if !r.few || n.closed == nil || n.closed.conn == nil || !slices.Equal(r.ports, ports) {
 		return Tally{}, false
 	}
 	l.beginPart(Netlink)
@@ -114,7 +114,7 @@ func (n *netlinkCounter) CountFew(ctx context.Context, ports []uint16) (t Tally,
 	// After the connections, so that nothing that they received is missing here.
 	if r.valid {
 		received, err := receivedSegments()
-		r.valid = err == nil && !n.ear.lost && received == r.received+explained
+		r.valid = err == nil && !n.closed.lost && received == r.received+explained
 	}
 	if r.valid {
 		l.tally.Open, l.tally.Idle = l.tally.Open+r.idle, l.tally.Idle+r.idle
@@ -143,7 +143,7 @@ func (n *netlinkCounter) lookUp(conn *sockdiag.Conn, c inUse) (now received, kno
 		return received{}, false
 	}
 	n.look.heard.join(n.hear()) // the word of its end may have come only now
-	now = n.ear.kept[c.cookie]
+	now = n.closed.kept[c.cookie]
 	return now, now != received{}
 }
 

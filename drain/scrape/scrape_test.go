@@ -1,4 +1,4 @@
-package conns
+package scrape
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"prestop/drain/conns"
 	"prestop/drain/conns/connstest"
 	"prestop/drain/endpoint"
 )
@@ -101,8 +102,13 @@ func TestAnExclusionIsRefusedIf(t *testing.T) {
 
 // fakeKernel is the counter underneath.
 type fakeKernel struct {
-	Counter
+	conns.Counter
 	closed bool
+	heard  time.Time
+}
+
+func (k *fakeKernel) Count(context.Context, []uint16) (conns.Tally, error) {
+	return conns.Tally{Open: 99, Heard: k.heard}, nil
 }
 
 func (k *fakeKernel) Close() error { k.closed = true; return nil }
@@ -134,13 +140,13 @@ func TestAScrapeCountsWhatTheExporterTells(t *testing.T) {
 	escaped := strings.ReplaceAll(socket, "/", "%2F")
 	for _, url := range []string{"http://" + address + "/stats?filter=cx", "unix://" + socket + ":/stats?filter=cx", "http+unix://" + escaped + "/stats?filter=cx"} {
 		kernel := &fakeKernel{}
-		c := newMetrics(kernel, metrics(t, url, []string{"envoy_http_downstream_cx_active"}, "envoy_http_conn_manager_prefix=admin"))
+		c := newCounter(kernel, metrics(t, url, []string{"envoy_http_downstream_cx_active"}, "envoy_http_conn_manager_prefix=admin"))
 		for range 2 {
 			got, err := c.Count(t.Context(), []uint16{80})
 			if err != nil {
 				t.Fatalf("%s: %v", url, err)
 			}
-			if got.Source != Prometheus || got.Open != 7 || got.Active != 7 || got.Idle != 0 || got.Peers != nil || got.Took < leastCost || got.Took > mostCost {
+			if got.Source != conns.Prometheus || got.Open != 7 || got.Active != 7 || got.Idle != 0 || got.Peers != nil || got.Took < leastCost || got.Took > mostCost {
 				t.Errorf("%s: %+v", url, got)
 			}
 			if p := <-paths; p != "/stats?filter=cx" {
@@ -154,7 +160,7 @@ func TestAScrapeCountsWhatTheExporterTells(t *testing.T) {
 }
 
 func TestNoPortsAreNoConnections(t *testing.T) {
-	c := newMetrics(&fakeKernel{}, metrics(t, "unix:///nowhere:/", []string{"a"}))
+	c := newCounter(&fakeKernel{}, metrics(t, "unix:///nowhere:/", []string{"a"}))
 	if got, err := c.Count(t.Context(), nil); err != nil || got.Open != 0 {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -187,12 +193,27 @@ func TestAScrapeThatFailsSaysWhy(t *testing.T) {
 		"unix:///nowhere/a.sock:/stats":                 "by the metrics at unix:///nowhere/a.sock:/stats: dial unix /nowhere/a.sock: connect: no such file or directory",
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		c := newMetrics(&fakeKernel{}, metrics(t, url, []string{"a"}))
+		c := newCounter(&fakeKernel{}, metrics(t, url, []string{"a"}))
 		_, err := c.Count(ctx, []uint16{80})
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "pass") || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v; want %s", url, err, want)
 		}
 		c.client.CloseIdleConnections()
+	}
+}
+
+// Metrics tell nothing of when a client was heard; the kernel below does, where it is asked for.
+func TestTheKernelHearsWhereMetricsCount(t *testing.T) {
+	url := "http://" + exporter(t, "tcp", "127.0.0.1:0", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "a 1\n") }) + "/"
+	kernel := &fakeKernel{heard: time.Unix(1e9, 0)}
+	c := newCounter(kernel, metrics(t, url, []string{"a"}))
+	defer c.Close()
+	for _, hear := range []bool{false, true} {
+		c.hear = hear
+		tally, err := c.Count(t.Context(), []uint16{80})
+		if err != nil || tally.Open != 1 || tally.Heard.Equal(kernel.heard) != hear {
+			t.Errorf("hear %t: %+v, %v", hear, tally, err)
+		}
 	}
 }

@@ -1,4 +1,6 @@
-package conns
+// Package scrape counts what is in flight by the app's own metrics, or those of the proxy in front of it, in
+// Prometheus' text format.
+package scrape
 
 import (
 	"bufio"
@@ -13,11 +15,9 @@ import (
 	"slices"
 	"time"
 
+	"prestop/drain/conns"
 	"prestop/drain/endpoint"
 )
-
-// Prometheus is the source that asks the app itself, or the proxy in front of it, by its metrics.
-const Prometheus = "prometheus"
 
 const (
 	// scrapeTimeout bounds one try.
@@ -31,7 +31,7 @@ const (
 	leastCost, mostCost = time.Millisecond, 20 * time.Millisecond
 )
 
-// Metrics are what the source Prometheus counts.
+// Metrics are what is counted.
 type Metrics struct {
 	URL endpoint.Endpoint
 	// Names are the metrics whose series are summed; each must be there.
@@ -65,52 +65,57 @@ func ParseExclusion(text string) (Exclusion, error) {
 
 func (e Exclusion) String() string { return e.label + "=" + e.text }
 
-// metricsCounter counts by metrics; the rest it has from the kernel. What it counts is in use: metrics do not tell which
-// connections are idle, nor whose they are.
-type metricsCounter struct {
-	Counter // the kernel's
-	metrics Metrics
-	client  *http.Client
-	hear    bool
-	turn    turn // guards body
-	body    *bufio.Reader
+// counter counts by metrics; the rest it has from the kernel. What it counts is in use: metrics do not tell
+// which connections are idle, nor whose they are.
+type counter struct {
+	conns.Counter // the kernel's
+	metrics       Metrics
+	client        *http.Client
+	hear          bool
+	turn          chan struct{} // holds one, for whoever uses body
+	body          *bufio.Reader
 }
 
-// OpenMetrics returns the counter that counts by metrics. Listening sockets and the ends of connections, each a reason to
-// count again, are told by the kernel. Nothing is asked of the endpoint yet: a native sidecar starts before what it serves.
-func OpenMetrics(m Metrics, rule Rule, log *slog.Logger) (Counter, error) {
-	kernel, err := Open(Auto, rule, log)
+// Open returns the counter that counts by metrics. Listening sockets and the ends of connections, each a
+// reason to count again, are told by the kernel. Nothing is asked of the endpoint yet: a native sidecar
+// starts before what it serves.
+func Open(m Metrics, rule conns.Rule, log *slog.Logger) (conns.Counter, error) {
+	kernel, err := conns.Open(conns.Auto, rule, log)
 	if err != nil {
 		return nil, err
 	}
-	c := newMetrics(kernel, m)
+	c := newCounter(kernel, m)
 	c.hear = rule.Hear
 	return c, nil
 }
 
-func newMetrics(kernel Counter, m Metrics) *metricsCounter {
-	return &metricsCounter{Counter: kernel, metrics: m, client: m.URL.Client(), turn: newTurn(), body: bufio.NewReaderSize(nil, lineBuffer)}
+func newCounter(kernel conns.Counter, m Metrics) *counter {
+	return &counter{Counter: kernel, metrics: m, client: m.URL.Client(), turn: make(chan struct{}, 1), body: bufio.NewReaderSize(nil, lineBuffer)}
 }
 
-func (c *metricsCounter) Source() string { return Prometheus }
+func (c *counter) Source() string { return conns.Prometheus }
 
-func (c *metricsCounter) CountFew(context.Context, []uint16) (Tally, bool) { return Tally{}, false }
+func (c *counter) CountFew(context.Context, []uint16) (conns.Tally, bool) {
+	return conns.Tally{}, false
+}
 
-func (c *metricsCounter) Count(ctx context.Context, ports []uint16) (Tally, error) {
-	t := Tally{Source: Prometheus, Began: time.Now()}
+func (c *counter) Count(ctx context.Context, ports []uint16) (conns.Tally, error) {
+	t := conns.Tally{Source: conns.Prometheus, Began: time.Now()}
 	if len(ports) == 0 {
 		return t, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
-	if err := c.turn.take(ctx); err != nil {
-		return Tally{}, fmt.Errorf("count connections: %w", err)
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return conns.Tally{}, fmt.Errorf("count connections: %w", context.Cause(ctx))
 	}
-	defer c.turn.release()
 	t.Began = time.Now()
 	n, err := c.scrape(ctx)
 	if err != nil {
-		return Tally{}, fmt.Errorf("count connections by the metrics at %s: %w", c.metrics.URL, err)
+		return conns.Tally{}, fmt.Errorf("count connections by the metrics at %s: %w", c.metrics.URL, err)
 	}
 	took := time.Since(t.Began)
 	if c.hear { // metrics tell nothing of it; without it the drain is longer, but no worse
@@ -124,7 +129,7 @@ func (c *metricsCounter) Count(ctx context.Context, ports []uint16) (Tally, erro
 	return t, nil
 }
 
-func (c *metricsCounter) scrape(ctx context.Context) (int, error) {
+func (c *counter) scrape(ctx context.Context) (int, error) {
 	req, err := c.metrics.URL.Request(ctx, http.MethodGet)
 	if err != nil {
 		return 0, err
@@ -180,7 +185,7 @@ func (m Metrics) sum(r *bufio.Reader) (int, error) {
 }
 
 // Close ends what the client keeps, and the kernel's counter.
-func (c *metricsCounter) Close() error {
+func (c *counter) Close() error {
 	c.client.CloseIdleConnections()
 	return c.Counter.Close()
 }

@@ -13,13 +13,13 @@ import (
 	"prestop/drain/conns/sockdiag"
 )
 
-// ends listens for the kernel's word that a socket ended. One goroutine reads; close ends it and waits.
-type ends struct {
+// destroyEvents listens for the kernel's word that a socket ended. One goroutine reads; close ends it and waits.
+type destroyEvents struct {
 	told chan struct{} // not buffered, see listen
 	conn *sockdiag.Conn
 
 	choosing sync.Mutex // orders changes of chosen
-	chosen   atomic.Pointer[chosenEnds]
+	chosen   atomic.Pointer[chosenSockets]
 	wakes    atomic.Uint64 // how often the kernel had something for us
 	broken   atomic.Bool   // the socket is closed, since the kernel does not tell any more
 	log      *slog.Logger
@@ -29,17 +29,17 @@ type ends struct {
 	running sync.WaitGroup
 }
 
-// chosenEnds are the ends that are told: of connections to some ports and of listening sockets on others.
-type chosenEnds struct{ connections, listeners portSet }
+// chosenSockets are the ends that are told: of connections to some ports and of listening sockets on others.
+type chosenSockets struct{ connections, listeners portSet }
 
-// openEnds starts to listen for ends, none of which is chosen yet.
-func openEnds(log *slog.Logger) (*ends, error) {
+// openDestroyEvents starts to listen for ends, none of which is chosen yet.
+func openDestroyEvents(log *slog.Logger) (*destroyEvents, error) {
 	conn, err := sockdiag.Open()
 	if err != nil {
 		return nil, err
 	}
-	e := &ends{told: make(chan struct{}), closed: make(chan struct{}), log: log, conn: conn}
-	e.choose(&chosenEnds{}) // before joining: a busy app's connections must not wake the sidecar
+	e := &destroyEvents{told: make(chan struct{}), closed: make(chan struct{}), log: log, conn: conn}
+	e.choose(&chosenSockets{}) // before joining: a busy app's connections must not wake the sidecar
 	if err := conn.Subscribe(); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("listen for ends: %w", err)
@@ -49,40 +49,40 @@ func openEnds(log *slog.Logger) (*ends, error) {
 }
 
 // watch chooses the ends of connections to ports, besides those of listening sockets.
-func (e *ends) watch(ports []uint16) {
+func (e *destroyEvents) watch(ports []uint16) {
 	e.choosing.Lock()
 	defer e.choosing.Unlock()
-	next := &chosenEnds{listeners: e.chosen.Load().listeners}
+	next := &chosenSockets{listeners: e.chosen.Load().listeners}
 	next.connections.set(ports, nil)
 	e.choose(next)
 }
 
 // watchListeners chooses the ends of listening sockets on ports, and reports whether one of them was not chosen before:
 // if it ended meanwhile, nothing tells.
-func (e *ends) watchListeners(ports *portSet) (more bool) {
+func (e *destroyEvents) watchListeners(ports *portSet) (more bool) {
 	e.choosing.Lock()
 	defer e.choosing.Unlock()
 	before := e.chosen.Load()
 	if before.listeners == *ports {
 		return false
 	}
-	next := &chosenEnds{connections: before.connections, listeners: *ports}
+	next := &chosenSockets{connections: before.connections, listeners: *ports}
 	e.choose(next)
 	return !before.listeners.contains(ports)
 }
 
 // choose has the kernel drop what is not chosen before it wakes us. Where it cannot (a filter is refused, or there are
 // too many ports for one) they are dropped here.
-func (e *ends) choose(c *chosenEnds) {
+func (e *destroyEvents) choose(c *chosenSockets) {
 	e.chosen.Store(c)
-	e.conn.Filter(endFilter(c.connections.list(), c.listeners.list()))
+	e.conn.Filter(destroyFilter(c.connections.list(), c.listeners.list()))
 }
 
-// endFilter is the classic BPF program that passes chosen ends; nil if there are too many ports for its jumps of a byte.
+// destroyFilter is the classic BPF program that passes chosen ends; nil if there are too many ports for its jumps of a byte.
 //
 // A listening socket has no remote port. Neither has a blocking socket whose connection was refused, and one that was
 // never connected: an app that redials a dead backend must not wake us, hence the listeners' own ports.
-func endFilter(connections, listeners []uint16) []unix.SockFilter {
+func destroyFilter(connections, listeners []uint16) []unix.SockFilter {
 	const (
 		loadPort = unix.BPF_LD | unix.BPF_H | unix.BPF_ABS // in network order, as ports are
 		equal    = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
@@ -114,7 +114,7 @@ func endFilter(connections, listeners []uint16) []unix.SockFilter {
 //
 // It hands over to a receiver that is ready and reads nothing meanwhile: a receiver that takes its time between two looks
 // costs no wake-ups, the kernel's queue fills and then drops, and what it dropped is told by ENOBUFS.
-func (e *ends) listen() {
+func (e *destroyEvents) listen() {
 	buf := make([]byte, 4<<10)
 	for {
 		var tell bool
@@ -151,7 +151,7 @@ func (e *ends) listen() {
 
 // empty reads until nothing is left; until then, after an overflow, the kernel queues nothing new. It reports whether
 // anything came, whether that is to be told, and the error that will stay.
-func (e *ends) empty(fd uintptr, buf []byte) (came, tell bool, broken error) {
+func (e *destroyEvents) empty(fd uintptr, buf []byte) (came, tell bool, broken error) {
 	for {
 		n, err := sockdiag.ReceiveFrom(fd, buf)
 		switch {
@@ -169,7 +169,7 @@ func (e *ends) empty(fd uintptr, buf []byte) (came, tell bool, broken error) {
 }
 
 // watched reports whether the end of a socket is to be told. What is not understood is.
-func (e *ends) watched(b []byte) bool {
+func (e *destroyEvents) watched(b []byte) bool {
 	if len(b) < sockdiag.DestinationPortAt+2 {
 		return true
 	}
@@ -179,7 +179,7 @@ func (e *ends) watched(b []byte) bool {
 }
 
 // close ends listen and waits for it. Told is not closed, so that a receiver does not take that for ends.
-func (e *ends) close() error {
+func (e *destroyEvents) close() error {
 	var err error
 	e.closing.Do(func() {
 		close(e.closed)

@@ -11,15 +11,15 @@ import (
 	"prestop/drain/conns/sockdiag"
 )
 
-// ear hears from the kernel's word of each connection that ended when its client last said something, so that one which
+// closedConns hears from the kernel's word of each connection that ended when its client last said something, so that one which
 // came and went between two looks is known. It is asked at each look; in between the kernel queues, for some hundred
 // connections, and costs no wake-up. What it could not queue counts as heard when that is found out.
-type ear struct {
+type closedConns struct {
 	rule  *Rule
 	conn  *sockdiag.Conn // nil: closed
 	buf   []byte
 	ports portSet
-	heard heard // since the ports are listened for
+	heard activity // since the ports are listened for
 	diag  sockdiag.Message
 	msg   message
 	// origins say who the client was; nil: not asked.
@@ -35,18 +35,18 @@ type ear struct {
 // received is how many segments a connection has received, and how many of them with data. They wrap.
 type received struct{ all, data uint32 }
 
-// earQueue is asked of the kernel for its queue; it gives what net.core.rmem_max allows.
-const earQueue = 1 << 20
+// closedQueue is asked of the kernel for its queue; it gives what net.core.rmem_max allows.
+const closedQueue = 1 << 20
 
-func newEar(l *look) *ear {
-	return &ear{rule: &l.rule, buf: make([]byte, 4<<10)}
+func newClosedConns(l *look) *closedConns {
+	return &closedConns{rule: &l.rule, buf: make([]byte, 4<<10)}
 }
 
 // listen listens for connections to ports from now on. No ports: not any more.
-func (e *ear) listen(ports []uint16) error {
+func (e *closedConns) listen(ports []uint16) error {
 	e.close()
 	e.ports.set(ports, e.rule.ExcludePorts)
-	e.heard = heard{}
+	e.heard = activity{}
 	if len(ports) == 0 {
 		return nil
 	}
@@ -55,8 +55,8 @@ func (e *ear) listen(ports []uint16) error {
 		return err
 	}
 	e.conn = conn
-	conn.SetReceiveBuffer(earQueue)
-	conn.Filter(endFilter(ports, nil))
+	conn.SetReceiveBuffer(closedQueue)
+	conn.Filter(destroyFilter(ports, nil))
 	if err := conn.Subscribe(); err != nil {
 		e.close()
 		return fmt.Errorf("hear clients: %w", err)
@@ -66,9 +66,9 @@ func (e *ear) listen(ports []uint16) error {
 }
 
 // hear returns what was heard so far, on connections that have ended.
-func (e *ear) hear() heard {
+func (e *closedConns) hear() activity {
 	if e.conn == nil {
-		return heard{deaf: true}
+		return activity{unknown: true}
 	}
 	for {
 		n, err := e.conn.Receive(e.buf)
@@ -77,11 +77,11 @@ func (e *ear) hear() heard {
 			return e.heard
 		case errors.Is(err, unix.ENOBUFS): // some were lost
 			e.lost = true
-			e.heard.join(heard{at: time.Now()})
+			e.heard.join(activity{at: time.Now()})
 		case err != nil:
 			e.broken = err
 			e.close()
-			return heard{deaf: true}
+			return activity{unknown: true}
 		default:
 			e.take(e.buf[:n])
 		}
@@ -89,7 +89,7 @@ func (e *ear) hear() heard {
 }
 
 // take takes the kernel's word of a connection that ended.
-func (e *ear) take(b []byte) {
+func (e *closedConns) take(b []byte) {
 	now := time.Now()
 	_, err := sockdiag.Parse(b, &e.diag, func(d *sockdiag.Message) {
 		m := &e.msg
@@ -104,26 +104,26 @@ func (e *ear) take(b []byte) {
 			e.kept[m.cookie] = received{m.segments, m.SegmentsReceived}
 		}
 		if !m.HasClocks {
-			e.heard.join(heard{at: now})
+			e.heard.join(activity{at: now})
 			return
 		}
 		e.heard.add(m.connection, &m.Sample, now, inuse.Gone)
 	})
 	if err != nil {
-		e.heard.join(heard{at: now})
+		e.heard.join(activity{at: now})
 	}
 }
 
 // keep keeps what the connections have received when they end; before that, and if they were not told, nothing. What
 // ended since the last time that somebody asked is kept, too.
-func (e *ear) keep(all []inUse) {
+func (e *closedConns) keep(all []inUse) {
 	e.kept, e.lost = make(map[uint64]received, len(all)), false
 	for _, c := range all {
 		e.kept[c.cookie] = received{}
 	}
 }
 
-func (e *ear) close() {
+func (e *closedConns) close() {
 	if e.conn != nil {
 		e.conn.Close()
 	}
