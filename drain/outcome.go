@@ -198,9 +198,9 @@ func (o *owner) why(s state, out Outcome) string {
 		}
 	}
 	if of < 0 {
-		return "linger: kube-proxies need this time to drop the Pod"
+		return "linger: the time in which kube-proxies learn of it"
 	}
-	return "linger: callers of " + o.reconcilers[of].registry.Kind() + "'s caches"
+	return "linger: callers of " + o.reconcilers[of].registry.Kind() + ", whose caches run out that late"
 }
 
 // partings tell when each registry was left during the drain, and what came of it.

@@ -17,8 +17,8 @@ func TestTheOutcomeTellsWhereTheTimeWent(t *testing.T) {
 		not        string
 	}{
 		"callers' caches": {1, nil, nil, nil,
-			[]string{"; fake0 left after ", ", seen by callers after ", "; most of it: linger: callers of fake0's caches"}, "last"},
-		"kube-proxies":          {0, nil, nil, nil, []string{"most of it: linger: kube-proxies need this time to drop the Pod"}, "last"},
+			[]string{"; fake0 left after ", ", seen by callers after ", "; most of it: linger: callers of fake0, whose caches run out that late"}, "last"},
+		"kube-proxies":          {0, nil, nil, nil, []string{"most of it: linger: the time in which kube-proxies learn of it"}, "last"},
 		"a linger that was set": {1, func(o *Options) { o.Linger = 20 * time.Second }, nil, nil, []string{"most of it: linger: --linger is 20s"}, "last"},
 		"clients that were quiet": {1, func(o *Options) { o.QuietPeriod = 4 * time.Second }, func(w *world) { w.connect(1); w.connect(-1) }, nil,
 			[]string{"early", "most of it: linger: until no client had said anything for 4s, since callers could know"}, "run out"},
