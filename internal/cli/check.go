@@ -233,7 +233,7 @@ type sum struct {
 const withoutRegistry = 3 * time.Second
 
 func sumUp(c config.Config, registries []registry.Registry) sum {
-	longest, of := withoutRegistry, "no registry, so the time in which kube-proxies learn of it"
+	longest, of := withoutRegistry, "no registry: kube-proxies need this time to drop the Pod"
 	if len(registries) > 0 {
 		longest = 0
 	}
@@ -275,7 +275,7 @@ func (s sum) finding(c config.Config) finding {
 	} else {
 		text += fmt.Sprintf("\n%5gs  to deregister, as no registry is set", 0.0)
 	}
-	text += fmt.Sprintf("\n%5gs  until the callers' caches have run out (%s)\n%5gs  for the "+
+	text += fmt.Sprintf("\n%5gs  until the callers' caches have expired (%s)\n%5gs  for the "+
 		"requests that are in flight then\n%5gs  for the app's own stop (--reserve); the deadline "+
 		"is before it, after %gs",
 		s.Linger, s.LingerOf, max(0, s.Rest-leave), c.Reserve.Seconds(), s.Budget)

@@ -268,9 +268,9 @@ func colourOf(state string, p paint) func(string) string {
 func waitsFor(s drain.Status, now time.Time) string {
 	switch {
 	case s.LingerUntil == nil:
-		return "the registries: until each was left, and shows it to the callers"
+		return "the registries, until each shows callers that the instance is gone"
 	case s.LingerUntil.After(now):
-		return fmt.Sprintf("callers, whose caches may send requests for another %s",
+		return fmt.Sprintf("the callers' caches, for another %s",
 			ago(s.LingerUntil.Sub(now)))
 	}
 	return fmt.Sprintf("%d connections in use", s.Connections.Active)

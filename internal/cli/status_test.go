@@ -29,7 +29,7 @@ func TestTheStatusPageIsForPeople(t *testing.T) {
 	p.hook()
 	p.inUse(1)
 	r := command(t, nil, "status", "--listen", p.listen)
-	for _, want := range []string{"draining for ", "waits for    callers, whose caches may send requests for another ", "deadline", "1 in use, 0 idle (netlink)", "1 from 127.0.0.1"} {
+	for _, want := range []string{"draining for ", "waits for    the callers' caches, for another ", "deadline", "1 in use, 0 idle (netlink)", "1 from 127.0.0.1"} {
 		if r.code != exitOK || !strings.Contains(r.out, want) {
 			t.Errorf("%q is not on the page, exit %d:\n%s%s", want, r.code, r.out, r.errOut)
 		}
@@ -56,13 +56,13 @@ func TestThePageOfEachState(t *testing.T) {
 		},
 		"draining, the registries": {
 			drain.Status{State: "draining", Since: now, Deadline: in(20 * time.Second), Connections: drain.Connections{Source: "netlink"}},
-			"state        draining for 0s\nwaits for    the registries: until each was left, and shows it to the callers\ndeadline     in 20s\napp          has not listened yet\nconnections  0 in use, 0 idle (netlink)\n",
+			"state        draining for 0s\nwaits for    the registries, until each shows callers that the instance is gone\ndeadline     in 20s\napp          has not listened yet\nconnections  0 in use, 0 idle (netlink)\n",
 		},
 		"draining, the callers": {
 			drain.Status{State: "draining", Since: now.Add(-time.Second), Deadline: in(20 * time.Second), LingerUntil: in(5 * time.Second),
 				Connections: drain.Connections{Active: 2, Source: "netlink", Peers: []drain.PeerStatus{{Address: "10.0.0.9", Active: 2}, {Address: "10.0.0.8"}}},
 				Registries:  []drain.RegistryStatus{{Kind: "eureka", URL: "http://e/eureka", Reached: true, Instances: []drain.InstanceStatus{{ID: "a:1", Service: "ORDERS", Status: "OUT_OF_SERVICE"}}}}},
-			"state        draining for 1s\nwaits for    callers, whose caches may send requests for another 5s\ndeadline     in 20s\napp          has not listened yet\nconnections  2 in use, 0 idle (netlink)\n             2 from 10.0.0.9\n" +
+			"state        draining for 1s\nwaits for    the callers' caches, for another 5s\ndeadline     in 20s\napp          has not listened yet\nconnections  2 in use, 0 idle (netlink)\n             2 from 10.0.0.9\n" +
 				"eureka       http://e/eureka\n             ORDERS a:1: OUT_OF_SERVICE\n",
 		},
 		"draining, the connections": {
