@@ -158,7 +158,8 @@ func (c *caller) send(h *http.Client, r call, address string, work time.Duration
 		}
 	}}
 	url := fmt.Sprintf("http://%s/?ms=%d", address, work.Milliseconds())
-	q, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), http.MethodPost, url, http.NoBody)
+	ctx := httptrace.WithClientTrace(context.Background(), trace)
+	q, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
 	if err != nil {
 		r.err = err
 		return r

@@ -117,8 +117,9 @@ func (w *world) link() error {
 // args are the sidecar's.
 func (w *world) args() []string {
 	args := []string{
-		fmt.Sprintf("--linger=%v", linger), fmt.Sprintf("--grace-period=%v", grace), fmt.Sprintf("--reserve=%v", reserve),
-		fmt.Sprintf("--request-timeout=%v", requestTimeout), "--registry-timeout=3s", "--idle-after=1s", "--termination-log=",
+		fmt.Sprintf("--linger=%v", linger), fmt.Sprintf("--request-timeout=%v", requestTimeout),
+		fmt.Sprintf("--grace-period=%v", grace), fmt.Sprintf("--reserve=%v", reserve),
+		"--registry-timeout=3s", "--idle-after=1s", "--termination-log=",
 	}
 	for _, s := range w.servers {
 		args = append(args, "--"+s.kind+"-url="+s.own())
