@@ -77,7 +77,12 @@ func (p port) another(running bool) bool {
 	case p.stopped || running:
 		return p.stopped
 	}
-	return !slices.ContainsFunc(p.sockets, func(id uint64) bool { return slices.Contains(p.atBegin, id) })
+	return !overlap(p.sockets, p.atBegin)
+}
+
+// overlap reports whether a and b have an id in common.
+func overlap(a, b []uint64) bool {
+	return slices.ContainsFunc(a, func(id uint64) bool { return slices.Contains(b, id) })
 }
 
 // ephemeral reports whether the port is one that Linux gives to outgoing connections, or to a
@@ -125,7 +130,8 @@ func newPorts(given []uint16, now time.Time) ports {
 
 // with changes the port n, which is added if it is new. ps must be the caller's own.
 func (ps ports) with(n uint16, now time.Time, change func(*port)) ports {
-	i, known := slices.BinarySearchFunc(ps, n, func(p port, n uint16) int { return int(p.number) - int(n) })
+	byNumber := func(p port, n uint16) int { return int(p.number) - int(n) }
+	i, known := slices.BinarySearchFunc(ps, n, byNumber)
 	if !known {
 		ps = slices.Insert(ps, i, port{number: n, since: now})
 	}
@@ -153,7 +159,7 @@ func (ps ports) see(sockets []socket, looked, now time.Time) ports {
 			p.foreign = foreign
 		}
 		slices.Sort(ids)
-		switch other := !slices.ContainsFunc(ids, func(id uint64) bool { return slices.Contains(p.sockets, id) }); {
+		switch other := !overlap(ids, p.sockets); {
 		case len(ids) == 0:
 			if p.up() {
 				p.since = now
@@ -277,19 +283,22 @@ func (ps ports) returned(running bool, ended, deadline, now time.Time) bool {
 		if len(p.atBegin) > 0 {
 			return p.another(running)
 		}
-		return p.up() && (none || !running && (p.since.After(ended) || !now.Before(deadline.Add(afterDeadline))))
+		over := p.since.After(ended) || !now.Before(deadline.Add(afterDeadline))
+		return p.up() && (none || !running && over)
 	})
 }
 
 // newcomer reports whether a port listens on which nobody did when the drain began.
 func (ps ports) newcomer() bool {
-	return slices.ContainsFunc(ps.deciding(), func(p port) bool { return p.up() && len(p.atBegin) == 0 })
+	return slices.ContainsFunc(ps.deciding(), func(p port) bool {
+		return p.up() && len(p.atBegin) == 0
+	})
 }
 
 // dead are the ports whose instances nobody can reach any more.
 func (ps ports) dead() []uint16 {
-	state := ps.state()
-	return ps.numbers(func(p port) bool { return p.gone() || p.through && !p.listened && state == appGone })
+	gone := ps.state() == appGone
+	return ps.numbers(func(p port) bool { return p.gone() || p.through && !p.listened && gone })
 }
 
 // held are the ports on which nobody has listened yet: an instance there is what an earlier life of
@@ -366,6 +375,7 @@ func (ps ports) numbers(of func(port) bool) []uint16 {
 func (ps ports) shown() ports {
 	deciding := ps.deciding()
 	return slices.DeleteFunc(slices.Clone(ps), func(p port) bool {
-		return !p.registered && !slices.ContainsFunc(deciding, func(d port) bool { return d.number == p.number })
+		same := func(d port) bool { return d.number == p.number }
+		return !p.registered && !slices.ContainsFunc(deciding, same)
 	})
 }

@@ -127,6 +127,7 @@ func (c *calls) giveUp(ctx context.Context, a *attempt, made []bool, tries int) 
 		if a.failures[i] == nil {
 			a.failures[i] = fmt.Errorf("no answer: %w", ctx.Err())
 		}
-		c.log.Error("drain call not made; the drain goes on without", "call", call.Name, "tries", tries, "error", a.failures[i])
+		c.log.Error("drain call not made; the drain goes on without", "call", call.Name,
+			"tries", tries, "error", a.failures[i])
 	}
 }

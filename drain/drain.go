@@ -2,9 +2,11 @@
 // service registries, waits until their callers know, waits until no connection is in use, and says
 // so to whoever called the hook.
 //
-// A [Drain] is one goroutine that owns a state machine (machine.go, app.go). Around it, one
-// goroutine for each registry brings it to its target (reconciler.go), and one looks at the sockets
-// (watcher.go). They report; it decides.
+// A [Drain] is one goroutine (owner.go) that owns a state machine. What decides is pure: state.go,
+// machine.go, app.go (which ports are the app's), linger.go (when callers have stopped), ending.go
+// (how the process ends), pace.go (when the sockets are scanned). Around it, one goroutine for each
+// registry brings it to its target (reconciler.go, keepin.go, keepout.go), and one scans the
+// sockets (watcher.go). They report; it decides; everybody else reads its snapshot (status.go).
 package drain
 
 import (
@@ -62,9 +64,33 @@ type Options struct {
 	Log  *slog.Logger
 }
 
-// Drain is the one drain of this process: it serves until a hook, SIGTERM or /stopping starts the
-// drain, which ends as drained, expired or cancelled; then it serves again once the app listens
-// anew. Its methods may be called by any goroutine, before and while Run runs.
+// Drain takes the Pod out of its registries before it stops, and puts it back when it serves again.
+// A process has one. Its methods may be called by any goroutine, before and while Run runs.
+//
+// It is in one of five states:
+//
+//   - serving: every instance of the Pod whose port is listened on is in service. One whose port is
+//     gone is taken out alone, and is put back when the port is listened on again.
+//   - draining: a call to [Drain.Shutdown] or [Drain.Stopping], or SIGTERM, began a drain. Every
+//     registry is told to take the Pod out, and asked until it says so. Then the callers' caches run
+//     out: that is the linger. Meanwhile the connections are counted.
+//   - drained: the linger is over, and a count that began after it has found no more connections in
+//     use than Options.MinOpen. Without a counter the end of the linger is enough.
+//   - expired: Options.Budget was over before that.
+//   - forgotten: the process was told to stop and the app is gone. What the registries still hold of
+//     it is being deleted.
+//
+// Shutdown returns when the drain ends, at the latest when its budget is over, whatever the
+// registries, the app or the kernel do. Its result is [Drained], [Expired] or [Cancelled]. All
+// callers share one drain. Who calls within 10 s after its end gets the same result; who calls
+// later begins another drain. A caller that goes away cancels nothing.
+//
+// A drain is undone by [Drain.Resume], and when the app is listened on anew: by a container that
+// was restarted in the same Pod. The Pod is put back into every registry then. While draining and
+// after, the registries are looked at again, and what somebody put back in is taken out once more.
+//
+// A live instance is never deleted, only disabled. The app's own word about itself is never
+// changed.
 type Drain struct {
 	policy      policy
 	options     Options
@@ -80,7 +106,7 @@ type Drain struct {
 // message is what arrives at the owner: an event, or a call that wants to join the drain.
 type message struct {
 	event  event
-	order  uint64         // the order that a registry's report belongs to; 0 for what is true whatever the order
+	order  uint64         // that a registry's report belongs to; 0 for what is true whatever the order
 	join   chan *drainRun // for a hook: the drain that it belongs to
 	answer chan struct{}  // closed when it was taken
 }
@@ -143,7 +169,7 @@ var errEnded = errors.New("prestop has ended")
 // error if that ends first, which cancels nothing.
 func (d *Drain) Shutdown(ctx context.Context) (Outcome, error) {
 	if d.status.Load().state.phase == serving {
-		d.lookFirst(ctx)
+		d.scanFirst(ctx)
 	}
 	join := make(chan *drainRun, 1)
 	if err := d.sendWithin(ctx, message{event: event{kind: eventHook}, join: join}); err != nil {
@@ -168,7 +194,8 @@ func (d *Drain) Shutdown(ctx context.Context) (Outcome, error) {
 // last is the outcome of the last drain for one who called as the process ended, or err if there
 // was none.
 func (d *Drain) last(err error) (Outcome, error) {
-	if now := d.status.Load(); errors.Is(err, errEnded) && now.state.phase != serving && now.run.over() {
+	now := d.status.Load()
+	if errors.Is(err, errEnded) && now.state.phase != serving && now.run.over() {
 		return now.run.outcome, nil
 	}
 	return Outcome{}, err
@@ -178,7 +205,7 @@ func (d *Drain) last(err error) (Outcome, error) {
 // returns when that is known.
 func (d *Drain) Stopping() {
 	if d.status.Load().state.phase == serving {
-		d.lookFirst(context.Background())
+		d.scanFirst(context.Background())
 	}
 	d.deliver(eventStopping)
 }
@@ -188,7 +215,7 @@ func (d *Drain) Resume() { d.deliver(eventResume) }
 
 // Terminate is SIGTERM: Run returns once nothing is left to do for the app.
 func (d *Drain) Terminate() {
-	d.lookFirst(context.Background())
+	d.scanFirst(context.Background())
 	d.send(message{event: event{kind: eventSIGTERM}})
 }
 
@@ -202,16 +229,16 @@ func (d *Drain) deliver(k eventKind) {
 	}
 }
 
-// lookFirst looks at the listening sockets before a decision: an app that was started or restarted
+// scanFirst looks at the listening sockets before a decision: an app that was started or restarted
 // a moment ago may not have been seen yet, and a live one must not be taken for dead.
-func (d *Drain) lookFirst(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+func (d *Drain) scanFirst(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, scanTimeout)
 	defer cancel()
 	d.watcher.scanNow(ctx)
 }
 
-// lookTimeout bounds the look that comes before a decision; a look takes milliseconds.
-const lookTimeout = 500 * time.Millisecond
+// scanTimeout bounds the look that comes before a decision; a look takes milliseconds.
+const scanTimeout = 500 * time.Millisecond
 
 // Alive returns nil once the owner has answered, or why it has not.
 func (d *Drain) Alive(ctx context.Context) error {
@@ -234,22 +261,27 @@ func (d *Drain) Alive(ctx context.Context) error {
 }
 
 // Run owns the drain until it was told to terminate and nothing is left to do, or ctx ends. Every
-// goroutine that it started has ended when it returns. These are the ways in which it returns:
+// goroutine that it started has ended when it returns. It returns in these ways:
 //
-//  1. SIGTERM, and the app is gone (a native sidecar, whose turn comes after the app's; a Job; RestartAllContainers): what
-//     the registries still hold of it is deleted, for 1.5 s at most.
+//  1. SIGTERM, and the app is gone: to a native sidecar it comes after the app's end, in a Job's Pod
+//     and with RestartAllContainers too. What the registries still hold is deleted, in 1.5 s at most.
+//     Where the app's ports are known only by who listened, and others listen still, a hook may come
+//     within 0.5 s, which tells that a container lives.
 //  2. SIGTERM before the app ever listened: as 1.
-//  3. SIGTERM while the app listens (an ordinary container, which gets it together with the app): the drain runs to its
-//     end, hooks are served on, and Run returns when the app's ports are gone, as 1, or at the deadline.
-//  4. SIGTERM, and the deadline has come first: at once.
+//  3. SIGTERM while the app listens: an ordinary container gets it together with the app. The drain
+//     begins, or goes on, and hooks are served. Run returns when the drain is over and the app is
+//     gone, as 1, or at the deadline.
+//  4. SIGTERM after the deadline: at once.
 //  5. SIGTERM where the sockets cannot be seen: when the drain is over.
-//  6. SIGTERM, where all that listens was there before us, is known to no registry and had no caller: when the drain is
-//     over. It is a sidecar beside a Job that has ended.
-//  7. SIGTERM, and the drain was cancelled (/resume, the app listens anew): when every registry has the app back, or at
-//     the deadline.
+//  6. SIGTERM where all that listens was there before us, is in no registry, and had no client: when
+//     the drain is over. It is a sidecar beside a Job that has ended.
+//  7. SIGTERM, and then the drain was cancelled (/resume, the app listens anew): when every registry
+//     has the app back, or at the deadline.
 //  8. ctx ends (a second signal): at once.
 //
-// Whoever waits for a drain has its outcome then: cancelled, if it is not over.
+// Nothing but a mesh's proxy and listeners on the loopback alone listens: that is an app that is
+// gone, or never came. Whoever waits for a drain has its outcome when Run returns: cancelled, if it
+// was not over.
 func (d *Drain) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -263,5 +295,6 @@ func (d *Drain) Run(ctx context.Context) {
 		wg.Go(func() { r.run(ctx) })
 	}
 	o := &owner{Drain: d, state: d.status.Load().state, ended: map[Result]int{}, ctx: ctx}
+	o.appSince = o.state.appSince
 	o.run()
 }

@@ -154,6 +154,17 @@ func TestDrainWithoutAnAppEndsWithTheLastRegistry(t *testing.T) {
 	})
 }
 
+func TestDrainNamesARegistryThatRefusesTheChange(t *testing.T) {
+	in(t, 1, nil, func(t *testing.T, w *world) {
+		w.regs[0].lock()
+		out := <-w.hook(t.Context())
+		out.must(t, Drained)
+		if s := out.String(); !strings.Contains(s, "fake0 given up after 10s") || !strings.Contains(s, "registry fake0: ") {
+			t.Errorf("the outcome does not say that it was not left: %s", s)
+		}
+	})
+}
+
 func TestDrainGoesOnTryingARegistryThatFailed(t *testing.T) {
 	in(t, 1, nil, func(t *testing.T, w *world) {
 		w.regs[0].set(true, false)

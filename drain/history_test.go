@@ -57,7 +57,7 @@ func (h scenario) containers() []*container {
 
 var actions = []string{
 	"hook", "hook", "hook", "stopping", "resume", "crash", "crash", "start", "start", "restart", "connect", "connect",
-	"disconnect", "talk", "break", "hang", "heal", "undo", "blind", "see", "expire", "sidecar", "wait", "term",
+	"disconnect", "talk", "break", "hang", "lock", "heal", "undo", "blind", "see", "expire", "sidecar", "wait", "term",
 }
 
 var scenarios = rapid.Custom(func(t *rapid.T) scenario {
@@ -214,6 +214,8 @@ func (w *world) do(a action) {
 		r.set(true, false)
 	case "hang":
 		r.set(false, true)
+	case "lock":
+		r.lock()
 	case "heal":
 		r.set(false, false)
 	case "undo":

@@ -13,41 +13,43 @@ import (
 
 // keepIn finds the instances, puts back what an earlier incarnation or a drain left disabled, takes
 // out those whose port is gone, and then looks now and then.
-func (k *reconciler) keepIn(o order) {
-	defer k.registry.Only(nil)
+func (r *reconciler) keepIn(o order) {
+	defer r.registry.Only(nil)
 	began, wait := time.Now(), firstLook
 	registered := false
 	for o.ctx.Err() == nil {
-		if !k.pod().Known() {
+		if !r.pod().Known() {
 			o.report(eventIn)
-			<-o.ctx.Done() // the app has never listened: nothing can be ours yet, and another order comes when it does
+			// The app has never listened: nothing can be ours yet, and another order comes when it does.
+			<-o.ctx.Done()
 			return
 		}
-		ctx, cancel := context.WithTimeout(o.ctx, k.timeout)
-		changed, err := k.keepInOnce(ctx, o)
+		ctx, cancel := context.WithTimeout(o.ctx, r.timeout)
+		changed, err := r.keepInOnce(ctx, o)
 		cancel()
-		k.note(err)
+		r.note(err)
 		if err == nil {
-			if !registered && k.any(registry.In) {
+			if !registered && r.any(registry.In) {
 				registered = true
-				k.log.Info("registered", "instances", k.names(registry.In, registry.Down))
+				r.log.Info("registered", "instances", r.names(registry.In, registry.Down))
 			}
 			o.report(eventIn)
-			k.remember(o)
+			r.remember(o)
 		}
 		switch {
 		case changed:
 			wait = firstLook // see that it lasts
-		case err == nil && (k.any(registry.In) || !o.awaits()):
+		case err == nil && (r.any(registry.In) || !o.awaits()):
 			wait = max(wait, lateLook) // all is as it shall be
 		}
-		k.pause(o.ctx, wait)
+		r.pause(o.ctx, wait)
 		wait = min(2*wait, idleLook)
-		if len(k.found) == 0 && o.awaits() || err != nil && time.Since(began) < rejoinWindow {
-			wait = min(wait, lateLook) // an app that starts slowly registers late, and a registry's trouble passes
+		if len(r.found) == 0 && o.awaits() || err != nil && time.Since(began) < rejoinWindow {
+			// An app that starts slowly registers late, and a registry's trouble passes.
+			wait = min(wait, lateLook)
 		}
-		if len(k.found) == 0 && o.serves && o.listensFor(elsewhereAfter) {
-			k.warnOfNothing(o.ctx)
+		if len(r.found) == 0 && o.serves && o.listensFor(elsewhereAfter) {
+			r.warnOfNothing(o.ctx)
 		}
 	}
 }
@@ -73,40 +75,44 @@ func (o order) listensFor(d time.Duration) bool {
 }
 
 // keepInOnce looks once and changes what is not as it shall be.
-func (k *reconciler) keepInOnce(ctx context.Context, o order) (changed bool, err error) {
-	if err := k.lookIn(ctx, o); err != nil {
+func (r *reconciler) keepInOnce(ctx context.Context, o order) (changed bool, err error) {
+	if err := r.lookIn(ctx, o); err != nil {
 		return false, err
 	}
-	if dead := k.portsOf(registry.In, o.dead); len(dead) > 0 {
-		k.registry.Only(dead)
-		if err := k.leave(ctx); err != nil {
+	if dead := r.portsOf(registry.In, o.dead); len(dead) > 0 {
+		r.registry.Only(dead)
+		if err := r.leave(ctx); err != nil {
 			return false, err
 		}
-		k.log.Info("took the instances out whose port is not listened on any more", "ports", dead)
+		r.log.Info("took the instances out whose port is not listened on any more", "ports", dead)
 		changed = true
 	}
-	back := k.portsOf(registry.Out, o.ours(k))
+	back := r.portsOf(registry.Out, o.ours(r))
 	if len(back) > 0 {
-		if err := k.rejoin(ctx, back); err != nil {
+		if err := r.rejoin(ctx, back); err != nil {
 			return changed, err
 		}
 		changed = true
 	}
-	if len(k.portsOf(registry.Out, func(i registry.Instance) bool { return k.wants(o, i) && k.wasIn[i.ID] && !o.lately(i) })) > 0 {
+	disabled := func(i registry.Instance) bool {
+		return r.wants(o, i) && r.wasIn[i.ID] && !o.lately(i)
+	}
+	if len(r.portsOf(registry.Out, disabled)) > 0 {
 		return changed, errDisabled
 	}
 	return changed, nil
 }
 
 // errDisabled is shown as the registry's state when somebody else disabled the instance.
-var errDisabled = errors.New("the instance is disabled, and not by prestop; enable it in the registry's console, or call /resume")
+var errDisabled = errors.New("the instance is disabled, and not by prestop; " +
+	"enable it in the registry's console, or call /resume")
 
 func (o order) dead(i registry.Instance) bool { return slices.Contains(o.target.dead, i.Port) }
 
 // wants reports whether the instance shall be in: somebody listens on its port, or it was in
 // service until we took it out, so that the app is reached through it.
-func (k *reconciler) wants(o order, i registry.Instance) bool {
-	return !o.dead(i) && (k.took[i.ID] || !slices.Contains(o.target.held, i.Port))
+func (r *reconciler) wants(o order, i registry.Instance) bool {
+	return !o.dead(i) && (r.took[i.ID] || !slices.Contains(o.target.held, i.Port))
 }
 
 // lately reports whether the instance's port, or the Pod, began to serve within rejoinWindow.
@@ -116,14 +122,14 @@ func (o order) lately(i registry.Instance) bool {
 
 // ours tells which disabled instances are ours to put in: leftovers, and those that we took out
 // ourselves.
-func (o order) ours(k *reconciler) func(registry.Instance) bool {
-	return func(i registry.Instance) bool { return k.wants(o, i) && (!k.wasIn[i.ID] || o.lately(i)) }
+func (o order) ours(r *reconciler) func(registry.Instance) bool {
+	return func(i registry.Instance) bool { return r.wants(o, i) && (!r.wasIn[i.ID] || o.lately(i)) }
 }
 
 // portsOf returns the ports of the instances in the state for which ok holds.
-func (k *reconciler) portsOf(s registry.State, ok func(registry.Instance) bool) []uint16 {
+func (r *reconciler) portsOf(s registry.State, ok func(registry.Instance) bool) []uint16 {
 	var ports []uint16
-	for _, i := range k.found {
+	for _, i := range r.found {
 		if i.State == s && ok(i) && !slices.Contains(ports, i.Port) {
 			ports = append(ports, i.Port)
 		}
@@ -132,108 +138,112 @@ func (k *reconciler) portsOf(s registry.State, ok func(registry.Instance) bool) 
 }
 
 // remember notes which instances are in service, and which we have taken out.
-func (k *reconciler) remember(o order) {
-	for _, i := range k.found {
+func (r *reconciler) remember(o order) {
+	for _, i := range r.found {
 		switch {
 		case i.State == registry.In:
-			k.wasIn[i.ID] = true
-			delete(k.took, i.ID)
+			r.wasIn[i.ID] = true
+			delete(r.took, i.ID)
 		case o.dead(i):
-			delete(k.wasIn, i.ID)
+			delete(r.wasIn, i.ID)
 		}
 	}
 }
 
 // lookIn searches for the instances until they were found, and then asks for just these: a search
 // may be megabytes.
-func (k *reconciler) lookIn(ctx context.Context, o order) error {
-	if k.searchIn(o) {
-		return k.search(ctx)
+func (r *reconciler) lookIn(ctx context.Context, o order) error {
+	if r.searchIn(o) {
+		return r.search(ctx)
 	}
-	if len(k.found) == 0 {
+	if len(r.found) == 0 {
 		return nil
 	}
-	return k.check(ctx)
+	return r.check(ctx)
 }
 
 // searchIn reports whether the registry is to be searched: nothing is known yet; a port began to
 // listen a short while ago that no instance is known of; or one has vanished and the last search is
 // long ago. While nothing listens, nothing can have registered but what did before the port was
 // gone.
-func (k *reconciler) searchIn(o order) bool {
-	since := time.Since(k.searched)
+func (r *reconciler) searchIn(o order) bool {
+	since := time.Since(r.searched)
 	switch {
-	case k.searched.IsZero():
+	case r.searched.IsZero():
 		return true
-	case len(o.target.since) == 0 && o.target.since != nil && !k.pod().AnyPort:
-		return since >= rareSearch && len(k.found) == 0 || k.missed(o)
-	case k.missed(o), len(k.found) == 0 && !k.ever:
+	case len(o.target.since) == 0 && o.target.since != nil && !r.pod().AnyPort:
+		return since >= rareSearch && len(r.found) == 0 || r.missed(o)
+	case r.missed(o), len(r.found) == 0 && !r.ever:
 		return true
 	}
 	for port, began := range o.target.since {
-		if slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port }) {
-			delete(k.fruitless, port)
+		if slices.ContainsFunc(r.found, func(i registry.Instance) bool { return i.Port == port }) {
+			delete(r.fruitless, port)
 			continue
 		}
 		switch {
-		case k.fruitless[port]: // it listened before, and was never registered
-		case time.Since(began) < rejoinWindow || k.searched.Before(began):
+		case r.fruitless[port]: // it listened before, and was never registered
+		case time.Since(began) < rejoinWindow || r.searched.Before(began):
 			return true
 		default:
-			k.fruitless[port] = true
+			r.fruitless[port] = true
 		}
 	}
 	vanished := func(i registry.Instance) bool {
-		return i.State == registry.Absent && !o.dead(i) && !o.lately(i) // else it comes back by itself, or never
+		// One whose port is gone, or listens anew, comes back under its name or never.
+		return i.State == registry.Absent && !o.dead(i) && !o.lately(i)
 	}
-	return since >= rareSearch && (len(k.found) == 0 || slices.ContainsFunc(k.found, vanished))
+	return since >= rareSearch && (len(r.found) == 0 || slices.ContainsFunc(r.found, vanished))
 }
 
 // missed reports whether a port has come and gone since the last search: its instance may be left.
-func (k *reconciler) missed(o order) bool {
+func (r *reconciler) missed(o order) bool {
 	for port, began := range o.target.past {
-		known := slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.Port == port })
-		if !known && k.searched.Before(began) {
+		known := slices.ContainsFunc(r.found, func(i registry.Instance) bool { return i.Port == port })
+		if !known && r.searched.Before(began) {
 			return true
 		}
 	}
 	return false
 }
 
-func (k *reconciler) rejoin(ctx context.Context, ports []uint16) error {
-	names := k.names(registry.Out)
+func (r *reconciler) rejoin(ctx context.Context, ports []uint16) error {
+	names := r.names(registry.Out)
 	began := time.Now()
-	k.registry.Only(ports)
-	if err := k.registry.Rejoin(ctx); err != nil {
+	r.registry.Only(ports)
+	if err := r.registry.Rejoin(ctx); err != nil {
 		return err
 	}
-	if err := k.check(ctx); err != nil {
+	if err := r.check(ctx); err != nil {
 		return err
 	}
-	k.log.Info("rejoined the registry", "took", time.Since(began), "instances", names)
+	r.log.Info("rejoined the registry", "took", time.Since(began), "instances", names)
 	return nil
 }
 
 // warnOfNothing says, once until something is found, that the registry holds nothing of an app that
 // serves, and what it holds at the Pod's address instead.
-func (k *reconciler) warnOfNothing(ctx context.Context) {
-	if k.warned || !k.reached {
+func (r *reconciler) warnOfNothing(ctx context.Context) {
+	if r.warned || !r.reached {
 		return
 	}
-	k.warned = true
-	pod := k.pod()
+	r.warned = true
+	pod := r.pod()
 	args := []any{"address", pod.Addresses, "names", pod.Names, "ports", pod.Ports}
-	if k.elsewhere != nil {
-		ctx, cancel := context.WithTimeout(ctx, k.timeout)
+	if r.elsewhere != nil {
+		ctx, cancel := context.WithTimeout(ctx, r.timeout)
 		defer cancel()
-		if others, err := k.elsewhere(ctx, k.index); err == nil && len(others) > 0 {
+		if others, err := r.elsewhere(ctx, r.index); err == nil && len(others) > 0 {
 			var names []string
 			for _, i := range others[:min(len(others), shownNames)] {
 				names = append(names, i.Service+"/"+i.ID)
 			}
-			k.log.Warn("the app serves, and the registry holds it under no port that it listens on: callers are not told of a drain; set --port to the registered port beside the app's", append(args, "registered", names)...)
+			r.log.Warn("the app serves, and the registry holds it under no port that it listens on: "+
+				"callers are not told of a drain; set --port to the registered port beside the app's",
+				append(args, "registered", names)...)
 			return
 		}
 	}
-	k.log.Warn("the app serves, and the registry holds nothing at the Pod's address: callers are not told of a drain; see prestop check", args...)
+	r.log.Warn("the app serves, and the registry holds nothing at the Pod's address: "+
+		"callers are not told of a drain; see prestop check", args...)
 }

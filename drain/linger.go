@@ -21,7 +21,8 @@ func (p policy) done(s state, now time.Time) bool {
 			return false
 		}
 	}
-	from := s.appSince // nobody can reach an app that does not listen: no linger, and the count from then on decides
+	// Nobody can reach an app that does not listen: no linger, and the count from then on decides.
+	from := s.appSince
 	if s.reachable() {
 		until, known := p.lingerUntil(s)
 		if !known || now.Before(until) {
@@ -30,7 +31,8 @@ func (p policy) done(s state, now time.Time) bool {
 		from = until
 	}
 	from = later(later(from, s.told), s.began)
-	return s.counted.none || !s.counted.began.IsZero() && !s.counted.began.Before(from) && s.counted.active <= p.threshold
+	c := s.counted
+	return c.none || !c.began.IsZero() && !c.began.Before(from) && c.active <= p.threshold
 }
 
 // lingerUntil is when callers have stopped: their time is over or, if nothing is heard of them from

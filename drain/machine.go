@@ -1,247 +1,67 @@
 package drain
 
 import (
-	"maps"
 	"slices"
 	"time"
-
-	"prestop/drain/conns"
-	"prestop/registry"
 )
 
 // This file is the state machine: what is known, what may happen, and what follows. Nothing in it
 // waits, calls or logs; every decision is a function of a state and the time. machine_test.go walks
 // it exhaustively.
 
-// phase is where the drain stands; its String is the state in /status.
-type phase int
+// effectKind is what is to be done when a state follows from another.
+type effectKind int
 
 const (
-	serving phase = iota
-	draining
-	drained
-	expired
-	// forgotten: told to stop, the app is dead; what the registries still hold of it is being
-	// deleted.
-	forgotten
+	// effectBegin: a drain has begun; hooks join it, and the drain calls are made.
+	effectBegin effectKind = iota
+	// effectApp: the app has changed, which is worth a line.
+	effectApp
+	// effectEnd: the newest drain has ended with state.result; its hooks are answered.
+	effectEnd
+	// effectPhase: the phase is another, or the same of another drain.
+	effectPhase
+	// effectTarget: every registry is to be brought to the effect's target.
+	effectTarget
+	// effectCount: what was counted before proves nothing; count at once.
+	effectCount
 )
 
-func (p phase) String() string {
-	return [...]string{"serving", "draining", "drained", "expired", "forgotten"}[p]
+// effect is one thing to be done.
+type effect struct {
+	kind   effectKind
+	target target
 }
 
-// want is what the registries shall be made to say.
-type want int
-
-const (
-	wantIn   want = iota
-	wantOut       // disabled
-	wantGone      // deleted: only ever for a dead app
-)
-
-// target is what a registry shall be made to say of the Pod's instances.
-type target struct {
-	want want
-	// dead are ports on which nobody listens any more: with wantIn their instances are kept out.
-	// held are ports on which nobody has listened yet: with wantIn their instances are left as they
-	// are.
-	dead, held []uint16
-	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be
-	// seen.
-	since map[uint16]time.Time
-	// past tells of each port that is gone when it had begun to listen; with wantIn.
-	past map[uint16]time.Time
-	// serving is since when the Pod has been serving; with wantIn.
-	serving time.Time
-}
-
-func (t target) equal(o target) bool {
-	return t.want == o.want && slices.Equal(t.dead, o.dead) && slices.Equal(t.held, o.held) && maps.Equal(t.since, o.since) &&
-		maps.Equal(t.past, o.past) && t.serving.Equal(o.serving)
-}
-
-// regState is what was reported of one registry since its target changed last.
-type regState struct {
-	// left is when every server that answers was read back as out; zero while it is not.
-	left time.Time
-	// published is when what callers read was seen to show it; zero while it is not.
-	published time.Time
-	// gaveUp is when the time to try to leave was over; zero before and after it worked in the end.
-	gaveUp time.Time
-	// blind: publication cannot be seen at this registry, so the longest time counts from left.
-	blind bool
-	// held: it was seen to hold an instance of the Pod, now or earlier, so that callers may know
-	// it. It outlives the target.
-	held bool
-	// in: every instance found in it is as the target wants it.
-	in bool
-	// forgot: nothing of the Pod is left in it, or the attempt is over.
-	forgot bool
-}
-
-// regView is what was last seen of one registry, whatever its target.
-type regView struct {
-	instances []registry.Instance
-	// err is what is wrong with it; nil while all is well.
-	err error
-	// reached: it has answered since the process started.
-	reached bool
-	// undone is how often it put the Pod back in during a drain.
-	undone int
-}
-
-// state is all that decisions are made from, and all that others may read.
-type state struct {
-	phase phase
-	since time.Time // of the phase
-	// ports of the Pod; looked is when they were last looked at, zero before the first look.
-	// unseen: they cannot be.
-	ports  ports
-	looked time.Time
-	unseen bool
-	// app is what the ports say together, and appSince when it became so.
-	app      appState
-	appSince time.Time
-	// drains is how many have begun; began, deadline and cause belong to the newest of them.
-	drains          int
-	began, deadline time.Time
-	cause           cause
-	// result is how that drain ended; "" while it runs and before the first.
-	result Result
-	// joined: a hook belongs to that drain. unhooked: SIGTERM began it, and no hook came within
-	// hookSoon.
-	joined, unhooked bool
-	// told is when the newest report of a registry arrived: what a count from before shows was not
-	// known to be enough.
-	told time.Time
-	// hooked: somebody has called the hook. met: a connection was open during the drain.
-	hooked, met bool
-	// stopping: SIGTERM has arrived. stopBy is when the process ends whatever else is true.
-	stopping bool
-	stopBy   time.Time
-	// counted is the newest tally; a zero Began means that there is none.
-	counted tally
-	// last is the newest count, of this drain or before; busy the newest with a connection in use.
-	last, busy conns.Tally
-	regs       []regState
-	views      []regView
-}
-
-// tally is what the machine needs of a count.
-type tally struct {
-	began        time.Time
-	open, active int
-	// heard is the last moment at which a client may have sent data; zero while that is not known.
-	heard time.Time
-	// none: there is no source that can count.
-	none bool
-	// whole is the count itself, for those who read the state.
-	whole conns.Tally
-}
-
-// cause is what started a drain.
-type cause string
-
-const (
-	causeHook    cause = "hook"
-	causeSIGTERM cause = "SIGTERM"
-	// causePod: prestop's own hook was called, so the Pod goes and not just a container.
-	causePod cause = "pod"
-)
-
-// eventKind is what happened.
-type eventKind int
-
-const (
-	// eventHook: somebody called /shutdown.
-	eventHook eventKind = iota
-	// eventStopping: prestop's own preStop hook was called.
-	eventStopping
-	// eventSIGTERM: SIGTERM or SIGINT arrived.
-	eventSIGTERM
-	// eventResume: somebody called /resume.
-	eventResume
-	// eventSockets: the listening sockets were looked at.
-	eventSockets
-	// eventCount: the connections were counted.
-	eventCount
-	// eventInstances: a registry was looked at. eventTrouble: what is wrong with it changed.
-	eventInstances
-	eventTrouble
-	// The next ones report how far a registry is with its target. eventOut: every instance was read
-	// back as out.
-	eventOut
-	// eventEmpty: it holds no instance of the Pod.
-	eventEmpty
-	// eventPublished: what callers read shows the change.
-	eventPublished
-	// eventBlind: publication cannot be observed.
-	eventBlind
-	// eventUndone: something put the Pod back in. eventLate: an instance of the Pod has registered
-	// since.
-	eventUndone
-	eventLate
-	// eventGaveUp: the time to try to leave is over.
-	eventGaveUp
-	// eventIn: every instance is as it shall be, or there is none yet.
-	eventIn
-	// eventForgotten: nothing of the Pod is left, or the attempt is over.
-	eventForgotten
-	// eventTick: time went by.
-	eventTick
-)
-
-// event is one thing that happened, with what was seen.
-type event struct {
-	kind eventKind
-	// reg is the index of the registry, for the kinds that tell of one.
-	reg int
-	// sockets and looked (when the look before was made) belong to eventSockets.
-	sockets []socket
-	looked  time.Time
-	// tally belongs to eventCount.
-	tally tally
-	// instances belong to eventInstances, err to eventTrouble.
-	instances []registry.Instance
-	err       error
-}
-
-// policy is the settings that decisions depend on.
-type policy struct {
-	// budget is the time from the beginning of a drain to its deadline.
-	budget time.Duration
-	// linger is --linger; negative means by registry.
-	linger time.Duration
-	// quiet is --quiet-period; 0 means that nothing ends the linger early.
-	quiet time.Duration
-	// afterPublished and afterLeave are each registry's Linger.
-	afterPublished, afterLeave []time.Duration
-	// threshold is the number of connections in use at which the drain is over.
-	threshold int
-}
-
-// start is the state of a Drain that has seen nothing yet.
-func start(given []uint16, unseen bool, registries int, now time.Time) state {
-	s := state{
-		since: now, appSince: now, ports: newPorts(given, now), unseen: unseen,
-		regs: make([]regState, registries), views: make([]regView, registries),
+// next is the transition function: the state after e happened at now, and what is to be done, in this
+// order.
+func (p policy) next(was state, e event, now time.Time) (state, []effect) {
+	s := p.after(was, e, now)
+	var all []effect
+	do := func(k effectKind, is bool) {
+		if is {
+			all = append(all, effect{kind: k})
+		}
 	}
-	s.app = s.appNow()
-	return s
-}
-
-func (s state) appNow() appState {
-	if s.unseen {
-		return appUnseen
+	begun := s.drains != was.drains // a drain with nothing to wait for begins and ends in one step
+	do(effectBegin, begun)
+	do(effectApp, s.app != was.app)
+	do(effectEnd, s.result != "" && (begun || was.result == ""))
+	do(effectPhase, begun || s.phase != was.phase)
+	resumed := e.kind == eventResume && s.phase == serving
+	if t := s.target(); begun || resumed || !t.equal(was.target()) {
+		all = append(all, effect{effectTarget, t})
 	}
-	return s.ports.state()
+	do(effectCount, s.told.After(was.told) && p.urgent(s, now))
+	return s, all
 }
 
-// next is the transition function: the state after e happened at now.
-func (p policy) next(s state, e event, now time.Time) state {
-	s.regs, s.views = slices.Clone(s.regs), slices.Clone(s.views) // the caller keeps the old state to compare
+// after is the state after e happened at now.
+func (p policy) after(s state, e event, now time.Time) state {
+	// The caller keeps the old state to compare.
+	s.regs, s.views = slices.Clone(s.regs), slices.Clone(s.views)
 	was := s.target()
-	s = p.take(s, e, now)
+	s = p.take(s.learn(e, now), e, now)
 	if app := s.appNow(); app != s.app {
 		s.app, s.appSince = app, now
 	}
@@ -256,9 +76,9 @@ func (p policy) next(s state, e event, now time.Time) state {
 	return s
 }
 
-// take notes what happened.
-func (p policy) take(s state, e event, now time.Time) state {
-	switch e.kind { // facts first: they are true whatever the phase
+// learn notes what was seen. It is true whatever the phase.
+func (s state) learn(e event, now time.Time) state {
+	switch e.kind {
 	case eventSockets:
 		s.ports, s.looked = s.ports.see(e.sockets, e.looked, now), now
 	case eventInstances:
@@ -267,25 +87,35 @@ func (p policy) take(s state, e event, now time.Time) state {
 		s.ports = s.ports.register(e.instances, now)
 	case eventTrouble:
 		s.views[e.reg].err = e.err
-	case eventCount:
-		if !e.tally.began.Before(s.counted.began) {
-			s.counted = e.tally
-		}
-		if !e.tally.none {
-			s.last = e.tally.whole
-		}
-		if e.tally.active > 0 {
-			s.busy = e.tally.whole
-		}
-		s.met = s.met || e.tally.open > 0
 	case eventUndone:
 		s.views[e.reg].undone++
+	case eventForgotten:
+		s.regs[e.reg].forgot = true
+	case eventCount:
+		s = s.count(e.tally)
 	}
-	if s.phase == forgotten { // nothing but the end can follow
-		if e.kind == eventForgotten {
-			s.regs[e.reg].forgot = true
-		}
-		return s
+	return s
+}
+
+// count notes a tally.
+func (s state) count(t tally) state {
+	if !t.began.Before(s.counted.began) {
+		s.counted = t
+	}
+	if !t.none {
+		s.last = t.whole
+	}
+	if t.active > 0 {
+		s.busy = t.whole
+	}
+	s.met = s.met || t.open > 0
+	return s
+}
+
+// take says what follows from what happened.
+func (p policy) take(s state, e event, now time.Time) state {
+	if s.phase == forgotten {
+		return s // nothing but the end can follow
 	}
 	switch e.kind {
 	case eventHook, eventStopping:
@@ -305,14 +135,15 @@ func (p policy) take(s state, e event, now time.Time) state {
 		if s.phase != serving && s.returned(now) {
 			s = s.serve(now)
 		}
-	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp, eventIn, eventForgotten:
-		s.regs[e.reg], s.told = s.regs[e.reg].hear(e.kind, now), now
+	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp,
+		eventIn, eventForgotten:
+		s.regs[e.reg], s.told = s.regs[e.reg].apply(e.kind, now), now
 	}
 	return s
 }
 
-// hear notes what is reported of one registry.
-func (r regState) hear(k eventKind, now time.Time) regState {
+// apply notes what is reported of one registry.
+func (r regState) apply(k eventKind, now time.Time) regState {
 	switch k {
 	case eventOut:
 		r.left, r.gaveUp, r.held = now, time.Time{}, true

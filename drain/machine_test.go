@@ -148,7 +148,7 @@ func TestMachine(t *testing.T) {
 		t.Run(c.behaviour, func(t *testing.T) {
 			s := start(nil, c.app == appUnseen, len(c.policy.afterLeave), epoch)
 			for _, st := range c.steps {
-				s = c.policy.next(s, st.e, at(st.at))
+				s, _ = c.policy.next(s, st.e, at(st.at))
 			}
 			last := at(c.steps[len(c.steps)-1].at)
 			if s.phase != c.phase || s.target().want != c.want || s.exit(last) != c.exit {
@@ -198,7 +198,8 @@ func TestEverySequenceKeepsTheInvariants(t *testing.T) {
 			first := node{s: start(w.given, w.unseen, len(w.policy.afterLeave), epoch), pod: known{given: w.given, unseen: w.unseen}, now: epoch}
 			for _, st := range w.past {
 				first.now = at(st.at)
-				first.s, first.pod = w.policy.next(first.s, st.e, first.now), first.pod.after(st.e)
+				first.s, _ = w.policy.next(first.s, st.e, first.now)
+				first.pod = first.pod.after(st.e)
 			}
 			least := 500
 			if testing.Short() {
@@ -214,9 +215,14 @@ func TestEverySequenceKeepsTheInvariants(t *testing.T) {
 						if e.kind == eventTick {
 							now = now.Add(time.Second)
 						}
-						s, pod := w.policy.next(n.s, e, now), n.pod.after(e)
+						s, effects := w.policy.next(n.s, e, now)
+						pod := n.pod.after(e)
 						path := append(n.path[:len(n.path):len(n.path)], fmt.Sprint(e.kind, e.reg, e.sockets))
-						if wrong := violated(w.policy, n.s, s, pod, e, now); wrong != "" {
+						wrong := violated(w.policy, n.s, s, pod, e, now)
+						if wrong == "" {
+							wrong = undone(n.s, s, effects, pod)
+						}
+						if wrong != "" {
 							t.Fatalf("%s\nafter %v\n%+v\n%+v", wrong, path, n.s, s)
 						}
 						if s.exit(now) {
@@ -340,6 +346,34 @@ func violated(p policy, was, s state, pod known, e event, now time.Time) string 
 	// Facts belong to one target.
 	case !s.target().equal(was.target()) && !s.every(func(r regState) bool { return r == regState{held: r.held} }):
 		return "facts of another target are still believed"
+	}
+	return ""
+}
+
+// undone names what the effects of the step from was to s leave undone, or do wrongly; "" if nothing.
+func undone(was, s state, effects []effect, pod known) string {
+	has := map[effectKind]int{}
+	for _, f := range effects {
+		has[f.kind]++
+		if f.kind == effectTarget && !f.target.equal(s.target()) {
+			return "the registries are brought to another target than the state's"
+		}
+		if f.kind == effectTarget && f.target.want == wantGone && was.phase != forgotten && pod.lives() {
+			return "deletes what lives"
+		}
+	}
+	ends := was.phase == draining || s.drains != was.drains
+	switch {
+	case len(has) < len(effects):
+		return "something is done twice"
+	case s.drains != was.drains && effects[0].kind != effectBegin:
+		return "something is done before the drain has begun"
+	case !s.target().equal(was.target()) && has[effectTarget] == 0:
+		return "the registries are not told of their target"
+	case (has[effectEnd] > 0) != (ends && s.phase != draining):
+		return "the hooks are answered at another moment than the drain's end"
+	case s.phase != was.phase && has[effectPhase] == 0:
+		return "the phase changes unnoticed"
 	}
 	return ""
 }

@@ -60,3 +60,38 @@ func TestAnIdleHourIsSomeSixtyLooks(t *testing.T) {
 		}
 	})
 }
+
+func TestTheLogSaysWhatBecameOfTheInstance(t *testing.T) {
+	var log lines
+	in(t, 1, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) }, func(t *testing.T, w *world) {
+		w.crash()
+		wait(t.Context(), time.Second)
+		w.start()
+		wait(t.Context(), time.Minute)
+		(<-w.hook(t.Context())).must(t, Drained)
+		w.drain.Resume()
+		wait(t.Context(), time.Second)
+	})
+	at := 0
+	for _, line := range []string{
+		`msg=registered registry=fake0 instances=[orders/a8080]`,
+		`msg="the app does not listen any more" gone=[8080]`,
+		`msg="took the instances out whose port is not listened on any more" registry=fake0 ports=[8080]`,
+		`msg="the app listens" ports=[8080]`,
+		`msg="rejoined the registry" registry=fake0`,
+		`msg=draining cause=hook`,
+		`msg="left the registry" registry=fake0`,
+		`msg="the drain is over" result=drained`,
+		`msg=serving cause=resume`,
+		`msg="rejoined the registry" registry=fake0`,
+	} {
+		next := strings.Index(log.String()[at:], line)
+		if next < 0 {
+			t.Fatalf("%q is not in the log, or not in this order:\n%s", line, log.String())
+		}
+		at += next + len(line)
+	}
+	if n := strings.Count(log.String(), "rejoined the registry"); n != 2 {
+		t.Errorf("it rejoined %d times:\n%s", n, log.String())
+	}
+}

@@ -89,8 +89,9 @@ func (o Outcome) String() string {
 
 func (o Outcome) attrs() []slog.Attr {
 	a := []slog.Attr{
-		slog.String("result", string(o.Result)), slog.String("took", short(o.Took)), slog.String("leave", short(o.Leave)),
-		slog.String("linger", short(o.Linger)), slog.String("count", short(o.Count)),
+		slog.String("result", string(o.Result)), slog.String("took", short(o.Took)),
+		slog.String("leave", short(o.Leave)), slog.String("linger", short(o.Linger)),
+		slog.String("count", short(o.Count)),
 	}
 	if o.Early > 0 {
 		a = append(a, slog.String("linger_early", short(o.Early)))
@@ -98,7 +99,9 @@ func (o Outcome) attrs() []slog.Attr {
 	if o.Uncounted {
 		a = append(a, slog.String("connections", "not counted"))
 	} else {
-		a = append(a, slog.Int("in_use", o.Connections.Active), slog.Int("idle", o.Connections.Idle), slog.String("source", o.Connections.Source))
+		c := o.Connections
+		a = append(a, slog.Int("in_use", c.Active), slog.Int("idle", c.Idle),
+			slog.String("source", c.Source))
 	}
 	if o.Connections.Active > 0 {
 		a = append(a, slog.Any("peers", peers(o.Connections)))
@@ -150,7 +153,7 @@ func short(d time.Duration) string { return d.Round(time.Millisecond).String() }
 
 // outcome sums up the current drain at now.
 func (o *owner) outcome(s state, r Result, now time.Time) Outcome {
-	out := o.policy.spent(s, now)
+	out := o.policy.phaseTimes(s, now)
 	out.Result, out.Uncounted = r, s.counted.none || s.counted.began.IsZero()
 	out.Cause, out.Began, out.Ended = string(s.cause), s.began, now
 	out.Trouble = append(o.trouble(s), o.calls.trouble()...)
@@ -160,34 +163,36 @@ func (o *owner) outcome(s state, r Result, now time.Time) Outcome {
 	if r == Cancelled || s.drains == 0 {
 		return out
 	}
-	if out.Count >= worthTelling && out.Connections.Active == 0 && s.busy.Began.After(s.began) {
+	if out.Count >= minExplained && out.Connections.Active == 0 && s.busy.Began.After(s.began) {
 		out.LastInUse = peers(s.busy)
 	}
-	out.Registries = o.partings(s)
+	out.Registries = o.registrySummaries(s)
 	out.Why = o.why(s, out)
 	return out
 }
 
-// worthTelling is a time that somebody may ask the reason of.
-const worthTelling = time.Second
+// minExplained is a time that somebody may ask the reason of.
+const minExplained = time.Second
 
 // why says what the longest part of a drain was spent on.
 func (o *owner) why(s state, out Outcome) string {
 	switch longest := max(out.Leave, out.Linger, out.Count); {
-	case longest < worthTelling:
+	case longest < minExplained:
 		return ""
 	case longest == out.Leave:
 		return "leave: a registry did not say that the Pod is out"
 	case longest == out.Count && len(out.LastInUse) > 0:
 		text := "count: connections in use, the last of " + strings.Join(out.LastInUse, ", ")
 		if n := out.Connections.Expired; n > 0 {
-			text += fmt.Sprintf("; on %d of them nothing was said for --request-timeout, so no request is believed to be in flight", n)
+			text += fmt.Sprintf("; on %d of them nothing was said for --request-timeout, "+
+				"so no request is believed to be in flight", n)
 		}
 		return text
 	case longest == out.Count:
 		return "count: connections in use"
 	case out.Early > 0:
-		return "linger: until no client had said anything for " + o.policy.quiet.String() + ", since callers could know"
+		return "linger: until no client had said anything for " + o.policy.quiet.String() +
+			", since callers could know"
 	case o.policy.linger >= 0:
 		return "linger: --linger is " + o.policy.linger.String()
 	}
@@ -200,11 +205,12 @@ func (o *owner) why(s state, out Outcome) string {
 	if of < 0 {
 		return "linger: the time in which kube-proxies learn of it"
 	}
-	return "linger: callers of " + o.reconcilers[of].registry.Kind() + ", whose caches run out that late"
+	kind := o.reconcilers[of].registry.Kind()
+	return "linger: callers of " + kind + ", whose caches run out that late"
 }
 
-// partings tell when each registry was left during the drain, and what came of it.
-func (o *owner) partings(s state) []string {
+// registrySummaries tell when each registry was left during the drain, and what came of it.
+func (o *owner) registrySummaries(s state) []string {
 	var all []string
 	for i, r := range s.regs {
 		kind := o.reconcilers[i].registry.Kind()
@@ -232,15 +238,19 @@ func (o *owner) partings(s state) []string {
 	return all
 }
 
-// spent is an Outcome with nothing but the times of the drain that began last, as of now; without
+// phaseTimes is an Outcome with nothing but the times of the drain that began last, as of now; without
 // one they are zero.
-func (p policy) spent(s state, now time.Time) Outcome {
+func (p policy) phaseTimes(s state, now time.Time) Outcome {
 	if s.began.IsZero() {
 		return Outcome{}
 	}
-	away, callers := p.ends(s, now)
-	out := Outcome{Took: now.Sub(s.began), Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers)}
-	if whole, known := p.lingerWhole(s); known && s.reachable() && callers.Before(whole) && callers.After(away) {
+	away, callers := p.leftAndLingered(s, now)
+	out := Outcome{
+		Took:  now.Sub(s.began),
+		Leave: away.Sub(s.began), Linger: callers.Sub(away), Count: now.Sub(callers),
+	}
+	whole, known := p.lingerWhole(s)
+	if known && s.reachable() && callers.Before(whole) && callers.After(away) {
 		if early, quiet := p.quietUntil(s); quiet && !now.Before(early) {
 			out.Early = whole.Sub(callers)
 		}
@@ -248,9 +258,9 @@ func (p policy) spent(s state, now time.Time) Outcome {
 	return out
 }
 
-// ends are when the registries were left and when the callers had had their time, as far as that
+// leftAndLingered are when the registries were left and when the callers had had their time, as far as that
 // came before now.
-func (p policy) ends(s state, now time.Time) (away, callers time.Time) {
+func (p policy) leftAndLingered(s state, now time.Time) (away, callers time.Time) {
 	away = s.began
 	for _, r := range s.regs {
 		at := r.left

@@ -10,17 +10,19 @@ import (
 // owner is the goroutine that owns the state machine, and the effects at its edge.
 type owner struct {
 	*Drain
-	ctx    context.Context
-	state  state
-	runs   *drainRun          // the current or the last drain; nil before the first
-	ended  map[Result]int     // drains that ended
-	last   Outcome            // of the last of them
-	order  uint64             // number of the current orders
-	cancel context.CancelFunc // of the current orders
+	ctx   context.Context
+	state state
+	runs  *drainRun      // the current or the last drain; nil before the first
+	ended map[Result]int // drains that ended
+	last  Outcome        // of the last of them
+	// appSince is when the app was told as what it is.
+	appSince time.Time
+	order    uint64             // number of the current orders
+	cancel   context.CancelFunc // of the current orders
 }
 
 func (o *owner) run() {
-	o.command()
+	o.command(o.state.target())
 	defer func() { o.cancel() }()
 	defer o.release()
 	for !o.state.exit(time.Now()) {
@@ -52,8 +54,16 @@ func (o *owner) handle(m message) {
 		return // about an order that another has replaced
 	}
 	was, now := o.state, time.Now()
-	o.state = o.policy.next(was, m.event, now)
-	o.effects(was, m.event, now)
+	var effects []effect
+	o.state, effects = o.policy.next(was, m.event, now)
+	if len(effects) > 0 && effects[0].kind == effectBegin {
+		o.begin()
+	}
+	o.publish() // before anybody is answered, so that what he asks next agrees with the answer
+	for _, f := range effects {
+		o.perform(f, m.event, now)
+	}
+	o.watcher.follow(o.paceFor(now), o.state.countedPorts())
 	if m.join != nil {
 		m.join <- o.joined()
 	}
@@ -62,29 +72,19 @@ func (o *owner) handle(m message) {
 	}
 }
 
-// effects brings the world in line with the state.
-func (o *owner) effects(was state, e event, now time.Time) {
-	s := o.state
-	if s.drains != was.drains {
-		o.begin()
-	}
-	o.publish() // before anybody is answered, so that what he asks next agrees with the answer
-	if s.app != was.app {
-		o.appChanged(was)
-	}
-	if s.result != "" && !o.runs.over() { // also of one that began in this very step
-		o.answer(o.outcome(s, s.result, now)) // before anything that takes time
-	}
-	if s.phase != was.phase || s.drains != was.drains { // a drain with nothing to wait for begins and ends in one step
-		o.phaseChanged(e, now)
-	}
-	again := s.drains != was.drains || e.kind == eventResume && s.phase == serving
-	if again || !s.target().equal(was.target()) {
-		o.command()
-	}
-	o.watcher.follow(o.paceFor(now), s.countedPorts())
-	if s.told.After(was.told) && o.policy.urgent(s, now) {
-		o.watcher.poke() // what was counted before a registry's report proves nothing
+// perform does what is to be done. It decides nothing.
+func (o *owner) perform(f effect, e event, now time.Time) {
+	switch f.kind {
+	case effectApp:
+		o.appChanged(now)
+	case effectEnd:
+		o.answer(o.outcome(o.state, o.state.result, now))
+	case effectPhase:
+		o.phaseChanged(e)
+	case effectTarget:
+		o.command(f.target)
+	case effectCount:
+		o.watcher.poke()
 	}
 }
 
@@ -96,7 +96,8 @@ func (o *owner) begin() {
 		o.runs.undone = append(o.runs.undone, v.undone)
 	}
 	o.calls.begin(o.ctx, s.deadline)
-	o.log.Info("draining", "cause", string(s.cause), "deadline", s.deadline, "budget", o.policy.budget, "app", s.ports.listening())
+	o.log.Info("draining", "cause", string(s.cause), "deadline", s.deadline,
+		"budget", o.policy.budget, "app", s.ports.listening())
 }
 
 // publish lets others read the state.
@@ -121,11 +122,12 @@ func (o *owner) paceFor(now time.Time) pace {
 // awaited reports whether a port may begin to listen that somebody waits for: one of the app is
 // gone or has not come yet, or no port is known to be the app's although a registry should hold it.
 func (s state) awaited(registries int) bool {
-	return s.app == appAbsent || s.app == appGone || s.app == appPartly || registries > 0 && !s.ports.identified()
+	missing := s.app == appAbsent || s.app == appGone || s.app == appPartly
+	return missing || registries > 0 && !s.ports.identified()
 }
 
 // command gives every reconciler the order that the state calls for.
-func (o *owner) command() {
+func (o *owner) command(t target) {
 	if o.cancel != nil {
 		o.cancel()
 	}
@@ -135,38 +137,47 @@ func (o *owner) command() {
 	for i, r := range o.reconcilers {
 		number := o.order
 		r.give(order{
-			ctx: ctx, target: o.state.target(), live: o.state.ports.live(), serves: o.state.reachable(),
+			ctx: ctx, target: t, live: o.state.ports.live(), serves: o.state.reachable(),
 			observe: o.policy.linger < 0 || o.policy.quiet > 0,
 			report:  func(k eventKind) { o.send(message{event: event{kind: k, reg: i}, order: number}) },
 		})
 	}
 }
 
-func (o *owner) appChanged(was state) {
+// appChanged says what became of the app.
+func (o *owner) appChanged(now time.Time) {
 	ports := o.state.ports.listening()
-	after := time.Since(was.appSince)
+	after := now.Sub(o.appSince)
+	o.appSince = now
 	switch o.state.app {
 	case appUp:
 		o.log.Info("the app listens", "ports", ports, "after", after)
 	case appPartly:
-		o.log.Warn("a port of the app is not listened on any more; its instance is taken out, the others are left alone",
+		o.log.Warn("a port of the app is not listened on any more; "+
+			"its instance is taken out, the others are left alone",
 			"gone", o.state.ports.deciding().dead(), "ports", ports, "after", after)
 	case appGone:
-		o.log.Info("the app does not listen any more", "gone", o.state.ports.deciding().dead(), "after", after)
+		o.log.Info("the app does not listen any more",
+			"gone", o.state.ports.deciding().dead(), "after", after)
 	}
 }
 
-// phaseChanged answers who waits, and leaves the traces that others read.
-func (o *owner) phaseChanged(e event, now time.Time) {
+// phaseChanged leaves the traces that others read.
+func (o *owner) phaseChanged(e event) {
 	switch s := o.state; s.phase {
 	case drained, expired:
 		o.readyFile(s.phase == drained)
 	case serving:
 		o.calls.end()
 		o.readyFile(false)
-		o.log.Info("serving", "cause", map[bool]string{true: "resume", false: "the app listens again"}[e.kind == eventResume])
+		cause := "the app listens again"
+		if e.kind == eventResume {
+			cause = "resume"
+		}
+		o.log.Info("serving", "cause", cause)
 		if e.kind == eventResume && len(o.options.Calls) > 0 {
-			o.log.Warn("what --drain-call told the app is not taken back: if it does not serve again by itself, tell it, e.g. POST /healthcheck/ok to an Envoy")
+			o.log.Warn("what --drain-call told the app is not taken back: if it does not serve again " +
+				"by itself, tell it, e.g. POST /healthcheck/ok to an Envoy")
 		}
 	case draining:
 		o.readyFile(false)
@@ -193,7 +204,9 @@ func (o *owner) answer(out Outcome) {
 	if out.Result == Expired {
 		level = slog.LevelError
 	}
-	o.log.LogAttrs(o.ctx, level, "the drain is over", append(out.attrs(), slog.Duration("budget", o.policy.budget), slog.String("cause", out.Cause))...)
+	attrs := append(out.attrs(),
+		slog.Duration("budget", o.policy.budget), slog.String("cause", out.Cause))
+	o.log.LogAttrs(o.ctx, level, "the drain is over", attrs...)
 	writeTerminationLog(o.options.TerminationLog, out.String(), o.log)
 }
 

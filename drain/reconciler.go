@@ -80,7 +80,7 @@ type reconciler struct {
 	ever     bool            // something was found since the process started
 	err      error           // what was told as wrong last
 	searched time.Time       // when the last search succeeded; zero before
-	wasIn    map[string]bool // the instances that were seen in service since they were last taken out, by ID
+	wasIn    map[string]bool // instances that were in service since they were last taken out
 	took     map[string]bool // those that were in service until we took them out, by ID
 	warned   bool            // that nothing is registered
 	// fruitless are the ports whose instance was searched for all through rejoinWindow, in vain.
@@ -89,45 +89,48 @@ type reconciler struct {
 
 func newReconciler(i int, d *Drain) *reconciler {
 	o := d.options
-	r := o.Registries[i]
-	k := &reconciler{
-		index: i, registry: r, pod: d.pod, since: d.since, send: d.send, timeout: o.RegistryTimeout, elsewhere: o.Elsewhere,
-		orders: make(chan order, 1), wasIn: map[string]bool{}, took: map[string]bool{}, fruitless: map[uint16]bool{}, log: o.Log.With("registry", r.Kind()),
+	of := o.Registries[i]
+	r := &reconciler{
+		index: i, registry: of, pod: d.pod, since: d.since, send: d.send,
+		timeout: o.RegistryTimeout, elsewhere: o.Elsewhere,
+		log: o.Log.With("registry", of.Kind()), orders: make(chan order, 1),
+		wasIn: map[string]bool{}, took: map[string]bool{}, fruitless: map[uint16]bool{},
 		jitter: rand.New(rand.NewPCG(o.Seed, uint64(i))),
 	}
 	if o.Seed == 0 {
-		k.jitter = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+		r.jitter = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
-	if slices.ContainsFunc(o.Registries, func(other registry.Registry) bool { return other != r && other.Kind() == r.Kind() }) {
-		k.log = k.log.With("url", r.URL())
+	sameKind := func(other registry.Registry) bool { return other != of && other.Kind() == of.Kind() }
+	if slices.ContainsFunc(o.Registries, sameKind) {
+		r.log = r.log.With("url", of.URL())
 	}
-	return k
+	return r
 }
 
 // give replaces the order that waits, if any. The caller has ended the context of the one that is
 // being obeyed.
-func (k *reconciler) give(o order) {
+func (r *reconciler) give(o order) {
 	select {
-	case <-k.orders:
+	case <-r.orders:
 	default:
 	}
-	k.orders <- o
+	r.orders <- o
 }
 
 // run obeys orders until ctx ends.
-func (k *reconciler) run(ctx context.Context) {
+func (r *reconciler) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case o := <-k.orders:
+		case o := <-r.orders:
 			switch o.target.want {
 			case wantIn:
-				k.keepIn(o)
+				r.keepIn(o)
 			case wantOut:
-				k.keepOut(o)
+				r.keepOut(o)
 			case wantGone:
-				k.forget(o)
+				r.forget(o)
 			}
 		}
 	}
@@ -135,85 +138,85 @@ func (k *reconciler) run(ctx context.Context) {
 
 // forget deletes what is left of a dead app. It is over when it was tried: the process is about to
 // end.
-func (k *reconciler) forget(o order) {
+func (r *reconciler) forget(o order) {
 	defer o.report(eventForgotten)
 	ctx, cancel := context.WithTimeout(o.ctx, forgetFor)
 	defer cancel()
 	var err error
-	if len(k.found) == 0 && k.pod().Known() {
-		err = k.search(ctx)
+	if len(r.found) == 0 && r.pod().Known() {
+		err = r.search(ctx)
 	}
 	var dead []uint16
-	for _, i := range k.found {
+	for _, i := range r.found {
 		if !slices.Contains(o.live, i.Port) && !slices.Contains(dead, i.Port) {
 			dead = append(dead, i.Port)
 		}
 	}
 	if err == nil && len(dead) > 0 {
-		k.registry.Only(dead)
-		if err = k.registry.Forget(ctx); err == nil {
-			k.log.Info("nothing of the Pod is left in the registry")
+		r.registry.Only(dead)
+		if err = r.registry.Forget(ctx); err == nil {
+			r.log.Info("nothing of the Pod is left in the registry")
 		}
 	}
-	k.note(err)
+	r.note(err)
 }
 
-func (k *reconciler) search(ctx context.Context) error {
-	found, err := k.registry.Find(ctx, k.pod())
+func (r *reconciler) search(ctx context.Context) error {
+	found, err := r.registry.Find(ctx, r.pod())
 	if err == nil {
-		k.searched = time.Now()
+		r.searched = time.Now()
 	}
-	return k.saw(found, err)
+	return r.saw(found, err)
 }
 
-func (k *reconciler) check(ctx context.Context) error {
-	found, err := k.registry.Check(ctx)
-	return k.saw(found, err)
+func (r *reconciler) check(ctx context.Context) error {
+	found, err := r.registry.Check(ctx)
+	return r.saw(found, err)
 }
 
 // saw takes what a look showed, and tells of it when it is new.
-func (k *reconciler) saw(found []registry.Instance, err error) error {
+func (r *reconciler) saw(found []registry.Instance, err error) error {
 	if err != nil {
 		return err
 	}
-	if !k.reached || !slices.Equal(found, k.found) {
-		k.found, k.reached, k.ever = found, true, k.ever || len(found) > 0
-		k.warned = k.warned && len(found) == 0
-		k.send(message{event: event{kind: eventInstances, reg: k.index, instances: slices.Clone(found)}})
+	if !r.reached || !slices.Equal(found, r.found) {
+		r.found, r.reached, r.ever = found, true, r.ever || len(found) > 0
+		r.warned = r.warned && len(found) == 0
+		r.send(message{event: event{kind: eventInstances, reg: r.index, instances: slices.Clone(found)}})
 	}
 	return nil
 }
 
 // note keeps the last error for /status and logs it when it is a new one; a nil error ends it.
-func (k *reconciler) note(err error) {
+func (r *reconciler) note(err error) {
 	if errors.Is(err, context.Canceled) {
 		return // another order came
 	}
-	switch old := k.err; {
+	switch old := r.err; {
 	case err == nil && old == nil:
 		return
 	case err == nil:
-		k.log.Info("the trouble with the registry is over")
+		r.log.Info("the trouble with the registry is over")
 	case old != nil && old.Error() == err.Error():
 		return
 	default:
-		k.log.Warn("trouble with the registry", "error", err)
+		r.log.Warn("trouble with the registry", "error", err)
 	}
-	k.err = err
-	k.send(message{event: event{kind: eventTrouble, reg: k.index, err: err}})
+	r.err = err
+	r.send(message{event: event{kind: eventTrouble, reg: r.index, err: err}})
 }
 
-func (k *reconciler) any(s registry.State) bool {
-	return slices.ContainsFunc(k.found, func(i registry.Instance) bool { return i.State == s })
+func (r *reconciler) any(s registry.State) bool {
+	return slices.ContainsFunc(r.found, func(i registry.Instance) bool { return i.State == s })
 }
 
 // shownNames bounds the instances that a line of the log names.
 const shownNames = 10
 
 // names lists the instances in one of the states, as service/ID.
-func (k *reconciler) names(states ...registry.State) []string {
+func (r *reconciler) names(states ...registry.State) []string {
 	var n []string
-	for _, i := range k.found {
+	for _, i := range r.found {
 		if slices.Contains(states, i.State) && len(n) < shownNames {
 			n = append(n, i.Service+"/"+i.ID)
 		}
@@ -223,6 +226,6 @@ func (k *reconciler) names(states ...registry.State) []string {
 
 // pause waits for d, give or take a quarter so that a fleet does not move in step, or until ctx
 // ends.
-func (k *reconciler) pause(ctx context.Context, d time.Duration) {
-	wait(ctx, d*3/4+time.Duration(k.jitter.Int64N(int64(d/2))))
+func (r *reconciler) pause(ctx context.Context, d time.Duration) {
+	wait(ctx, d*3/4+time.Duration(r.jitter.Int64N(int64(d/2))))
 }

@@ -3,7 +3,6 @@ package drain
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -139,10 +138,14 @@ const shownInstances = 30
 // Status returns what is true now, with a fresh count.
 func (d *Drain) Status(ctx context.Context) Status {
 	d.watcher.refresh(ctx)
-	_ = d.Alive(ctx) // what was reported before is in the state then; a stuck owner's is shown as it is
+	// What was reported before is in the state then. That of a stuck owner is shown as it is.
+	_ = d.Alive(ctx)
 	now := d.status.Load()
 	s := now.state
-	st := Status{State: s.phase.String(), Since: s.since.UTC(), Connections: d.connections(s), Registries: []RegistryStatus{}, App: []PortStatus{}}
+	st := Status{
+		State: s.phase.String(), Since: s.since.UTC(), Connections: d.connections(s),
+		Registries: []RegistryStatus{}, App: []PortStatus{},
+	}
 	if s.phase != serving && !s.began.IsZero() {
 		deadline := s.deadline.UTC()
 		st.Deadline = &deadline
@@ -169,12 +172,17 @@ func (d *Drain) Status(ctx context.Context) Status {
 
 func (d *Drain) connections(s state) Connections {
 	t := s.last
-	c := Connections{Open: t.Open, Active: t.Active, Idle: t.Idle, Source: d.source(), Peers: []PeerStatus{}}
+	c := Connections{
+		Open: t.Open, Active: t.Active, Idle: t.Idle, Source: d.source(), Peers: []PeerStatus{},
+	}
 	for _, l := range t.LeftOut {
 		c.LeftOut = append(c.LeftOut, LeftOutStatus{string(l.Reason), l.Port, l.Open})
 	}
 	for _, p := range t.Peers {
-		told := PeerStatus{Address: p.Address.String(), Port: p.Port, Active: p.Active, Idle: p.Open - p.Active, ClientPort: p.ClientPort}
+		told := PeerStatus{
+			Address: p.Address.String(), Port: p.Port,
+			Active: p.Active, Idle: p.Open - p.Active, ClientPort: p.ClientPort,
+		}
 		if p.Since > 0 {
 			since := t.Began.Add(-p.Since).UTC()
 			told.Since = &since
@@ -199,7 +207,9 @@ func (d *Drain) source() string {
 }
 
 func (v regView) status(of registry.Registry) RegistryStatus {
-	r := RegistryStatus{Kind: of.Kind(), URL: of.URL(), Reached: v.reached, Instances: []InstanceStatus{}}
+	r := RegistryStatus{
+		Kind: of.Kind(), URL: of.URL(), Reached: v.reached, Instances: []InstanceStatus{},
+	}
 	for _, i := range v.instances {
 		if len(r.Instances) == shownInstances {
 			break
@@ -211,6 +221,17 @@ func (v regView) status(of registry.Registry) RegistryStatus {
 		r.Error = strings.ToValidUTF8(r.Error[:min(len(r.Error), errorLimit)], "")
 	}
 	return r
+}
+
+// in is how many instances callers are sent to.
+func (v regView) in() int {
+	n := 0
+	for _, i := range v.instances {
+		if i.State == registry.In {
+			n++
+		}
+	}
+	return n
 }
 
 // Safe reports whether the Pod may be terminated, and why not.
@@ -258,7 +279,7 @@ func (d *Drain) Ready(whenRegistered, unreadyWhenDraining bool) (bool, string) {
 	}
 	if whenRegistered {
 		for i, v := range s.views {
-			if !slices.ContainsFunc(v.instances, func(i registry.Instance) bool { return i.State == registry.In }) {
+			if v.in() == 0 {
 				return false, "not up in " + d.options.Registries[i].Kind() + " yet"
 			}
 		}
@@ -310,7 +331,7 @@ func (d *Drain) Figures() Figures {
 	now := d.status.Load()
 	s, last := now.state, now.last
 	if s.phase == draining {
-		last = d.policy.spent(s, time.Now())
+		last = d.policy.phaseTimes(s, time.Now())
 	}
 	f := Figures{
 		State: s.phase.String(), Since: s.since, Listening: s.app == appUp,
@@ -318,13 +339,9 @@ func (d *Drain) Figures() Figures {
 		Leave: last.Leave, Linger: last.Linger, Count: last.Count, Budget: d.policy.budget,
 	}
 	for i, v := range s.views {
-		r := RegistryFigures{Kind: d.options.Registries[i].Kind(), Undone: v.undone, Trouble: v.err != nil}
-		for _, i := range v.instances {
-			if i.State == registry.In {
-				r.In++
-			}
-		}
-		f.Registries = append(f.Registries, r)
+		f.Registries = append(f.Registries, RegistryFigures{
+			Kind: d.options.Registries[i].Kind(), In: v.in(), Undone: v.undone, Trouble: v.err != nil,
+		})
 	}
 	return f
 }

@@ -70,7 +70,7 @@ func (w *world) judge(d *Drain, called time.Time, out Outcome, err error) {
 	if d != w.drain || w.past.killed {
 		return
 	}
-	if took := time.Since(called); took > budget+lookTimeout {
+	if took := time.Since(called); took > budget+scanTimeout {
 		w.wrong("a hook returned after %v", took)
 	}
 	switch {
@@ -138,7 +138,7 @@ func (w *world) judgeLinger(r *fakeRegistry, c *container, out Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rec := r.records[c.port]
-	if r.broken || r.hanging || r.healed.After(out.Began) || rec == nil || !rec.registered {
+	if r.broken || r.hanging || r.locked || r.healed.After(out.Began) || rec == nil || !rec.registered {
 		return
 	}
 	if !rec.since.Before(out.Began) || time.Since(r.undid) < reassert*5/4+time.Second {
@@ -220,7 +220,7 @@ func (w *world) mustBeIn(c *container, rec *fakeRecord) bool {
 	switch {
 	case w.drain.options.Counter == nil || !c.started.After(last):
 		return false // it was told to stop, and nothing tells that it lives anew
-	case c.atStop && c.missed && c.ended.After(last.Add(lookTimeout)):
+	case c.atStop && c.missed && c.ended.After(last.Add(scanTimeout)):
 		return time.Since(since) > lasts
 	}
 	return time.Since(later(since, last.Add(budget+afterDeadline))) > lasts

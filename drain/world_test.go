@@ -317,6 +317,7 @@ type fakeRegistry struct {
 	records map[uint16]*fakeRecord
 	broken  bool     // every call fails
 	hanging bool     // every call waits for its context
+	locked  bool     // what would change something fails
 	held    []uint16 // what Find has remembered
 	ever    []uint16 // what it has ever found, in this life of the process
 	only    []uint16
@@ -376,17 +377,36 @@ func (r *fakeRegistry) undo() {
 func (r *fakeRegistry) set(broken, hanging bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.broken || r.hanging {
+	if r.broken || r.hanging || r.locked {
 		r.healed = time.Now()
 	}
-	r.broken, r.hanging = broken, hanging
+	r.broken, r.hanging, r.locked = broken, hanging, false
+}
+
+// lock has every change fail, while the registry can be read.
+func (r *fakeRegistry) lock() {
+	r.set(false, false)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.locked = true
+}
+
+// change is a call that changes something.
+func (r *fakeRegistry) change(ctx context.Context) error {
+	err := r.call(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil && r.locked {
+		err = &registry.Error{Op: "change", URL: r.name, Code: 500}
+	}
+	return err
 }
 
 // well reports whether it has answered for d.
 func (r *fakeRegistry) well(d time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.broken && !r.hanging && time.Since(r.healed) >= d
+	return !r.broken && !r.hanging && !r.locked && time.Since(r.healed) >= d
 }
 
 func (r *fakeRegistry) isOut() bool { return r.outAt(appPort) }
@@ -490,7 +510,7 @@ func (r *fakeRegistry) Check(ctx context.Context) ([]registry.Instance, error) {
 }
 
 func (r *fakeRegistry) Leave(ctx context.Context) error {
-	if err := r.call(ctx); err != nil {
+	if err := r.change(ctx); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -520,7 +540,7 @@ func (r *fakeRegistry) Published(ctx context.Context) (bool, error) {
 
 func (r *fakeRegistry) Rejoin(ctx context.Context) error {
 	asked := time.Now()
-	if err := r.call(ctx); err != nil {
+	if err := r.change(ctx); err != nil {
 		return err
 	}
 	for port, rec := range r.all() {
@@ -544,13 +564,13 @@ func (r *fakeRegistry) all() map[uint16]*fakeRecord {
 func (r *fakeRegistry) Forget(ctx context.Context) error {
 	// It may come to life while it is being deleted, when nobody can know; its heartbeat registers
 	// it again.
-	begun := time.Now().Add(-forgetFor - lookTimeout)
+	begun := time.Now().Add(-forgetFor - scanTimeout)
 	for port := range r.all() {
 		if r.world.upBefore(port, begun) {
 			r.world.problem("a live instance was deleted")
 		}
 	}
-	if err := r.call(ctx); err != nil {
+	if err := r.change(ctx); err != nil {
 		return err
 	}
 	r.mu.Lock()

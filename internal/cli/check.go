@@ -63,21 +63,29 @@ func check(c config.Config, build Build, stdout, stderr io.Writer) int {
 	}
 	ports, f := checkPod(ctx, c, now, stderr)
 	found = append(found, f...)
-	p := pod(c.Pod)
-	p.Ports = ports
-	if now != nil {
-		for _, port := range now.App {
-			p.Ports = append(p.Ports, port.Port)
-		}
-	}
-	// that was said; what is registered by the Pod's address says more
-	p.AnyPort = len(p.Ports) == 0
-	found = append(found, checkRegistries(ctx, c, build.agent(), p, ports, now)...)
+	found = append(found,
+		checkRegistries(ctx, c, build.agent(), checkedPod(c, ports, now), ports.app, now)...)
 	registries, _ := newRegistries(c.Registry, build.agent())
 	s := sumUp(c, registries)
 	result := checked{Findings: append(found, s.finding(c)), Drain: s}
 	result.OK = !slices.ContainsFunc(result.Findings, func(f finding) bool { return !f.OK })
 	return result.report(c, stdout, stderr)
+}
+
+// checkedPod is the Pod whose instances are looked for, with every port that may be the app's.
+func checkedPod(c config.Config, ports podPorts, now *sidecarStatus) registry.Pod {
+	p := pod(c.Pod)
+	p.Ports = slices.Clone(ports.app)
+	if !c.SharedAddress {
+		p.Ports = append(p.Ports, ports.every...)
+	}
+	if now != nil {
+		for _, port := range now.App {
+			p.Ports = append(p.Ports, port.Port)
+		}
+	}
+	p.AnyPort = len(p.Ports) == 0 // that was said; what is registered at the address says more
+	return p
 }
 
 func (r checked) report(c config.Config, stdout, stderr io.Writer) int {

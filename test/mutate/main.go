@@ -2,7 +2,7 @@
 // place, runs the tests of that package, and prints whether a test has failed (killed) or none has
 // (survived).
 //
-//	mutate [-n 40] [-seed 1] [-parallel 1] [-timeout 0] [-least 0] PACKAGE…      e.g. ./drain ./registry/...
+//	mutate [-n 40] [-seed 1] [-parallel 1] [-timeout 0] [-least 0] [-short] PACKAGE…      e.g. ./drain ./registry/...
 //
 // Each is tried with -short first, and only one that survives that with all tests.
 //
@@ -38,6 +38,7 @@ func main() {
 	flag.Uint64Var(&r.seed, "seed", 1, "of the sample")
 	flag.IntVar(&r.parallel, "parallel", 1, "mutants tested at a time")
 	flag.DurationVar(&r.timeout, "timeout", 0, "for the tests of a mutant; 0: a minute, and four times what the package's tests take without one")
+	flag.BoolVar(&r.quick, "short", false, "run the short tests alone, so that the rate is one at least")
 	flag.Float64Var(&r.least, "least", 0, "fail where fewer per cent are killed in a package")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -57,6 +58,7 @@ type runner struct {
 	parallel int
 	timeout  time.Duration
 	least    float64
+	quick    bool
 	out      io.Writer
 }
 
@@ -253,13 +255,13 @@ func (r *runner) tests(ctx context.Context, p pkg, m *mutant, source []byte, tim
 		}
 	}
 	run := []string{"test", "-count=1", "-vet=off", "-failfast", "-timeout=0", p.ImportPath}
-	if m != nil { // most are killed by the short tests
-		out, err := r.command(bounded, flags, append(run, "-short")...)
-		if err != nil && ctx.Err() == nil && bounded.Err() == nil {
-			return caught, out, nil
-		}
+	out, err := "", error(nil)
+	if m != nil || r.quick { // most are killed by the short tests
+		out, err = r.command(bounded, flags, append(run, "-short")...)
 	}
-	out, err := r.command(bounded, flags, run...)
+	if err == nil && !r.quick {
+		out, err = r.command(bounded, flags, run...)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return 0, "", ctx.Err()
