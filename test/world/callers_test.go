@@ -44,6 +44,9 @@ func (c call) late() bool {
 	return at.Sub(c.listed) > stale
 }
 
+// endpointFresh is how old what a caller knows of a Service may be.
+const endpointFresh = 700 * time.Millisecond
+
 // manner is how a caller calls.
 type manner struct {
 	// every is how often, whether the calls before were answered or not.

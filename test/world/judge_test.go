@@ -257,6 +257,9 @@ func (w *world) gone() {
 	if told.Before(*w.deletedAt.Load()) || w.sidecar.endedDeaf() {
 		return // it was not there
 	}
+	if last := w.sidecar.running(); told.Sub(last[len(last)-1].from) < time.Second {
+		return // it had not looked at anything yet
+	}
 	for _, s := range w.servers {
 		began := *w.deletedAt.Load()
 		if s.trouble().touches(began, time.Now()) || w.mesh != nil && w.mesh.wasDown(began, w.sidecar.endedAt()) {

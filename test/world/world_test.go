@@ -237,6 +237,9 @@ func (w *world) live(h history) {
 		for _, s := range servers {
 			for _, m := range how {
 				n++
+				if s == nil {
+					m.fresh = min(m.fresh, endpointFresh)
+				}
 				one := &caller{w: w, to: c, server: s, manner: m, rng: rand.New(rand.NewPCG(w.seed, n))}
 				callers.Go(func() { one.run(ctx) })
 			}
