@@ -240,7 +240,8 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 }
 
 // brief reports whether a container's last life was too short for the sidecar to learn that it had
-// registered: the lists that it searches come from a cache, and it searches every few seconds at most.
+// registered: the lists that it searches come from a cache, and it searches every few seconds at
+// most, later where the registry is slow.
 func (c *container) brief() bool {
 	up, _, said := c.facts()
 	if len(up) == 0 || up.is() {
@@ -248,7 +249,7 @@ func (c *container) brief() bool {
 	}
 	last := up[len(up)-1].to
 	return last.Sub(up[len(up)-1].from) < time.Second ||
-		slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < reassert })
+		slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < reassert+20*c.w.slow })
 }
 
 // gone judges what is left of a deleted Pod.
