@@ -44,6 +44,9 @@ func (c call) late() bool {
 	return at.Sub(c.listed) > stale
 }
 
+// endpointFresh is how old what a caller knows of a Service may be.
+const endpointFresh = 700 * time.Millisecond
+
 // manner is how a caller calls.
 type manner struct {
 	// every is how often, whether the calls before were answered or not.
@@ -158,7 +161,8 @@ func (c *caller) send(h *http.Client, r call, address string, work time.Duration
 		}
 	}}
 	url := fmt.Sprintf("http://%s/?ms=%d", address, work.Milliseconds())
-	q, err := http.NewRequestWithContext(httptrace.WithClientTrace(context.Background(), trace), http.MethodPost, url, http.NoBody)
+	ctx := httptrace.WithClientTrace(context.Background(), trace)
+	q, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
 	if err != nil {
 		r.err = err
 		return r

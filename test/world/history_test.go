@@ -177,7 +177,7 @@ func draw(seed uint64) history {
 	s.completes = chance(10)
 	s.late = of(300*ms, 300*ms, 3000*ms)
 	s.nacos = []string{"1.4.1", "2.3.2", "2.3.2", "3.1.0"}[r.IntN(4)]
-	s.slow = of(0, 0, 0, 50*ms, 300*ms)
+	s.slow = of(0, 0, 0, 50*ms, 150*ms)
 	s.lease = of(20*time.Second, 20*time.Second, 3*time.Second)
 	s.quiet, s.unread, s.by = chance(20), chance(8), podAddress
 	switch r.IntN(6) {

@@ -82,7 +82,8 @@ func (w *world) wrote(s *server, r request) {
 			continue
 		}
 		if since, up := c.isUp(); up && time.Since(since) > time.Second {
-			w.problem("the sidecar deletes the instance of %s, which has listened for %v: %s", c.name, time.Since(since), uri)
+			w.problem("the sidecar deletes the instance of %s, which has listened for %v: %s",
+				c.name, time.Since(since), uri)
 		}
 	}
 }
@@ -122,7 +123,8 @@ func (w *world) watch(ctx context.Context) {
 				}
 				if dead[p]++; dead[p] > outWithin && !told[p] {
 					told[p] = true
-					w.problem("callers of %s are sent to %s, which does not listen: %s", s.kind, c.name, s.shows(c.identity()))
+					w.problem("callers of %s are sent to %s, which does not listen: %s",
+						s.kind, c.name, s.shows(c.identity()))
 				}
 			}
 		}
@@ -186,7 +188,8 @@ func (w *world) hooked(h *hook) {
 			_, _, said := c.facts()
 			anew := slices.ContainsFunc(said, func(at time.Time) bool { return h.ended.Sub(at) < reassert })
 			if up && !anew && s.in(c.identity()) && w.disturbed(h, time.Now()) == "" {
-				w.problem("the hook is back, and callers of %s are sent to %s: %s", s.kind, c.name, s.shows(c.identity()))
+				w.problem("the hook is back, and callers of %s are sent to %s: %s",
+					s.kind, c.name, s.shows(c.identity()))
 			}
 		}
 	}
@@ -197,7 +200,8 @@ func (w *world) hooked(h *hook) {
 func (w *world) disturbed(h *hook, to time.Time) string {
 	const slack = 200 * time.Millisecond
 	up := w.sidecar.running()
-	if !slices.ContainsFunc(up, func(s span) bool { return !s.from.After(h.began) && (s.to.IsZero() || !s.to.Before(to)) }) {
+	throughout := func(s span) bool { return !s.from.After(h.began) && (s.to.IsZero() || !s.to.Before(to)) }
+	if !slices.ContainsFunc(up, throughout) {
 		return "the sidecar was not there"
 	}
 	for _, s := range w.servers {
@@ -236,7 +240,8 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 }
 
 // brief reports whether a container's last life was too short for the sidecar to learn that it had
-// registered: the lists that it searches come from a cache, and it searches every few seconds at most.
+// registered: the lists that it searches come from a cache, and it searches every few seconds at
+// most, later where the registry is slow.
 func (c *container) brief() bool {
 	up, _, said := c.facts()
 	if len(up) == 0 || up.is() {
@@ -244,7 +249,7 @@ func (c *container) brief() bool {
 	}
 	last := up[len(up)-1].to
 	return last.Sub(up[len(up)-1].from) < time.Second ||
-		slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < reassert })
+		slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < reassert+20*c.w.slow })
 }
 
 // gone judges what is left of a deleted Pod.
@@ -253,6 +258,9 @@ func (w *world) gone() {
 	if told.Before(*w.deletedAt.Load()) || w.sidecar.endedDeaf() {
 		return // it was not there
 	}
+	if last := w.sidecar.running(); told.Sub(last[len(last)-1].from) < time.Second {
+		return // it had not looked at anything yet
+	}
 	for _, s := range w.servers {
 		began := *w.deletedAt.Load()
 		if s.trouble().touches(began, time.Now()) || w.mesh != nil && w.mesh.wasDown(began, w.sidecar.endedAt()) {
@@ -260,7 +268,8 @@ func (w *world) gone() {
 		}
 		for _, c := range w.containers {
 			if c.app && s.in(c.identity()) && !c.brief() {
-				w.problem("the Pod is gone, and callers of %s are sent to %s: %s", s.kind, c.name, s.shows(c.identity()))
+				w.problem("the Pod is gone, and callers of %s are sent to %s: %s",
+					s.kind, c.name, s.shows(c.identity()))
 			}
 		}
 	}
@@ -334,7 +343,8 @@ func (w *world) excuse(r call) string {
 				break
 			}
 		}
-		if r.ended.Before(e.at.Add(-200*time.Millisecond)) || !back.IsZero() && r.began.After(back.Add(time.Second)) {
+		early := r.ended.Before(e.at.Add(-200 * time.Millisecond))
+		if early || !back.IsZero() && r.began.After(back.Add(time.Second)) {
 			continue
 		}
 		if why := w.forgives(r, e); why != "" {
@@ -360,7 +370,8 @@ func (w *world) forgives(r call, e ending) string {
 		return why
 	}
 	_, _, said := r.to.facts()
-	if slices.ContainsFunc(said, func(at time.Time) bool { return at.After(last.ended.Add(-reassert)) && at.Before(e.at) }) {
+	lately := func(at time.Time) bool { return at.After(last.ended.Add(-reassert)) && at.Before(e.at) }
+	if slices.ContainsFunc(said, lately) {
 		return "it registered anew in the drain's last seconds"
 	}
 	if w.longDrain(last) {
@@ -374,7 +385,7 @@ func (w *world) longDrain(h *hook) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.hooks, func(o *hook) bool {
-		return !o.began.After(h.ended) && h.ended.Sub(o.began) >= grace-reserve-500*time.Millisecond && h.code == 504
+		return h.code == 504 && !o.began.After(h.ended) && h.ended.Sub(o.began) >= grace-reserve-500*time.Millisecond
 	})
 }
 
@@ -413,7 +424,8 @@ func (w *world) judgeRequests(s *server) {
 		w.asked = append(w.asked, fmt.Sprintf("%8s %s %s %s", w.at(r.at), s.kind, r.method, r.uri))
 	}
 	if most := 20 + 6*w.turns(); len(all) > most {
-		w.problem("%d requests to %s, %d of them change something; want %d at the most", len(all), s.kind, writes, most)
+		w.problem("%d requests to %s, %d of them change something; want %d at the most",
+			len(all), s.kind, writes, most)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -106,6 +107,7 @@ func TestRandomHistoriesOfAPod(t *testing.T) {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	var outcomes []outcome
+	var shrunk atomic.Int64
 	for i := range n {
 		h := draw(seed + uint64(i))
 		if *onlyOne != "" {
@@ -115,7 +117,7 @@ func TestRandomHistoriesOfAPod(t *testing.T) {
 		all.Go(func() {
 			o := play(h)
 			<-turn
-			if len(o.problems) > 0 && *shrinks {
+			if len(o.problems) > 0 && *shrinks && shrunk.Add(1) <= mostShrunk {
 				o = shrink(o)
 			}
 			mu.Lock()
@@ -161,7 +163,8 @@ func report(t *testing.T, o outcome) {
 		keep = "none"
 	}
 	t.Errorf("seed %d: %s\nagain: go test ./world -run TestRandomHistoriesOfAPod -seed=%d -keep=%s\n"+
-		"the Pod: %v\n%s\nthe sidecar's log:\n%s", o.seed, strings.Join(o.problems, "\n  "), o.seed, keep, o.setup, o.story, o.log)
+		"the Pod: %v\n%s\nthe sidecar's log:\n%s",
+		o.seed, strings.Join(o.problems, "\n  "), o.seed, keep, o.setup, o.story, o.log)
 }
 
 // kinds are the problems without their figures.
@@ -179,8 +182,11 @@ func (o outcome) kinds() []string {
 	return slices.Sorted(maps.Keys(kinds))
 }
 
-// shrinkFor is how long a history that fails is shrunk.
-const shrinkFor = 3 * time.Minute
+// shrinkFor is how long a history that fails is shrunk, and mostShrunk how many are.
+const (
+	shrinkFor  = 3 * time.Minute
+	mostShrunk = 3
+)
 
 // shrink drops events as long as the history fails in the same way.
 func shrink(o outcome) outcome {

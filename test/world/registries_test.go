@@ -242,7 +242,9 @@ type client struct {
 
 // newClient returns one that connects by dial.
 func newClient(s *server, dial func(to string) (net.Conn, error)) *client {
-	t := &http.Transport{DialContext: func(_ context.Context, _, to string) (net.Conn, error) { return dial(to) }}
+	t := &http.Transport{
+		DialContext: func(_ context.Context, _, to string) (net.Conn, error) { return dial(to) },
+	}
 	return &client{&http.Client{Timeout: 2 * time.Second, Transport: t}, s.url(), s.kind}
 }
 
@@ -301,7 +303,8 @@ func (c *client) register(ctx context.Context, i identity, status string, dirty 
 // beat is one heartbeat.
 func (c *client) beat(ctx context.Context, i identity, dirty time.Time) error {
 	if c.kind == eurekaKind {
-		path := fmt.Sprintf("/apps/%s/%s?status=UP&lastDirtyTimestamp=%d", strings.ToUpper(i.service), i.eurekaID(), dirty.UnixMilli())
+		path := fmt.Sprintf("/apps/%s/%s?status=UP&lastDirtyTimestamp=%d",
+			strings.ToUpper(i.service), i.eurekaID(), dirty.UnixMilli())
 		return c.call(ctx, http.MethodPut, path, nil, nil)
 	}
 	var answer struct{ Code int }
@@ -333,7 +336,8 @@ func (c *client) list(ctx context.Context, service string) ([]string, error) {
 				Weight           float64
 			}
 		}
-		if err := c.call(ctx, http.MethodGet, "/v1/ns/instance/list?serviceName="+service+"&healthyOnly=true", nil, &answer); err != nil {
+		path := "/v1/ns/instance/list?serviceName=" + service + "&healthyOnly=true"
+		if err := c.call(ctx, http.MethodGet, path, nil, &answer); err != nil {
 			return nil, err
 		}
 		for _, h := range answer.Hosts {

@@ -117,8 +117,9 @@ func (w *world) link() error {
 // args are the sidecar's.
 func (w *world) args() []string {
 	args := []string{
-		fmt.Sprintf("--linger=%v", linger), fmt.Sprintf("--grace-period=%v", grace), fmt.Sprintf("--reserve=%v", reserve),
-		fmt.Sprintf("--request-timeout=%v", requestTimeout), "--registry-timeout=3s", "--idle-after=1s", "--termination-log=",
+		fmt.Sprintf("--linger=%v", linger), fmt.Sprintf("--request-timeout=%v", requestTimeout),
+		fmt.Sprintf("--grace-period=%v", grace), fmt.Sprintf("--reserve=%v", reserve),
+		"--registry-timeout=3s", "--idle-after=1s", "--termination-log=",
 	}
 	for _, s := range w.servers {
 		args = append(args, "--"+s.kind+"-url="+s.own())
@@ -236,6 +237,9 @@ func (w *world) live(h history) {
 		for _, s := range servers {
 			for _, m := range how {
 				n++
+				if s == nil {
+					m.fresh = min(m.fresh, endpointFresh)
+				}
 				one := &caller{w: w, to: c, server: s, manner: m, rng: rand.New(rand.NewPCG(w.seed, n))}
 				callers.Go(func() { one.run(ctx) })
 			}
