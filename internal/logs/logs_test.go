@@ -190,12 +190,17 @@ func TestManyKindsCostLittle(t *testing.T) {
 		for i := range 10 * kinds {
 			log.Warn(fmt.Sprint(i))
 		}
-		if n := len(f.state.seen); n > kinds {
+		remembered := func() int {
+			f.state.mu.Lock()
+			defer f.state.mu.Unlock()
+			return len(f.state.seen)
+		}
+		if n := remembered(); n > kinds {
 			t.Errorf("%d kinds are remembered", n)
 		}
 		time.Sleep(2 * foldFor)
 		synctest.Wait()
-		if n := len(f.state.seen); n != 0 {
+		if n := remembered(); n != 0 {
 			t.Errorf("%d kinds are remembered after two minutes", n)
 		}
 	})
