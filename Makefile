@@ -91,7 +91,7 @@ lint: ## gofmt, vet, staticcheck; also of the tests that only test-all runs; act
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go vet ./... && (cd test && go vet ./... && go vet -tags all ./...) && (cd test/monitoring && go vet ./...)
 	go run $(STATICCHECK) ./... && (cd test && go run $(STATICCHECK) -tags all ./...) && (cd test/monitoring && go run $(STATICCHECK) ./...)
-	go run $(ACTIONLINT)
+	go run $(ACTIONLINT) .github/workflows/*.yml
 
 vulncheck: ## needs the vulnerability database from the network
 	go run $(GOVULNCHECK) ./...

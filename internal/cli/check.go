@@ -63,21 +63,29 @@ func check(c config.Config, build Build, stdout, stderr io.Writer) int {
 	}
 	ports, f := checkPod(ctx, c, now, stderr)
 	found = append(found, f...)
-	p := pod(c.Pod)
-	p.Ports = ports
-	if now != nil {
-		for _, port := range now.App {
-			p.Ports = append(p.Ports, port.Port)
-		}
-	}
-	// that was said; what is registered by the Pod's address says more
-	p.AnyPort = len(p.Ports) == 0
-	found = append(found, checkRegistries(ctx, c, build.agent(), p, ports, now)...)
+	found = append(found,
+		checkRegistries(ctx, c, build.agent(), checkedPod(c, ports, now), ports.app, now)...)
 	registries, _ := newRegistries(c.Registry, build.agent())
 	s := sumUp(c, registries)
 	result := checked{Findings: append(found, s.finding(c)), Drain: s}
 	result.OK = !slices.ContainsFunc(result.Findings, func(f finding) bool { return !f.OK })
 	return result.report(c, stdout, stderr)
+}
+
+// checkedPod is the Pod whose instances are looked for, with every port that may be the app's.
+func checkedPod(c config.Config, ports podPorts, now *sidecarStatus) registry.Pod {
+	p := pod(c.Pod)
+	p.Ports = slices.Clone(ports.app)
+	if !c.SharedAddress {
+		p.Ports = append(p.Ports, ports.every...)
+	}
+	if now != nil {
+		for _, port := range now.App {
+			p.Ports = append(p.Ports, port.Port)
+		}
+	}
+	p.AnyPort = len(p.Ports) == 0 // that was said; what is registered at the address says more
+	return p
 }
 
 func (r checked) report(c config.Config, stdout, stderr io.Writer) int {
@@ -225,7 +233,7 @@ type sum struct {
 const withoutRegistry = 3 * time.Second
 
 func sumUp(c config.Config, registries []registry.Registry) sum {
-	longest, of := withoutRegistry, "no registry, so the time in which kube-proxies learn of it"
+	longest, of := withoutRegistry, "no registry: kube-proxies need this time to drop the Pod"
 	if len(registries) > 0 {
 		longest = 0
 	}
@@ -267,7 +275,7 @@ func (s sum) finding(c config.Config) finding {
 	} else {
 		text += fmt.Sprintf("\n%5gs  to deregister, as no registry is set", 0.0)
 	}
-	text += fmt.Sprintf("\n%5gs  until the callers' caches have run out (%s)\n%5gs  for the "+
+	text += fmt.Sprintf("\n%5gs  until the callers' caches have expired (%s)\n%5gs  for the "+
 		"requests that are in flight then\n%5gs  for the app's own stop (--reserve); the deadline "+
 		"is before it, after %gs",
 		s.Linger, s.LingerOf, max(0, s.Rest-leave), c.Reserve.Seconds(), s.Budget)

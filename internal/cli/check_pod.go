@@ -14,27 +14,42 @@ import (
 	"prestop/internal/config"
 )
 
-// checkPod tells where the app listens, whether the kernel can be asked, and who is connected. It
-// returns the ports that the app listens on; those of the settings where that cannot be seen.
+// podPorts are the ports of the Pod that are listened on: by the app, and by anybody.
+type podPorts struct{ app, every []uint16 }
+
+// checkPod tells where the app listens, whether the kernel can be asked, and who is connected. The
+// ports that it returns are those of the settings where that cannot be seen.
 func checkPod(
 	ctx context.Context, c config.Config, now *sidecarStatus, stderr io.Writer,
-) ([]uint16, []finding) {
+) (podPorts, []finding) {
 	counter, found := openForCheck(c,
 		slog.New(newHandler(config.Log{LogFormat: "text", LogLevel: slog.LevelError}, stderr)))
 	if counter == nil {
-		return c.Ports, found
+		return podPorts{app: c.Ports}, found
 	}
 	defer counter.Close()
 	listeners, err := counter.Listeners(ctx)
 	if err != nil {
-		return c.Ports, append(found, problem("connections",
+		return podPorts{app: c.Ports}, append(found, problem("connections",
 			"the listening sockets cannot be read: "+err.Error(), "set --count to another source"))
 	}
-	ports, every := appPorts(listeners, c.Ports), appPorts(listeners, nil)
-	if dead := deadPorts(now); len(ports) == 0 || len(dead) > 0 && len(dead) == len(now.App) {
-		return nil, append(found, noApp(c, dead, every))
+	ports := podPorts{appPorts(listeners, c.Ports), appPorts(listeners, nil)}
+	if on := livePorts(now); len(on) > 0 { // the sidecar tells the app from the others
+		ports.app = on
 	}
-	found = append(found, fine("app", "the app listens on %v%s", ports, silent(c.Ports, ports)))
+	if dead := deadPorts(now); len(ports.app) == 0 || len(dead) > 0 && len(dead) == len(now.App) {
+		return podPorts{every: ports.every}, append(found, noApp(c, dead, ports.every))
+	}
+	found = append(found,
+		fine("app", "the app listens on %v%s", ports.app, silent(c.Ports, ports.app)))
+	return ports, append(found, checkCount(ctx, c, counter, ports.app)...)
+}
+
+// checkCount counts the connections to the ports, and tells whose they are.
+func checkCount(
+	ctx context.Context, c config.Config, counter conns.Counter, ports []uint16,
+) []finding {
+	var found []finding
 	counter.Watch(ports)
 	t, err := counter.Count(ctx, ports)
 	if err != nil {
@@ -42,7 +57,7 @@ func checkPod(
 		if c.Count == conns.Prometheus {
 			remedy = "is --metrics-url right, may this user reach it, does it tell each --metric?"
 		}
-		return ports, append(found,
+		return append(found,
 			problem("connections", "connections cannot be counted: "+err.Error(), remedy))
 	}
 	if c.QuietPeriod > 0 && t.Heard.IsZero() {
@@ -51,7 +66,7 @@ func checkPod(
 				"something", counter.Source()),
 			"allow a netlink socket (seccomp: socket(AF_NETLINK)), or drop the setting"))
 	}
-	return ports, append(found, fine("connections", "%d connections in use, %d idle (%s)%s",
+	return append(found, fine("connections", "%d connections in use, %d idle (%s)%s",
 		t.Active, t.Idle, t.Source, clients(t)))
 }
 
@@ -79,6 +94,20 @@ func noApp(c config.Config, dead []drain.PortStatus, every []uint16) finding {
 const deadRemedy = "see why it has ended, or has not started yet " +
 	"(kubectl describe pod, kubectl logs --previous); " +
 	"its instances are put back in when it listens again"
+
+// livePorts are the app's ports on which it listens, as the sidecar tells.
+func livePorts(now *sidecarStatus) []uint16 {
+	if now == nil {
+		return nil
+	}
+	var on []uint16
+	for _, p := range now.App {
+		if p.Listening {
+			on = append(on, p.Port)
+		}
+	}
+	return on
+}
 
 // deadPorts are the app's ports on which it does not listen, as the sidecar tells.
 func deadPorts(now *sidecarStatus) []drain.PortStatus {

@@ -82,7 +82,7 @@ func TestCheckNamesEachProblemWithItsRemedy(t *testing.T) {
 		"an app that registered by another name": {[]string{"--service=carts"}, nil,
 			[]string{"of the services carts", "at that address it holds", "--service"}},
 		"a deadline that is too short": {[]string{"--linger=60s", "--reserve=5", "--grace-period=60"}, nil,
-			[]string{"60s  until the callers' caches have run out (--linger)", "the deadline is before it, after 55s", "--grace-period to 75 or more"}},
+			[]string{"60s  until the callers' caches have expired (--linger)", "the deadline is before it, after 55s", "--grace-period to 75 or more"}},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			t.Parallel()
@@ -340,7 +340,7 @@ func TestTheSumOfADrain(t *testing.T) {
 		"Nacos, long enough":         {[]string{"--nacos-url=nacos", "--grace-period=82"}, sum{47, "callers of nacos", 10, 77, 30}, true, "29s  for the requests"},
 		"Eureka and Nacos":           {[]string{"--nacos-url=nacos", "--eureka-url=http://e/eureka", "--grace-period=127"}, sum{97, "callers of eureka", 10, 122, 25}, true, "callers of eureka"},
 		"a linger of one's own":      {[]string{"--nacos-url=nacos", "--linger=5"}, sum{5, "--linger", 10, 25, 20}, true, "not set, so Kubernetes' default"},
-		"no registry":                {nil, sum{3, "no registry, so the time in which kube-proxies learn of it", 0, 25, 22}, true, "0s  to deregister"},
+		"no registry":                {nil, sum{3, "no registry: kube-proxies need this time to drop the Pod", 0, 25, 22}, true, "0s  to deregister"},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			cfg := load(t, nil, c.args...)

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"prestop/registry/registrytest"
 )
@@ -217,6 +219,47 @@ func TestAnErrorOfACommandIsASentenceWithARemedy(t *testing.T) {
 			if strings.Contains(r.errOut, raw) {
 				t.Errorf("%s: %q is in %s", sentence, raw, r.errOut)
 			}
+		}
+	}
+}
+
+// A given port restricts nothing: the app's other one, which is registered too, is looked at as well.
+func TestAGivenPortIsAddedToThoseThatAreRegistered(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	if out, err := exec.Command("ip", "address", "add", "10.0.0.1/24", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	nacos := registrytest.NewNacos(registrytest.NacosConfig{})
+	serve(t, "127.0.0.1:8848", nacos)
+	world := &registrytest.NacosWorld{Servers: []string{"http://127.0.0.1:8848/nacos"}, Heartbeat: 200 * time.Millisecond, Major: 2}
+	for service, address := range map[string]string{"orders": "10.0.0.1:8080", "orders-dubbo": "10.0.0.1:20880"} {
+		serve(t, address, http.NotFoundHandler())
+		world.Start(t, registrytest.App{Service: service, Address: netip.MustParseAddrPort(address)})
+	}
+	flags := []string{"--nacos-url=127.0.0.1:8848", "--instance-ip=10.0.0.1", "--port=8080", "--linger=0", "--grace-period=60"}
+	r := command(t, nil, append([]string{"check", "--listen=" + deadAddress(t)}, flags...)...)
+	if !strings.Contains(r.out, "orders-dubbo") {
+		t.Errorf("check without a sidecar tells of %s%s", r.out, r.errOut)
+	}
+	p := launch(t, nil, nil, append(flags, "--listen=10.0.0.1:0", "--termination-log=")...)
+	eventually(t, "both are found", func() error {
+		for _, r := range p.status().Registries {
+			if len(r.Instances) == 2 {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", p.status().Registries)
+	})
+	r = command(t, nil, "check", "--listen="+p.listen)
+	if r.code != exitOK || !strings.Contains(r.out, "listens on [8080 20880]") || !strings.Contains(r.out, "orders-dubbo") {
+		t.Errorf("check tells of %s%s", r.out, r.errOut)
+	}
+	p.is(p.hook(), 200, "OK drained in ")
+	for _, service := range []string{"orders", "orders-dubbo"} {
+		if seen := world.Callers(t, service)[0]; len(seen) > 0 {
+			t.Errorf("callers are sent to %s", service)
 		}
 	}
 }

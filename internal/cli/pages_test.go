@@ -55,7 +55,7 @@ var groupsInChinese = map[string]string{
 	"How the registries are reached": "如何连接注册中心",
 	"How long a drain takes":         "下线要多久",
 	"Which connections count":        "统计哪些连接",
-	"Who is told":                    "通知谁",
+	"Readiness, calls and files":     "就绪、调用和文件",
 	"The hook's port":                "钩子的端口",
 	"The log":                        "日志",
 }

@@ -138,7 +138,7 @@ func page(s drain.Status, w io.Writer, p paint, now time.Time) {
 			t.line("deadline", "in %s", ago(s.Deadline.Sub(now)))
 		}
 	}
-	for i, text := range appLines(s.App, p, now) {
+	for i, text := range appLines(s, p, now) {
 		t.line(map[bool]string{true: "app"}[i == 0], "%s", text)
 	}
 	t.connections(s, now)
@@ -208,9 +208,12 @@ func (t *table) registry(r drain.RegistryStatus) {
 var unreached = regexp.MustCompile(`(?m)^.*? at https?://\S+: (?:tried until the time was over: )?`)
 
 // appLines tell on which ports the app listens, and on which it does not any more.
-func appLines(ports []drain.PortStatus, p paint, now time.Time) []string {
+func appLines(s drain.Status, p paint, now time.Time) []string {
+	if len(s.App) == 0 && s.Connections.Source != "none" {
+		return []string{"has not listened yet"}
+	}
 	var on, off []string
-	for _, port := range ports {
+	for _, port := range s.App {
 		if port.Listening {
 			on = append(on, fmt.Sprint(port.Port))
 		} else {
@@ -265,9 +268,9 @@ func colourOf(state string, p paint) func(string) string {
 func waitsFor(s drain.Status, now time.Time) string {
 	switch {
 	case s.LingerUntil == nil:
-		return "the registries: until each was left, and shows it to the callers"
+		return "the registries, until each shows callers that the instance is gone"
 	case s.LingerUntil.After(now):
-		return fmt.Sprintf("callers, whose caches may send requests for another %s",
+		return fmt.Sprintf("the callers' caches, for another %s",
 			ago(s.LingerUntil.Sub(now)))
 	}
 	return fmt.Sprintf("%d connections in use", s.Connections.Active)

@@ -29,7 +29,7 @@ func TestTheStatusPageIsForPeople(t *testing.T) {
 	p.hook()
 	p.inUse(1)
 	r := command(t, nil, "status", "--listen", p.listen)
-	for _, want := range []string{"draining for ", "waits for    callers, whose caches may send requests for another ", "deadline", "1 in use, 0 idle (netlink)", "1 from 127.0.0.1"} {
+	for _, want := range []string{"draining for ", "waits for    the callers' caches, for another ", "deadline", "1 in use, 0 idle (netlink)", "1 from 127.0.0.1"} {
 		if r.code != exitOK || !strings.Contains(r.out, want) {
 			t.Errorf("%q is not on the page, exit %d:\n%s%s", want, r.code, r.out, r.errOut)
 		}
@@ -52,22 +52,22 @@ func TestThePageOfEachState(t *testing.T) {
 	}{
 		"serving without a registry": {
 			drain.Status{State: "serving", Since: now.Add(-90 * time.Second), Connections: drain.Connections{Open: 3, Active: 1, Idle: 2, Source: "proc"}},
-			"state        serving for 1m30s\nconnections  1 in use, 2 idle (proc)\n",
+			"state        serving for 1m30s\napp          has not listened yet\nconnections  1 in use, 2 idle (proc)\n",
 		},
 		"draining, the registries": {
 			drain.Status{State: "draining", Since: now, Deadline: in(20 * time.Second), Connections: drain.Connections{Source: "netlink"}},
-			"state        draining for 0s\nwaits for    the registries: until each was left, and shows it to the callers\ndeadline     in 20s\nconnections  0 in use, 0 idle (netlink)\n",
+			"state        draining for 0s\nwaits for    the registries, until each shows callers that the instance is gone\ndeadline     in 20s\napp          has not listened yet\nconnections  0 in use, 0 idle (netlink)\n",
 		},
 		"draining, the callers": {
 			drain.Status{State: "draining", Since: now.Add(-time.Second), Deadline: in(20 * time.Second), LingerUntil: in(5 * time.Second),
 				Connections: drain.Connections{Active: 2, Source: "netlink", Peers: []drain.PeerStatus{{Address: "10.0.0.9", Active: 2}, {Address: "10.0.0.8"}}},
 				Registries:  []drain.RegistryStatus{{Kind: "eureka", URL: "http://e/eureka", Reached: true, Instances: []drain.InstanceStatus{{ID: "a:1", Service: "ORDERS", Status: "OUT_OF_SERVICE"}}}}},
-			"state        draining for 1s\nwaits for    callers, whose caches may send requests for another 5s\ndeadline     in 20s\nconnections  2 in use, 0 idle (netlink)\n             2 from 10.0.0.9\n" +
+			"state        draining for 1s\nwaits for    the callers' caches, for another 5s\ndeadline     in 20s\napp          has not listened yet\nconnections  2 in use, 0 idle (netlink)\n             2 from 10.0.0.9\n" +
 				"eureka       http://e/eureka\n             ORDERS a:1: OUT_OF_SERVICE\n",
 		},
 		"draining, the connections": {
 			drain.Status{State: "draining", Since: now, Deadline: in(time.Second), LingerUntil: in(-time.Second), Connections: drain.Connections{Active: 3, Idle: 1, Source: "netlink"}},
-			"state        draining for 0s\nwaits for    3 connections in use\ndeadline     in 1s\nconnections  3 in use, 1 idle (netlink)\n",
+			"state        draining for 0s\nwaits for    3 connections in use\ndeadline     in 1s\napp          has not listened yet\nconnections  3 in use, 1 idle (netlink)\n",
 		},
 		"an app of two ports, of which one is dead": {
 			drain.Status{State: "serving", Since: now, Connections: drain.Connections{Source: "netlink"}, App: []drain.PortStatus{
@@ -82,13 +82,13 @@ func TestThePageOfEachState(t *testing.T) {
 			drain.Status{State: "serving", Since: now, Connections: drain.Connections{Source: "netlink"}, Registries: []drain.RegistryStatus{
 				{Kind: "eureka", URL: "http://e"}, {Kind: "nacos", URL: "http://n", Error: "list at http://n: context deadline exceeded, last: dial tcp 10.0.0.9:8848: connect: connection refused"},
 				{Kind: "nacos", URL: "http://m", Reached: true}}},
-			"state        serving for 0s\nconnections  0 in use, 0 idle (netlink)\neureka       http://e\n             not reached yet\n" +
+			"state        serving for 0s\napp          has not listened yet\nconnections  0 in use, 0 idle (netlink)\neureka       http://e\n             not reached yet\n" +
 				"nacos        http://n\n             not reached yet: connection refused by 10.0.0.9:8848\n" +
 				"nacos        http://m\n             no instance of this Pod\n",
 		},
 		"a drain that the Pod's own hook began": {
 			drain.Status{State: "drained", Since: now, Result: "OK drained in 1s", Connections: drain.Connections{Source: "netlink"}, LastDrain: &drain.DrainStatus{Cause: "pod", Ended: now.Add(-5 * time.Second)}},
-			"state        drained for 0s\nconnections  0 in use, 0 idle (netlink)\nlast drain   OK drained in 1s\n             the Pod was to stop (/stopping), 5s ago\n",
+			"state        drained for 0s\napp          has not listened yet\nconnections  0 in use, 0 idle (netlink)\nlast drain   OK drained in 1s\n             the Pod was to stop (/stopping), 5s ago\n",
 		},
 		"drained, with trouble": {
 			drain.Status{State: "drained", Since: now, Deadline: in(9 * time.Second), Result: "OK drained in 1s", Connections: drain.Connections{Source: "none"}, Registries: []drain.RegistryStatus{{Kind: "nacos", URL: "http://n", Reached: true, Error: "it hangs"}}},

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -155,20 +156,29 @@ func load(command string, args []string, env Environment, pod podSources) (Confi
 	return c, errors.Join(r.problems...)
 }
 
-// call reads what a call to the running sidecar needs. It runs in the app's container too, in
-// whatever environment that has: a token of the environment that cannot be read is a note.
+// call reads what a call to the running sidecar needs. It runs in the app's container too, in whatever
+// environment that has: what of the environment cannot be read is a note.
 func (r *reader) call(c *Config) {
-	c.Listen = r.listen()
 	before := len(r.problems)
-	c.Token = r.secret("token")
-	if r.byFlag("token") || r.byFlag("token-file") || len(r.problems) == before {
+	c.Listen, c.Token = r.listen(), r.secret("token")
+	if len(r.problems) == before {
 		return
 	}
-	for _, p := range r.problems[before:] {
-		r.notes = append(r.notes, p.Error())
+	wrong := r.problems[before:]
+	r.problems = slices.Clone(r.problems[:before])
+	for _, p := range wrong {
+		if AboutCommandLine(p) {
+			r.problems = append(r.problems, p)
+		} else {
+			r.notes = append(r.notes, p.Error())
+		}
 	}
-	r.problems = r.problems[:before]
-	c.Token.file = ""
+	if _, err := portOf(c.Listen); err != nil {
+		c.Listen = Lookup("listen").Default
+	}
+	if _, err := c.Token.Get(); err != nil {
+		c.Token.file = ""
+	}
 }
 
 // config reads everything that the sidecar has, noting every problem on the way.

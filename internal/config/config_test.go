@@ -544,6 +544,15 @@ func TestACallReadsItsOwnFlagsAndTheTokenAlone(t *testing.T) {
 			t.Errorf("%s: %v, %+v", command, err, c)
 		}
 	}
+	for _, listen := range []string{"8090", "here", ":x"} {
+		c, err := load("shutdown", nil, environ{"PRESTOP_LISTEN": listen}, statefulPod())
+		if err != nil || c.Listen != ":8090" || len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "PRESTOP_LISTEN") {
+			t.Errorf("PRESTOP_LISTEN=%s: %v, %+v", listen, err, c)
+		}
+		if _, err := load("shutdown", []string{"--listen=" + listen}, nil, statefulPod()); err == nil {
+			t.Errorf("--listen=%s is not refused", listen)
+		}
+	}
 	if _, err := load("shutdown", []string{"--token-file=/none"}, odd, statefulPod()); err == nil {
 		t.Error("a file that is given and not there is not refused")
 	}

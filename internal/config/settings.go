@@ -55,7 +55,7 @@ const (
 	access    = "How the registries are reached"
 	duration  = "How long a drain takes"
 	counting  = "Which connections count"
-	telling   = "Who is told"
+	telling   = "Readiness, calls and files"
 	hooks     = "The hook's port"
 	logging   = "The log"
 )
@@ -67,51 +67,52 @@ var settings = []Setting{
 		Variables: []string{
 			"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE", "EUREKA_CLIENT_SERVICE_URL_DEFAULTZONE",
 		},
-		Usage: "comma list of Eureka service `URLs` as the app has them; user:password@ is " +
-			"basic auth; a semicolon before those of another cluster; empty: no Eureka",
+		Usage: "Eureka service `URLs` as the app has them, separated by commas; user:password@ " +
+			"is basic auth; a semicolon before those of another cluster; empty: no Eureka",
 	},
 	{
 		Flag: "nacos-url", Group: everybody,
 		Variables: []string{
 			"SPRING_CLOUD_NACOS_DISCOVERY_SERVER_ADDR", "SPRING_CLOUD_NACOS_SERVER_ADDR",
 		},
-		Usage: "comma list of Nacos servers, `host:port` or URL; port 8848 and context path " +
-			"/nacos unless given, http://host:8848/ is the root; a semicolon before those of " +
-			"another cluster; empty: no Nacos",
+		Usage: "Nacos servers, separated by commas, `host:port` or URL; port 8848 and context " +
+			"path /nacos unless given, http://host:8848/ is the root; a semicolon before " +
+			"those of another cluster; empty: no Nacos",
 	},
 	{
 		Flag: "grace-period", Group: everybody, Default: "30s",
-		Usage: "the Pod's terminationGracePeriodSeconds, a `time`; more than 0",
+		Usage: "the Pod's terminationGracePeriodSeconds, as a `time`; more than 0",
 	},
 	{
 		Flag: "linger", Group: everybody,
-		Usage: "`time` that callers may go on after the registries were read back; 0: none; " +
-			"empty: by registry (none 3s, Nacos 47s, Eureka until its cache shows it, then 67s)",
+		Usage: "`time` to wait for the callers' caches, from when every server was read back; 0: " +
+			"none; empty: by registry (Nacos 47s; Eureka 67s after its own cache shows the " +
+			"change; none 3s)",
 	},
 	{
 		Flag: "port", Group: everybody, HintOnly: true,
 		Variables: []string{"SERVER_PORT"},
-		Usage: "comma list of the app's `ports`; empty or 0: every port that is registered or " +
-			"that the Pod listens on, but ours and the excluded; required with hostNetwork",
+		Usage: "the app's `ports`, separated by commas; empty or 0: every port that is " +
+			"registered or that the Pod listens on, except prestop's own and the excluded " +
+			"ones; required with hostNetwork",
 	},
 	{
 		Flag: "instance-ip", Group: identity,
 		Variables: []string{"POD_IP", "POD_IPS"},
-		Usage: "comma list of `addresses` or host names by which the app registers, besides " +
-			"those of this Pod (with hostNetwork: instead); an instance is this Pod's if its " +
-			"address and its port are; empty: those of this Pod",
+		Usage: "`addresses` or host names with which the app registers, separated by commas, in " +
+			"addition to those of this Pod (with hostNetwork: instead of them); an instance " +
+			"is this Pod's if its address and its port are; empty: those of this Pod",
 	},
 	{
 		Flag: "service", Group: identity, HintOnly: true,
 		Variables: []string{"SPRING_APPLICATION_NAME"},
-		Usage: "comma list of `names`: no other service is looked at; empty: every service in " +
-			"which the Pod's address is registered",
+		Usage: "`names` of services, separated by commas: no other service is looked at; empty: " +
+			"every service in which the Pod's address is registered",
 	},
 	{
 		Flag: "eureka-instance-id", Group: identity, HintOnly: true,
 		Variables: []string{"EUREKA_INSTANCE_INSTANCE_ID", "EUREKA_INSTANCE_INSTANCEID"},
-		Usage: "`ID` of the one instance that is the app's; empty: found by the Pod's addresses " +
-			"and ports",
+		Usage:     "`ID` of the app's only instance; empty: found by the Pod's addresses and ports",
 	},
 	{
 		Flag: "nacos-namespace", Group: identity, Default: "public",
@@ -121,23 +122,23 @@ var settings = []Setting{
 	{
 		Flag: "nacos-group", Group: identity, HintOnly: true,
 		Variables: []string{"SPRING_CLOUD_NACOS_DISCOVERY_GROUP"},
-		Usage:     "the one `group` in which instances are looked for; empty: every group",
+		Usage:     "the only `group` in which to look for instances; empty: every group",
 	},
 	{
 		Flag: "exclude-port", Group: identity,
-		Usage: "comma list of `ports` that do not count, e.g. those of other sidecars; empty: " +
-			"none",
+		Usage: "`ports` that do not count, separated by commas, e.g. those of other sidecars; " +
+			"empty: none",
 	},
 	{
 		Flag: "nacos-username", Group: access,
 		Variables: []string{"SPRING_CLOUD_NACOS_DISCOVERY_USERNAME", "SPRING_CLOUD_NACOS_USERNAME"},
-		Usage: "`name` to log in with; Nacos 3 wants a login for its admin API even where the " +
+		Usage: "`name` to log in with; Nacos 3 wants a login for its admin API even where " +
 			"clients need none; empty: no login",
 	},
 	{
 		Flag: "nacos-password", Group: access, Secret: true,
 		Variables: []string{"SPRING_CLOUD_NACOS_DISCOVERY_PASSWORD", "SPRING_CLOUD_NACOS_PASSWORD"},
-		Usage:     "`password` of that user; better by the variable or the file",
+		Usage:     "`password` of that user; better given by the variable or the file",
 	},
 	{
 		Flag: "nacos-password-file", Group: access,
@@ -145,46 +146,45 @@ var settings = []Setting{
 	},
 	{
 		Flag: "registry-ca-file", Group: access,
-		Usage: "PEM `file` of the CAs that the registries' certificates come from; empty: the " +
-			"system's",
+		Usage: "PEM `file` with the CA certificates of the registries; empty: those of the " +
+			"system",
 	},
 	{
 		Flag: "registry-cert-file", Group: access,
-		Usage: "PEM `file` of the client certificate for the registries; empty: none",
+		Usage: "PEM `file` with the client certificate for the registries; empty: none",
 	},
 	{
 		Flag: "registry-key-file", Group: access,
-		Usage: "PEM `file` of its key",
+		Usage: "PEM `file` with the key of that certificate",
 	},
 	{
 		Flag: "registry-timeout", Group: access, Default: "10s",
-		Usage: "longest `time` to try to leave or rejoin a registry before going on without; it " +
-			"is tried on in the background; more than 0",
+		Usage: "longest `time` to retry a registry before the drain goes on without it; retries " +
+			"go on in the background; more than 0",
 	},
 	{
 		Flag: "reserve", Group: duration, Default: "5s",
 		Usage: "`time` kept back for the app's own stop: deadline = grace period - reserve; 0: " +
-			"none; unless given, no more than half the grace period",
+			"none; unless given, at most half the grace period",
 	},
 	{
 		Flag: "quiet-period", Group: duration,
-		Usage: "end the linger early once no client has connected or sent a byte for this " +
-			"`time`; 0, off or empty: never",
+		Usage: "end the wait for the callers' caches early when no client has connected or sent " +
+			"a byte for this `time`; 0, off or empty: never",
 	},
 	{
 		Flag: "min-open-connections", Group: duration, Form: Number, Default: "0",
-		Usage: "the drain is over at this `number` of connections in use; 0, the default: at " +
-			"none",
+		Usage: "the drain ends at this `number` of connections in use; 0, the default: at none",
 	},
 	{
 		Flag: "idle-after", Group: duration, Default: "5s",
-		Usage: "a connection answered and then quiet for this `time` is not in use; 0: every " +
-			"open connection is in use",
+		Usage: "a connection is idle when its last request was answered and it was silent for " +
+			"this `time`; 0: every open connection is in use",
 	},
 	{
 		Flag: "request-timeout", Group: duration, Default: "60s",
-		Usage: "a request without a byte either way for this `time` is not believed in flight " +
-			"any more; 0: it is believed for ever",
+		Usage: "a request counts as finished after this `time` without a byte in either " +
+			"direction; 0: never",
 	},
 	{
 		Flag: "count", Group: counting, Default: "auto",
@@ -193,8 +193,8 @@ var settings = []Setting{
 	},
 	{
 		Flag: "exclude-peer", Group: counting,
-		Usage: "comma list of client addresses or `CIDRs` that do not count, e.g. scrapers; " +
-			"empty: none",
+		Usage: "client addresses or `CIDRs` that do not count, separated by commas, e.g. " +
+			"scrapers; empty: none",
 	},
 	{
 		Flag: "metrics-url", Group: counting,
@@ -203,7 +203,7 @@ var settings = []Setting{
 	},
 	{
 		Flag: "metric", Group: counting, Form: Repeatable,
-		Usage: "`name` of a metric whose series are connections, summed, e.g. " +
+		Usage: "`name` of a metric whose series are added up as connections, e.g. " +
 			"envoy_http_downstream_cx_active; repeatable; empty: none",
 	},
 	{
@@ -213,7 +213,7 @@ var settings = []Setting{
 	},
 	{
 		Flag: "drain-call", Group: telling, Form: Repeatable,
-		Usage: "`'METHOD URL'` to call when a drain begins, e.g. 'POST " +
+		Usage: "`'METHOD URL'` to call when a drain starts, e.g. 'POST " +
 			"unix:///admin/admin.sock:/healthcheck/fail'; repeatable; empty: none",
 	},
 	{
@@ -222,32 +222,32 @@ var settings = []Setting{
 	},
 	{
 		Flag: "unready-when-draining", Group: telling, Form: Switch, Default: "false",
-		Usage: "/readyz is 503 from the hook on; default off",
+		Usage: "/readyz is 503 once the hook was called; default off",
 	},
 	{
 		Flag: "ready-file", Group: telling,
-		Usage: "`file` that exists while drained; empty: none",
+		Usage: "`file` that exists while the Pod is drained; empty: none",
 	},
 	{
 		Flag: "termination-log", Group: telling, Default: "/dev/termination-log",
-		Usage: "`file` that gets the outcome in a line if it can be written, which kubectl " +
-			"describe pod shows; empty: none",
+		Usage: "`file` to which the outcome is written in one line, if it can be written, and " +
+			"which kubectl describe pod shows; empty: none",
 	},
 	{
 		Flag: "listen", Group: hooks, Default: ":8090",
 		Of: []string{"shutdown", "resume", "status"},
-		Usage: "`address` for the hook, probes and metrics; the kubelet calls from the node, so " +
-			"all addresses",
+		Usage: "`address` for the hook, the probes and the metrics; the kubelet calls from the " +
+			"node, so give all addresses",
 	},
 	{
 		Flag: "token", Group: hooks, Secret: true, Of: []string{"shutdown", "resume"},
-		Usage: "`secret` that /shutdown, /stopping and /resume require as a bearer token; " +
-			"better by the variable or the file; empty: none",
+		Usage: "`secret` that /shutdown, /stopping and /resume require as a bearer token; better " +
+			"given by the variable or the file; empty: none",
 	},
 	{
 		Flag: "token-file", Group: hooks, Of: []string{"shutdown", "resume"},
-		Usage: "`file` with that secret, read anew again and again: every one that it has had " +
-			"since the start is good",
+		Usage: "`file` with that secret, read again and again: every secret that it has had " +
+			"since the start is accepted",
 	},
 	{
 		Flag: "log-format", Group: logging, Default: "json",

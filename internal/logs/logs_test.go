@@ -105,6 +105,14 @@ func TestAWriterThatFailsIsTriedAgain(t *testing.T) {
 		if got := s.String(); got != "lost 2\nthree\n" {
 			t.Errorf("written: %q", got)
 		}
+		s.set(errors.New("broken pipe"), nil)
+		fmt.Fprintln(w, "four")
+		w.Flush(time.Second)
+		s.set(nil, nil)
+		w.Flush(time.Second)
+		if got := s.String(); got != "lost 2\nthree\nlost 1\n" {
+			t.Errorf("written with the last flush: %q", got)
+		}
 	})
 }
 
@@ -190,18 +198,20 @@ func TestManyKindsCostLittle(t *testing.T) {
 		for i := range 10 * kinds {
 			log.Warn(fmt.Sprint(i))
 		}
-		remembered := func() int {
-			f.state.mu.Lock()
-			defer f.state.mu.Unlock()
-			return len(f.state.seen)
-		}
-		if n := remembered(); n > kinds {
+		if n := remembered(f); n > kinds {
 			t.Errorf("%d kinds are remembered", n)
 		}
 		time.Sleep(2 * foldFor)
 		synctest.Wait()
-		if n := remembered(); n != 0 {
+		if n := remembered(f); n != 0 {
 			t.Errorf("%d kinds are remembered after two minutes", n)
 		}
 	})
+}
+
+// remembered is how many kinds of lines a Folder remembers.
+func remembered(f *Folder) int {
+	f.state.mu.Lock()
+	defer f.state.mu.Unlock()
+	return len(f.state.seen)
 }

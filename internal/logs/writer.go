@@ -50,7 +50,8 @@ func (w *Writer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Flush returns when what was written before has been passed on, or after the time.
+// Flush returns when what was written before has been passed on, with how many lines were dropped, or
+// after the time.
 func (w *Writer) Flush(within time.Duration) {
 	timer := time.NewTimer(within)
 	defer timer.Stop()
@@ -93,6 +94,7 @@ func (w *Writer) run() {
 			for n := len(w.lines); n > 0; n-- {
 				w.pass(<-w.lines)
 			}
+			w.tell() // what was dropped last, too
 			close(done)
 		case <-w.stop:
 			return
@@ -102,12 +104,17 @@ func (w *Writer) run() {
 
 // pass writes one line, and before it how many were dropped.
 func (w *Writer) pass(line []byte) {
+	w.tell()
+	if _, err := w.to.Write(line); err != nil {
+		w.drop(1)
+	}
+}
+
+// tell writes how many lines were dropped, if any were.
+func (w *Writer) tell() {
 	if n := w.takeDropped(); n > 0 {
 		if _, err := w.to.Write(w.lost(n)); err != nil {
 			w.drop(n)
 		}
-	}
-	if _, err := w.to.Write(line); err != nil {
-		w.drop(1)
 	}
 }

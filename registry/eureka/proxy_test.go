@@ -52,6 +52,7 @@ func TestAProxysAnswerIsNoAbsence(t *testing.T) {
 
 // A dead Pod's record is left out of service at our address, which has been given to our Pod since.
 func TestADeadStrangersRecordIsNotPutUp(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1, registrytest.EurekaConfig{})
 	stranger := registrytest.App{Service: "payments", Address: orders.Address, ID: "payments-0:payments:8080"}
 	dead := f.world.Start(f, stranger)

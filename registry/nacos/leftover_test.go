@@ -30,3 +30,27 @@ func TestAFoundRecordIsAStrangersUntilItIsKnownToBeOurs(t *testing.T) {
 		}
 	}
 }
+
+func TestOfServersThatDisagreeItIsWhatCallersAreMostLikelySentTo(t *testing.T) {
+	in, out, down := record{enabled: true, healthy: true}, record{healthy: true}, record{enabled: true}
+	k := key{ip: "10.0.0.1", port: 8080}
+	for name, c := range map[string]struct {
+		shown []record
+		want  record
+	}{
+		"enabled here, disabled there":   {[]record{in, out}, in},
+		"disabled here, enabled there":   {[]record{out, in}, in},
+		"unhealthy here, enabled there":  {[]record{down, in}, in},
+		"enabled here, unhealthy there":  {[]record{in, down}, in},
+		"disabled here, unhealthy there": {[]record{out, down}, down},
+		"unhealthy here, disabled there": {[]record{down, out}, down},
+	} {
+		views := []view{{err: errNotAsked}, {held: map[key]record{}}}
+		for _, rec := range c.shown {
+			views = append(views, view{held: map[key]record{k: rec}})
+		}
+		if got := merged(views, k); got == nil || *got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}

@@ -286,7 +286,7 @@ func (r *Registry) Rejoin(ctx context.Context) error {
 		mu   sync.Mutex
 		gone = map[key]record{}
 	)
-	err = r.settle(ctx, "rejoined", r.back(), func(ctx context.Context) error {
+	err = r.settle(ctx, "rejoined", r.chosen(r.disabled), func(ctx context.Context) error {
 		until := time.Now().Add(notYet)
 		return each(ctx, r.chosen(r.disabled), func(ctx context.Context, rec record) error {
 			held, err := r.enable(ctx, rec, true, until)
@@ -348,11 +348,6 @@ func (r *Registry) chosen(of map[key]record) []record {
 	return slices.DeleteFunc(sorted(of), func(rec record) bool {
 		return len(r.only) > 0 && !slices.Contains(r.only, rec.port)
 	})
-}
-
-// back are the remembered records that a Rejoin changes now.
-func (r *Registry) back() []record {
-	return slices.DeleteFunc(r.chosen(r.records), func(rec record) bool { return !r.isDisabled(rec.key) })
 }
 
 // enabledAgain forgets that the records that are changed now were disabled.

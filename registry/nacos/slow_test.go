@@ -112,6 +112,7 @@ const drainCallsEach = 8
 
 // A thousand Pods leave at the same time, from a cluster of three that is slow to take a write.
 func TestAFleetThatLeavesASlowClusterAtOnceAsksLittle(t *testing.T) {
+	t.Parallel()
 	for takes, pods := range map[time.Duration]int{0: 50, 3500 * time.Millisecond: 50, 5 * time.Second: 1000, 9500 * time.Millisecond: 50} {
 		t.Run(takes.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

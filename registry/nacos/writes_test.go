@@ -19,6 +19,7 @@ import (
 // The server has disabled the instance, and its answer is lost; the app dies. The record that is
 // left must be wiped.
 func TestADisableWhoseAnswerWasLostIsForgotten(t *testing.T) {
+	t.Parallel()
 	var lost atomic.Bool
 	n, u := serve(t, registrytest.NacosConfig{}, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -49,6 +50,7 @@ func TestADisableWhoseAnswerWasLostIsForgotten(t *testing.T) {
 // A write through Raft that takes longer than 3 s (Nacos waits for it up to 10 s) is done, but
 // never believed.
 func TestASlowWriteIsReadBack(t *testing.T) {
+	t.Parallel()
 	var patches atomic.Int64
 	n, u := serve(t, registrytest.NacosConfig{}, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -78,6 +80,7 @@ func TestASlowWriteIsReadBack(t *testing.T) {
 // One instance, of anybody, with a weight that Jackson writes as a string hides every Pod of the
 // namespace.
 func TestAnOddInstanceOfAnotherDoesNotHideOurs(t *testing.T) {
+	t.Parallel()
 	_, u := serve(t, registrytest.NacosConfig{}, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/nacos/v1/ns/catalog/services" {

@@ -265,6 +265,24 @@ func TestTheSchemasRefuseWhatIsNotThere(t *testing.T) {
 	}
 }
 
+// TestAHookShowsTheToken is about settings with which hooks without a token would be refused, and Pods stopped undrained.
+func TestAHookShowsTheToken(t *testing.T) {
+	const header = `"httpHeaders":[{"name":"Authorization","value":"Bearer open: sesame"}]`
+	for _, native := range []string{"true", "false"} {
+		made, err := json.Marshal(objects(t, template(t, app, "--set", "prestop.settings.PRESTOP_TOKEN=open: sesame,prestop.native="+native)))
+		if err != nil || strings.Count(string(made), header) != 2 {
+			t.Errorf("native %s: the two hooks are %s, %v", native, made, err)
+		}
+	}
+	for chart, set := range map[string]string{
+		app: "prestop.settings.PRESTOP_TOKEN_FILE=/token", deploy + "/chart": "settings.enabled=true,settings.values.PRESTOP_TOKEN=sesame",
+	} {
+		if _, err := helm(t, "template", "prestop", chart, "--kube-version", "1.36.0", "--set", set); err == nil || !strings.Contains(err.Error(), "would be refused") {
+			t.Errorf("%s is answered: %v", set, err)
+		}
+	}
+}
+
 // TestTheSchemasKnowTheSettingsOfTheProgram compares the names in the schemas with the flags of prestop's help.
 func TestTheSchemasKnowTheSettingsOfTheProgram(t *testing.T) {
 	help, err := exec.CommandContext(t.Context(), "go", "-C", "../..", "run", ".", "--help").CombinedOutput()

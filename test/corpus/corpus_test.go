@@ -203,6 +203,10 @@ func TestCorpus(t *testing.T) {
 				results = append(results, got...)
 				if r != nil {
 					for _, all := range r.take(v.port) {
+						if !whole(all, v.done.Sub(r.began)) {
+							t.Log("the machine had no time to record it")
+							continue
+						}
 						fmt.Fprintf(&golden, "# %s | %s | %s | %v %v | %d\n%s", s.site, s.protocol, s.name, s.want, flags(s.shape), v.done.Sub(r.began).Milliseconds(), text(all))
 					}
 				}

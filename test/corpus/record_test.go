@@ -110,11 +110,11 @@ func (r *recorder) look() error {
 			return err
 		}
 		for buf, done := make([]byte, 64<<10), false; !done; {
+			at := r.now() // before: a machine that has other work to do may let us wait after it
 			n, _, err := unix.Recvfrom(fd, buf, 0)
 			if err != nil {
 				return err
 			}
-			at := r.now()
 			for m := buf[:n]; len(m) >= 16; m = m[(native.Uint32(m)+3)&^3:] {
 				switch native.Uint16(m[4:]) {
 				case unix.NLMSG_DONE:
@@ -163,4 +163,24 @@ func text(all []moment) string {
 		s.WriteString(m.line())
 	}
 	return s.String()
+}
+
+// whole reports whether the recording shows what happened: it goes on for a while after done, and no look came
+// so late that what it told was older than the look before it.
+func whole(all []moment, done time.Duration) bool {
+	const late = 30 * time.Millisecond
+	for i := 1; i < len(all); i++ {
+		was, is := &all[i-1], &all[i]
+		since := time.Hour
+		if is.info.Bytes_received != was.info.Bytes_received {
+			since = min(since, time.Duration(is.info.Last_data_recv)*time.Millisecond)
+		}
+		if is.info.Bytes_sent != was.info.Bytes_sent {
+			since = min(since, time.Duration(is.info.Last_data_sent)*time.Millisecond)
+		}
+		if since < time.Hour && is.at-since < was.until-late {
+			return false
+		}
+	}
+	return len(all) > 0 && all[len(all)-1].until >= done+200*time.Millisecond
 }

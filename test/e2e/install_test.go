@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -141,7 +143,7 @@ func (h *helmClient) published() string {
 	if out, err := manifests.CombinedOutput(); err != nil {
 		h.g.Fatalf("%v\n%s", err, out)
 	}
-	server := httptest.NewServer(registry.New())
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	h.g.Cleanup(server.Close)
 	charts := "oci://" + strings.TrimPrefix(server.URL, "http://") + "/charts"
 	for _, args := range [][]string{

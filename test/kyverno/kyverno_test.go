@@ -74,6 +74,10 @@ var cases = []struct {
 		container(spec)["lifecycle"] = ownHook
 		meta["annotations"] = object{"prestop/containers": "orders, agent"}
 	}), true, "82", []string{own, hook}},
+	{"a Pod that names a container that it has not", pod("shop", func(meta, spec object) {
+		second(spec)
+		meta["annotations"] = object{"kubectl.kubernetes.io/default-container": "order"}
+	}), true, "82", []string{hook, ""}},
 	{"a Pod that has prestop already", pod("shop", func(_, spec object) {
 		spec["initContainers"] = []object{{"name": "prestop", "image": "app.invalid/prestop:VERSION", "restartPolicy": "Always"}}
 	}), false, "", []string{""}},

@@ -3,6 +3,8 @@
 package trust
 
 import (
+	"io"
+	"log"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -40,7 +42,7 @@ func publish(t *testing.T) *release {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(registry.New())
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	r := &release{cosign: cosign, dir: filepath.Join(t.TempDir(), "prestop"), keys: t.TempDir(), host: strings.TrimPrefix(server.URL, "http://")}
 	r.env = append(os.Environ(), "COSIGN="+cosign, "COSIGN_PASSWORD=", "COSIGN_FLAGS=--allow-http-registry", "DOCKER_CONFIG="+t.TempDir())

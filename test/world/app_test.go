@@ -121,7 +121,10 @@ func (c *container) open() bool {
 // work answers after as many milliseconds as the request asks for.
 func (c *container) work(w http.ResponseWriter, r *http.Request) {
 	ms, _ := strconv.Atoi(r.URL.Query().Get("ms"))
-	if wait(r.Context(), time.Duration(ms)*time.Millisecond) == nil && wait(r.Context(), time.Until(time.Unix(0, c.frozen.Load()))) == nil {
+	if wait(r.Context(), time.Duration(ms)*time.Millisecond) != nil {
+		return
+	}
+	if wait(r.Context(), time.Until(time.Unix(0, c.frozen.Load()))) == nil {
 		fmt.Fprint(w, "OK")
 	}
 }
@@ -138,7 +141,9 @@ func (c *container) live(ctx context.Context, s *server) {
 			}
 		}
 		c.registered(s)
-		connection := s.nacos.Register(registrytest.NacosInstance{Service: c.identity().service, IP: c.identity().nacosIP(), Port: c.port, Weight: 1})
+		connection := s.nacos.Register(registrytest.NacosInstance{
+			Service: c.identity().service, IP: c.identity().nacosIP(), Port: c.port, Weight: 1,
+		})
 		<-ctx.Done()
 		connection.Close()
 		return

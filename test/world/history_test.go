@@ -26,10 +26,11 @@ type setup struct {
 	// ports: the sidecar is given the apps' ports.
 	ports bool
 	uid   uint32
-	// silent: nobody calls.
-	silent bool
-	// settles: all is well for a while before the Pod is deleted.
+	// silent: nobody calls. rare: they call now and then.
+	silent, rare bool
+	// settles: all is well before the Pod is deleted, and stays so for as long as it rests.
 	settles bool
+	rests   time.Duration
 	// completes: the apps end by themselves, as a Job's do, and nobody calls a hook for them.
 	completes bool
 	// late is how long after the apps the sidecar starts, where it does not start first.
@@ -76,6 +77,7 @@ func (s setup) String() string {
 	word(s.ports, "ports given", "")
 	word(s.uid == 0, "", "as a user")
 	word(s.silent, "nobody calls", "")
+	word(s.rare, "called little", "")
 	word(s.completes, "completes", "")
 	word(!s.sidecarFirst, fmt.Sprintf("sidecar %v later", s.late), "")
 	word(slices.Contains(s.kinds, nacosKind), "Nacos "+s.nacos, "")
@@ -84,7 +86,7 @@ func (s setup) String() string {
 	word(s.quiet, "quiet period", "")
 	word(s.unread, "log unread", "")
 	word(s.by != podAddress, "registered by "+s.by, "")
-	word(s.settles, "settles", "deleted amid it")
+	word(s.settles, fmt.Sprintf("settles and rests for %v", s.rests), "deleted amid it")
 	word(s.drop > 0, fmt.Sprintf("kubelet restarted %v after the hook", s.drop), "")
 	return strings.Join(words, ", ")
 }
@@ -123,7 +125,10 @@ const (
 	nothing        = "nothing"
 )
 
-var eventNames = []string{crash, crash, liveness, liveness, liveness, closes, resumed, sidecarKilled, sidecarRestart, registrySick, registrySick, registryEmpty, allRestart, leftover, freezes, nothing}
+var eventNames = []string{
+	crash, crash, liveness, liveness, liveness, closes, resumed, sidecarKilled, sidecarRestart,
+	registrySick, registrySick, registryEmpty, allRestart, leftover, freezes, nothing,
+}
 
 // history is a setup and what happens, drawn by a seed.
 type history struct {
@@ -183,6 +188,7 @@ func draw(seed uint64) history {
 			s.by = sixthAddress
 		}
 	}
+	s.rare, s.rests = chance(35), of(0, 0, 7*time.Second)
 	h := history{setup: s}
 	for i := range r.IntN(7) {
 		e := event{name: eventNames[r.IntN(len(eventNames))], which: r.IntN(4)}

@@ -82,7 +82,7 @@ func (w *world) wrote(s *server, r request) {
 			continue
 		}
 		if since, up := c.isUp(); up && time.Since(since) > time.Second {
-			w.problem("the sidecar deletes the instance of %s, which has listened for %v: %s %s", c.name, time.Since(since), r.method, uri)
+			w.problem("the sidecar deletes the instance of %s, which has listened for %v: %s", c.name, time.Since(since), uri)
 		}
 	}
 }
@@ -209,8 +209,10 @@ func (w *world) disturbed(h *hook, to time.Time) string {
 		return "the mesh's proxy was down"
 	}
 	for _, s := range w.servers {
-		if slices.ContainsFunc(s.restarted(), func(at time.Time) bool { return at.After(h.ended.Add(-reassert)) && at.Before(to) }) {
-			return s.kind + " was restarted empty"
+		for _, at := range s.restarted() {
+			if at.After(h.ended.Add(-reassert)) && at.Before(to) {
+				return s.kind + " was restarted empty"
+			}
 		}
 	}
 	// What cancels a drain: one that was drained as its hook came back can only be cancelled later.
@@ -241,7 +243,8 @@ func (c *container) brief() bool {
 		return false
 	}
 	last := up[len(up)-1].to
-	return last.Sub(up[len(up)-1].from) < time.Second || slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < reassert })
+	return last.Sub(up[len(up)-1].from) < time.Second ||
+		slices.ContainsFunc(said, func(at time.Time) bool { return last.Sub(at) < reassert })
 }
 
 // gone judges what is left of a deleted Pod.
@@ -251,7 +254,8 @@ func (w *world) gone() {
 		return // it was not there
 	}
 	for _, s := range w.servers {
-		if s.trouble().touches(*w.deletedAt.Load(), time.Now()) || w.mesh != nil && w.mesh.wasDown(*w.deletedAt.Load(), told) {
+		began := *w.deletedAt.Load()
+		if s.trouble().touches(began, time.Now()) || w.mesh != nil && w.mesh.wasDown(began, w.sidecar.endedAt()) {
 			continue
 		}
 		for _, c := range w.containers {
@@ -302,7 +306,8 @@ func (w *world) at(t time.Time) string {
 
 func (w *world) tell(r call) string {
 	_, endings, _ := r.to.facts()
-	text := fmt.Sprintf("list of %s, began %s, sent %s, ended %s, HTTP/2 %v: %v", w.at(r.listed), w.at(r.began), w.at(r.sent), w.at(r.ended), r.http2, r.err)
+	text := fmt.Sprintf("list of %s, began %s, sent %s, ended %s, HTTP/2 %v: %v",
+		w.at(r.listed), w.at(r.began), w.at(r.sent), w.at(r.ended), r.http2, r.err)
 	for _, e := range endings {
 		text += fmt.Sprintf("; ended at %s (%s, hooks %v)", w.at(e.at), e.why, e.hooks)
 	}

@@ -48,7 +48,7 @@ type node struct {
 }
 
 func newNode(w *world) *node {
-	t := &http.Transport{DialContext: func(_ context.Context, _, to string) (net.Conn, error) { return w.out.dial(0, "", to) }}
+	t := &http.Transport{DialContext: func(_ context.Context, _, to string) (net.Conn, error) { return w.dialOut(to) }}
 	return &node{w, &http.Client{Transport: t}}
 }
 
@@ -196,7 +196,7 @@ func (k *kubelet) restartAll() {
 	began := time.Now()
 	k.w.sidecar.terminate()
 	if !k.w.sidecar.ends(leastGrace) {
-		k.w.problem("told to stop as all containers were restarted, the sidecar was still there after %v", time.Since(began))
+		k.w.problem("all containers are restarted, and the sidecar was still there after %v", time.Since(began))
 		k.w.sidecar.kill()
 	}
 	if k.w.mesh != nil {
@@ -259,7 +259,7 @@ func (k *kubelet) delete() {
 	left := max(grace-time.Since(began).Truncate(time.Second), leastGrace)
 	switch ended := w.sidecar.ends(left); {
 	case !ended:
-		w.problem("the sidecar had to be killed %v after its apps ended and %v after the Pod was deleted", time.Since(told), time.Since(began))
+		w.problem("the sidecar had to be killed, %v after its apps ended, %v after the Pod's end began", time.Since(told), time.Since(began))
 		w.sidecar.kill()
 	case w.sidecar.ticks() > endsWithin:
 		w.problem("the sidecar ended only %v after its apps", time.Since(told))

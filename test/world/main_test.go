@@ -21,7 +21,7 @@ import (
 var (
 	histories = flag.Int("histories", 40, "how many histories are run")
 	firstSeed = flag.Uint64("seed", 0, "the seed of the first history; 0: drawn from the time")
-	onlyOne   = flag.String("keep", "", "numbers of the events that are kept, comma list, or none; for one history")
+	onlyOne   = flag.String("keep", "", "numbers of the events that one history keeps, comma list, or none")
 	atOnce    = flag.Int("at-once", 6, "how many histories run side by side")
 	shrinks   = flag.Bool("shrink", true, "a history that fails is shrunk")
 	stories   = flag.Bool("stories", false, "tell of the histories that are right too")
@@ -48,7 +48,8 @@ func built(m *testing.M) int {
 		defer os.RemoveAll(dir)
 		os.Chmod(dir, 0o755)
 		binary = filepath.Join(dir, "prestop")
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-ldflags", "-s -w", "-o", binary, ".")
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2",
+			"-ldflags", "-s -w", "-o", binary, ".")
 		build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "%v: %v\n%s", build, err, out)
@@ -61,13 +62,12 @@ func built(m *testing.M) int {
 // outcome is what came of one history.
 type outcome struct {
 	history
-	problems        []string
-	story, log      string
-	calls, lost     int
-	requests        int
-	excused         map[string]int
-	took            time.Duration
-	failedToPrepare error
+	problems    []string
+	story, log  string
+	calls, lost int
+	requests    int
+	excused     map[string]int
+	took        time.Duration
 }
 
 // play runs one history.
@@ -136,8 +136,8 @@ func TestRandomHistoriesOfAPod(t *testing.T) {
 			excused[why] += n
 		}
 	}
-	t.Logf("%d histories with %d events in %v: %d calls, %d lost, excused %v; %d requests to registries", len(outcomes), events,
-		time.Since(began).Round(time.Second), calls, lost, excused, requests)
+	t.Logf("%d histories with %d events in %v: %d calls, %d lost, excused %v; %d requests to registries",
+		len(outcomes), events, time.Since(began).Round(time.Second), calls, lost, excused, requests)
 }
 
 // numbers reads a comma list.
@@ -160,8 +160,8 @@ func report(t *testing.T, o outcome) {
 	if keep == "" {
 		keep = "none"
 	}
-	t.Errorf("seed %d: %s\nagain: go test ./world -run TestRandomHistoriesOfAPod -seed=%d -keep=%s\nthe Pod: %v\n%s\nthe sidecar's log:\n%s",
-		o.seed, strings.Join(o.problems, "\n  "), o.seed, keep, o.setup, o.story, o.log)
+	t.Errorf("seed %d: %s\nagain: go test ./world -run TestRandomHistoriesOfAPod -seed=%d -keep=%s\n"+
+		"the Pod: %v\n%s\nthe sidecar's log:\n%s", o.seed, strings.Join(o.problems, "\n  "), o.seed, keep, o.setup, o.story, o.log)
 }
 
 // kinds are the problems without their figures.
@@ -190,7 +190,8 @@ func shrink(o outcome) outcome {
 			if time.Now().After(end) {
 				return outcome{}, false
 			}
-			if again := play(h); slices.ContainsFunc(again.kinds(), func(k string) bool { return slices.Contains(o.kinds(), k) }) {
+			again := play(h)
+			if slices.ContainsFunc(again.kinds(), func(k string) bool { return slices.Contains(o.kinds(), k) }) {
 				return again, true
 			}
 		}

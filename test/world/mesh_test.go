@@ -102,7 +102,9 @@ func meant(c *net.TCPConn) (string, error) {
 		return "", err
 	}
 	var to *unix.IPv6Mreq // as large as what comes
-	controlErr := raw.Control(func(fd uintptr) { to, err = unix.GetsockoptIPv6Mreq(int(fd), unix.IPPROTO_IP, unix.SO_ORIGINAL_DST) })
+	controlErr := raw.Control(func(fd uintptr) {
+		to, err = unix.GetsockoptIPv6Mreq(int(fd), unix.IPPROTO_IP, unix.SO_ORIGINAL_DST)
+	})
 	if controlErr != nil {
 		return "", controlErr
 	}

@@ -80,7 +80,8 @@ func newServer(kind string, p setup, out *netns, onWrite func(*server, request))
 		handler = s.eureka
 	} else {
 		s.nacos = registrytest.NewNacos(registrytest.NacosConfig{
-			Version: p.nacos, NoAdminAuth: true, Rebuild: rebuild, Expire: 10 * time.Second, Unhealthy: p.lease, Delete: 2 * p.lease,
+			Version: p.nacos, NoAdminAuth: true,
+			Rebuild: rebuild, Expire: 10 * time.Second, Unhealthy: p.lease, Delete: 2 * p.lease,
 		})
 		handler = s.nacos
 	}
@@ -90,7 +91,8 @@ func newServer(kind string, p setup, out *netns, onWrite func(*server, request))
 		if err != nil {
 			return nil, nil, err
 		}
-		h := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(handler, own, w, r) })}
+		serve := func(w http.ResponseWriter, r *http.Request) { s.serve(handler, own, w, r) }
+		h := &http.Server{Handler: http.HandlerFunc(serve)}
 		go h.Serve(l)
 		close = append(close, func() { l.kill(); h.Close() })
 	}
@@ -190,7 +192,9 @@ func (s *server) in(i identity) bool {
 		status, _ := s.eureka.Status(i.service, i.eurekaID())
 		return status == "UP"
 	}
-	return slices.ContainsFunc(s.nacos.Listed(i.service), func(n registrytest.NacosInstance) bool { return n.IP == i.nacosIP() && n.Port == i.port })
+	return slices.ContainsFunc(s.nacos.Listed(i.service), func(n registrytest.NacosInstance) bool {
+		return n.IP == i.nacosIP() && n.Port == i.port
+	})
 }
 
 // shows is what the registry holds of the instance, in its own words.
@@ -282,8 +286,9 @@ func (c *client) register(ctx context.Context, i identity, status string, dirty 
 	type object = map[string]any
 	now := fmt.Sprint(dirty.UnixMilli())
 	body, err := json.Marshal(object{"instance": object{
-		"instanceId": i.eurekaID(), "app": strings.ToUpper(i.service), "hostName": i.address, "ipAddr": i.address, "vipAddress": i.service,
-		"status": status, "overriddenStatus": "UNKNOWN", "port": object{"$": i.port, "@enabled": "true"}, "lastDirtyTimestamp": now, "lastUpdatedTimestamp": now,
+		"instanceId": i.eurekaID(), "app": strings.ToUpper(i.service), "vipAddress": i.service,
+		"hostName": i.address, "ipAddr": i.address, "port": object{"$": i.port, "@enabled": "true"},
+		"status": status, "overriddenStatus": "UNKNOWN", "lastDirtyTimestamp": now, "lastUpdatedTimestamp": now,
 		"dataCenterInfo": object{"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
 		"leaseInfo":      object{"renewalIntervalInSecs": 1, "durationInSecs": int(i.lease.Seconds())},
 	}})
@@ -296,7 +301,8 @@ func (c *client) register(ctx context.Context, i identity, status string, dirty 
 // beat is one heartbeat.
 func (c *client) beat(ctx context.Context, i identity, dirty time.Time) error {
 	if c.kind == eurekaKind {
-		return c.call(ctx, http.MethodPut, fmt.Sprintf("/apps/%s/%s?status=UP&lastDirtyTimestamp=%d", strings.ToUpper(i.service), i.eurekaID(), dirty.UnixMilli()), nil, nil)
+		path := fmt.Sprintf("/apps/%s/%s?status=UP&lastDirtyTimestamp=%d", strings.ToUpper(i.service), i.eurekaID(), dirty.UnixMilli())
+		return c.call(ctx, http.MethodPut, path, nil, nil)
 	}
 	var answer struct{ Code int }
 	if err := c.call(ctx, http.MethodPut, "/v1/ns/instance/beat?"+i.query(), nil, &answer); err != nil {

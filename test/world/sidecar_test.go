@@ -71,7 +71,8 @@ func (s *sidecar) start() {
 		s.w.closers = append(s.w.closers, func() { r.Close() })
 		cmd.Stderr = w
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
+	user := &syscall.Credential{Uid: s.uid, Gid: s.uid}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: user}
 	if err := s.w.pod.do(0, cmd.Start); err != nil {
 		s.w.problem("harness: the sidecar cannot be started: %v", err)
 		return
@@ -169,6 +170,13 @@ func (s *sidecar) stopping() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ordered
+}
+
+// endedAt is when the last process ended.
+func (s *sidecar) endedAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.up[len(s.up)-1].to
 }
 
 // endedDeaf reports whether a process was ended by a signal before it could hear it.

@@ -27,7 +27,9 @@ func (s spans) is() bool { return len(s) > 0 && s[len(s)-1].to.IsZero() }
 
 // touches reports whether it was so at some time between from and to.
 func (s spans) touches(from, to time.Time) bool {
-	return slices.ContainsFunc(s, func(p span) bool { return !p.from.After(to) && (p.to.IsZero() || !p.to.Before(from)) })
+	return slices.ContainsFunc(s, func(p span) bool {
+		return !p.from.After(to) && (p.to.IsZero() || !p.to.Before(from))
+	})
 }
 
 // since is the time from which on it has been so; the second result tells that it is so.

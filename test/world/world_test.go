@@ -40,8 +40,6 @@ type world struct {
 	lines    []string
 	problems []string
 	calls    []call
-	inFlight map[*container]int
-	lastCall map[*container]time.Time // when one was in flight last
 	hooks    []*hook
 	resumes  []time.Time
 	closers  []func()
@@ -54,7 +52,7 @@ type world struct {
 
 // newWorld makes the Pod and its surroundings. Nothing in it runs yet but the registries.
 func newWorld(s setup) (*world, error) {
-	w := &world{setup: s, began: time.Now(), inFlight: map[*container]int{}, lastCall: map[*container]time.Time{}, excused: map[string]int{}}
+	w := &world{setup: s, began: time.Now(), excused: map[string]int{}}
 	var err error
 	if w.pod, err = newNetns(); err != nil {
 		return w, err
@@ -92,7 +90,7 @@ func newWorld(s setup) (*world, error) {
 func (w *world) link() error {
 	outer := fmt.Sprintf("/proc/%d/fd/%d", pid, w.out.file.Fd())
 	for _, args := range []string{
-		"link add eth0 mtu " + fmt.Sprint(w.mtu) + " type veth peer name pod0 mtu " + fmt.Sprint(w.mtu) + " netns " + outer,
+		fmt.Sprintf("link add eth0 mtu %d type veth peer name pod0 mtu %[1]d netns %s", w.mtu, outer),
 		"address add " + podAddress + "/24 dev eth0",
 		"address add " + secondAddress + "/24 dev eth0",
 		"address add " + sixthAddress + "/64 dev eth0 nodad",
@@ -103,7 +101,12 @@ func (w *world) link() error {
 			return err
 		}
 	}
-	for _, args := range []string{"address add " + outside + "/24 dev pod0", "address add fd00::2/64 dev pod0 nodad", "link set pod0 up", "route add " + secondAddress + " dev pod0"} {
+	for _, args := range []string{
+		"address add " + outside + "/24 dev pod0",
+		"address add fd00::2/64 dev pod0 nodad",
+		"link set pod0 up",
+		"route add " + secondAddress + " dev pod0",
+	} {
 		if err := w.out.run("ip", args); err != nil {
 			return err
 		}
@@ -114,8 +117,8 @@ func (w *world) link() error {
 // args are the sidecar's.
 func (w *world) args() []string {
 	args := []string{
-		"--linger=" + linger.String(), fmt.Sprintf("--grace-period=%v", grace), fmt.Sprintf("--reserve=%v", reserve),
-		"--registry-timeout=3s", "--idle-after=1s", fmt.Sprintf("--request-timeout=%v", requestTimeout), "--termination-log=",
+		fmt.Sprintf("--linger=%v", linger), fmt.Sprintf("--grace-period=%v", grace), fmt.Sprintf("--reserve=%v", reserve),
+		fmt.Sprintf("--request-timeout=%v", requestTimeout), "--registry-timeout=3s", "--idle-after=1s", "--termination-log=",
 	}
 	for _, s := range w.servers {
 		args = append(args, "--"+s.kind+"-url="+s.own())
@@ -171,19 +174,6 @@ func (w *world) problem(format string, args ...any) {
 	w.problems = append(w.problems, text)
 }
 
-// under notes that a request is in flight, until the result is called.
-func (w *world) under(c *container) (done func()) {
-	w.mu.Lock()
-	w.inFlight[c]++
-	w.mu.Unlock()
-	return func() {
-		w.mu.Lock()
-		w.inFlight[c]--
-		w.lastCall[c] = time.Now()
-		w.mu.Unlock()
-	}
-}
-
 // called takes a request that has ended.
 func (w *world) called(r call) {
 	w.mu.Lock()
@@ -231,7 +221,10 @@ func (w *world) live(h history) {
 		_ = wait(ctx, w.late)
 		w.sidecar.start()
 	}
-	n := uint64(0)
+	n, how := uint64(0), manners
+	if w.rare {
+		how = rareManners
+	}
 	for _, c := range w.containers {
 		if !c.app || w.silent {
 			continue
@@ -241,9 +234,9 @@ func (w *world) live(h history) {
 			servers = []*server{nil}
 		}
 		for _, s := range servers {
-			for _, http2 := range []bool{false, true} {
+			for _, m := range how {
 				n++
-				one := &caller{w: w, to: c, server: s, http2: http2, rng: rand.New(rand.NewPCG(w.seed, n))}
+				one := &caller{w: w, to: c, server: s, manner: m, rng: rand.New(rand.NewPCG(w.seed, n))}
 				callers.Go(func() { one.run(ctx) })
 			}
 		}
@@ -256,6 +249,7 @@ func (w *world) live(h history) {
 	if w.settles {
 		acts.Wait()
 		w.settle()
+		_ = wait(ctx, w.rests)
 	}
 	now := time.Now()
 	w.deletedAt.Store(&now)

@@ -43,7 +43,23 @@ so that the Pod and the sidecar have the one number of .Values.prestop.gracePeri
 preStop:
   httpGet:
     path: /shutdown
-    port: {{ int64 (include "prestop.values" . | fromYaml).port }}
+    {{- $v := include "prestop.values" . | fromYaml }}
+    port: {{ int64 $v.port }}
+    {{- with include "prestop.token" ($v.settings | default dict) }}
+    {{- . | nindent 4 }}
+    {{- end }}
+{{- end }}
+
+{{/* The header by which a hook shows the token of the settings, if they have one. */}}
+{{- define "prestop.token" -}}
+{{- if hasKey . "PRESTOP_TOKEN_FILE" -}}
+{{- fail "PRESTOP_TOKEN_FILE: the hooks need the token itself, and would be refused; give PRESTOP_TOKEN" -}}
+{{- end -}}
+{{- with .PRESTOP_TOKEN -}}
+httpHeaders:
+  - name: Authorization
+    value: {{ printf "Bearer %v" . | quote }}
+{{- end -}}
 {{- end }}
 
 {{/* A setting's value, quoted: a whole number is written out, and not as 1e+06. */}}
@@ -97,6 +113,9 @@ lifecycle:
       */}}
       path: {{ ternary "/stopping" "/shutdown" .native }}
       port: {{ int64 .port }}
+      {{- with include "prestop.token" (.settings | default dict) }}
+      {{- . | nindent 6 }}
+      {{- end }}
 terminationMessagePolicy: FallbackToLogsOnError
 securityContext:
   runAsNonRoot: true

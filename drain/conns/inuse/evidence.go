@@ -40,6 +40,9 @@ const (
 	// leastText is less than a request of HTTP/1.1 has by the clients that are in use, and more
 	// than one of HTTP/2 has on average, whose header is in its table.
 	leastText = 80
+	// manyAlike is how many short requests of the same length are believed to be of text: among so
+	// many others two remainders are 0 by accident once in 4,096 times.
+	manyAlike = 64
 	// mostHello is more than a client sends in a handshake: a ClientHello with a hybrid key share
 	// has 1.5 kB, a chain of three RSA certificates 4 to 6 kB.
 	mostHello = 8 << 10
@@ -150,10 +153,11 @@ func (s *Sample) text() bool {
 }
 
 // alike reports whether all exchanges were of the same lengths, as of a client that asks for the
-// same again and again: an opening, and a request that waits, would show.
+// same again and again: an opening, and a request that waits, would leave a remainder. Of short
+// requests it takes many, since remainders may be 0 by accident.
 func (s *Sample) alike() bool {
 	in := uint64(s.SegmentsReceived)
-	return in > openingSegments && s.BytesSent >= leastAnswer*in &&
+	return in > openingSegments && (in >= manyAlike || s.text()) && s.BytesSent >= leastAnswer*in &&
 		uint64(s.SegmentsSent)%in == 0 && s.BytesReceived%in == 0 && s.BytesSent%in == 0
 }
 

@@ -192,3 +192,63 @@ func TestAByteReceivedUnansweredIsNeverIdle(t *testing.T) {
 		}
 	})
 }
+
+// On a multiplexed connection whose requests are as short as those of HTTP/2 none is ever called idle while it
+// is in flight, in whatever order they are begun and answered, by however many segments, and whenever the
+// connection was looked at.
+func TestAStreamInFlightIsNeverCalledIdle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		us := func(low, high time.Duration) *rapid.Generator[time.Duration] {
+			return rapid.Map(rapid.IntRange(int(low/time.Microsecond), int(high/time.Microsecond)), func(n int) time.Duration {
+				return time.Duration(n) * time.Microsecond
+			})
+		}
+		soon := rapid.OneOf(us(20*time.Microsecond, 300*time.Microsecond), us(time.Millisecond, 30*time.Millisecond),
+			us(45*time.Millisecond, 2*time.Second))
+		f := &flow{rule: Rule{IdleAfter: 500 * time.Millisecond, RequestTimeout: time.Hour}, now: time.Hour}
+		f.sent, f.heard, f.acked = f.now, f.now, f.now
+		at := f.now
+		for range rapid.IntRange(0, 30).Draw(t, "looks") {
+			at += us(0, 400*time.Millisecond).Draw(t, "look")
+			f.looks = append(f.looks, at)
+		}
+		pending := 0
+		acknowledged := func() time.Duration {
+			return rapid.SampledFrom([]time.Duration{0, 40 * time.Millisecond}).Draw(t, "acknowledged")
+		}
+		ask := func(bytes int) {
+			pending++
+			f.say(bytes, acknowledged())
+		}
+		answer := func(segments int) {
+			pending--
+			f.answer(segments, pending == 0, 40*time.Millisecond)
+		}
+		// The opening: the preface, SETTINGS of both, and their acknowledgements, before or after the first request.
+		f.bytesOut += 30
+		f.out, f.sent = f.out+1, f.now
+		f.say(rapid.IntRange(58, 90).Draw(t, "preface"), 0)
+		f.inUse = false
+		f.pass(soon.Draw(t, "until the first request"))
+		ask(rapid.IntRange(40, 150).Draw(t, "first request"))
+		f.pass(us(20*time.Microsecond, 20*time.Millisecond).Draw(t, "until the acknowledgement"))
+		f.say(9, acknowledged())
+		f.out, f.bytesOut, f.sent = f.out+1, f.bytesOut+9, f.now
+		for range rapid.IntRange(0, 60).Draw(t, "steps") {
+			f.pass(soon.Draw(t, "next"))
+			if pending < 2 || rapid.Bool().Draw(t, "one more") {
+				ask(rapid.IntRange(20, 60).Draw(t, "request"))
+			} else {
+				answer(rapid.SampledFrom([]int{1, 1, 2, 3, 14}).Draw(t, "segments"))
+			}
+		}
+		f.inUse = true
+		for range 8 {
+			f.pass(time.Second)
+			f.look()
+		}
+		if f.calledIdleInUse {
+			t.Fatalf("with %d in flight called idle; at the end %+v, %+v", pending, *f, f.past)
+		}
+	})
+}

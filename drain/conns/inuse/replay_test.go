@@ -3,7 +3,9 @@ package inuse
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,11 +14,11 @@ import (
 // replayed is a connection of the corpus (test/corpus), as the kernel told of it: what `go test ./corpus -args -record FILE`
 // in the test module has written.
 type replayed struct {
-	title   string
-	shape   string
-	class   string        // "idle common", "idle -", "in use -", "in use paced", "in use mixed", "in use blind"
-	done    time.Duration // when it was as the shape wants it
-	moments []replayedMoment
+	title    string
+	protocol string
+	class    string        // "idle common", "idle -", "in use -", "in use paced", "in use mixed", "in use blind"
+	done     time.Duration // when it was as the shape wants it
+	moments  []replayedMoment
 }
 
 // replayedMoment is what was told from one look to another, between which only time passed.
@@ -51,7 +53,7 @@ func recordedCorpus(t *testing.T) []*replayed {
 		line := lines.Text()
 		if title, ok := strings.CutPrefix(line, "# "); ok {
 			part := strings.Split(title, " | ")
-			r := &replayed{title: strings.Join(part[:3], ": "), shape: part[1] + part[2], class: part[3]}
+			r := &replayed{title: strings.Join(part[:3], ": "), protocol: part[1], class: part[3]}
 			var ms int
 			if _, err := fmt.Sscan(part[4], &ms); err != nil {
 				t.Fatalf("%q: %v", line, err)
@@ -61,14 +63,14 @@ func recordedCorpus(t *testing.T) []*replayed {
 			continue
 		}
 		var at, until, sent, received, acked int
-		var segments uint32
+		var segments, largest uint32
 		m := replayedMoment{Sample: Sample{HasClocks: true, HasBytes: true, HasSegments: true}}
 		if _, err := fmt.Sscan(line, &at, &until, &m.State, &m.Unread, &m.Unacked, &sent, &received, &acked, &m.BytesReceived, &m.BytesSent,
-			&m.SegmentsReceived, &m.SegmentsSent, &segments); err != nil {
+			&m.SegmentsReceived, &m.SegmentsSent, &segments, &largest); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
 		m.at, m.until, m.SinceSent, m.SinceReceived, m.SinceAcked = millisOf(at), millisOf(until), millisOf(sent), millisOf(received), millisOf(acked)
-		m.BareACKs = uint16(segments - m.SegmentsSent)
+		m.BareACKs, m.LargestReceived = uint16(segments-m.SegmentsSent), largest
 		all[len(all)-1].moments = append(all[len(all)-1].moments, m)
 	}
 	return all
@@ -100,40 +102,46 @@ func (r *replayed) calledIdle(rule Rule, every time.Duration) bool {
 	return false
 }
 
-// The corpus as it was recorded on a machine with other work to do. None in use is called idle, however it was looked at; how
-// many of the idle ones are recognised may only grow.
+// The corpus as it was recorded over links of MTU 1500 and 1450, on a machine with other work to do. None in
+// use is called idle, however it was looked at. How many of the idle ones are recognised may only grow.
 func TestRecordedCorpus(t *testing.T) {
 	rule := Rule{IdleAfter: time.Second, RequestTimeout: time.Hour}
 	all := recordedCorpus(t)
 	for _, c := range []struct {
-		looked       string
-		every        time.Duration
-		common, idle float64
+		looked string
+		every  time.Duration
+		// least is the share of the idle connections of HTTP/1.1 in clear that is recognised.
+		least float64
 	}{
-		{"afterwards", 0, 0.08, 0.09},
-		{"every second", time.Second, 0.09, 0.1},
-		{"every 100 ms", 100 * time.Millisecond, 0.11, 0.11},
-		{"every 20 ms", 20 * time.Millisecond, 0.11, 0.11},
+		{"afterwards", 0, 0.43},
+		{"every second", time.Second, 0.52},
+		{"every 100 ms", 100 * time.Millisecond, 0.52},
+		{"every 20 ms", 20 * time.Millisecond, 0.52},
 	} {
 		t.Run(c.looked, func(t *testing.T) {
-			called, of := map[string]int{}, map[string]int{}
-			shapes := map[string]bool{}
+			recognised, of, inUse := map[string]int{}, map[string]int{}, 0
 			for _, r := range all {
-				shapes[r.shape] = true
 				isIdle := r.calledIdle(rule, c.every)
-				if (r.class == "in use -" || r.class == "in use paced") && isIdle {
-					t.Errorf("in use, and called idle: %s", r.title)
-				}
-				of[r.class]++
-				if isIdle == strings.HasPrefix(r.class, "idle") {
-					called[r.class]++
+				switch {
+				case strings.HasPrefix(r.class, "idle"):
+					of[r.protocol]++
+					if isIdle {
+						recognised[r.protocol]++
+					}
+				case r.class != "in use blind":
+					inUse++
+					if isIdle {
+						t.Errorf("in use, and called idle: %s", r.title)
+					}
 				}
 			}
-			common, idles := float64(called["idle common"])/float64(of["idle common"]), float64(called["idle common"]+called["idle -"])/float64(of["idle common"]+of["idle -"])
-			if common < c.common || idles < c.idle {
-				t.Errorf("recognised %.3f of the common ones, %.3f of the idle ones; want %.3f and %.3f", common, idles, c.common, c.idle)
+			if share := float64(recognised["HTTP/1.1"]) / float64(of["HTTP/1.1"]); share < c.least {
+				t.Errorf("recognised %.3f of the idle ones of HTTP/1.1, want %.3f", share, c.least)
 			}
-			t.Logf("%d connections of %d shapes: %v of %v", len(all), len(shapes), called, of)
+			for _, p := range slices.Sorted(maps.Keys(of)) {
+				t.Logf("%s: %d of %d idle ones", p, recognised[p], of[p])
+			}
+			t.Logf("%d in use", inUse)
 		})
 	}
 }
