@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"prestop/registry"
@@ -93,5 +94,39 @@ func TestTheLogSaysWhatBecameOfTheInstance(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "rejoined the registry"); n != 2 {
 		t.Errorf("it rejoined %d times:\n%s", n, log.String())
+	}
+}
+
+func TestTheLogTellsWhoPutAnInstanceBack(t *testing.T) {
+	const undone, late = "in service again; taking it out once more", "an instance has registered since"
+	for sentence, c := range map[string]struct {
+		during    func(*world)
+		told, not string
+	}{
+		"somebody did":            {func(w *world) { w.regs[0].undo() }, undone, late},
+		"it has registered since": {func(w *world) { w.regs[0].register(9090) }, late, undone},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			var log lines
+			synctest.Test(t, func(t *testing.T) {
+				w := newPod(1, []*container{{port: appPort, registers: true}, {port: 9090}}, func(o *Options) {
+					o.Log = slog.New(slog.NewTextHandler(&log, nil))
+				})
+				defer w.end()
+				w.start()
+				w.startOne(1)
+				wait(t.Context(), 5*time.Second)
+				w.connect(1)
+				h := w.hook(t.Context())
+				wait(t.Context(), 10*time.Second)
+				c.during(w)
+				wait(t.Context(), 10*time.Second)
+				w.connect(-1)
+				(<-h).must(t, Drained)
+			})
+			if s := log.String(); strings.Count(s, c.told) != 1 || strings.Contains(s, c.not) {
+				t.Errorf("want %q once, and not %q:\n%s", c.told, c.not, s)
+			}
+		})
 	}
 }

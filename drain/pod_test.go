@@ -188,7 +188,7 @@ func TestALeftoverIsNotPutInBeforeTheAppListens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(1, func(o *Options) { o.Ports = []uint16{appPort} })
 		defer w.end()
-		w.regs[0].rec(appPort).registered, w.regs[0].rec(appPort).disabled = true, true
+		w.regs[0].leftover(appPort)
 		wait(t.Context(), 10*time.Second)
 		if !w.regs[0].isOut() {
 			t.Error("callers are sent to a port on which nobody has ever listened")
@@ -202,9 +202,10 @@ func TestAnHourOfACrashCostsWhatAnIdleOneDoes(t *testing.T) {
 		wait(t.Context(), time.Second)
 		w.regs[0].expireLease(dead(w))
 		wait(t.Context(), 10*time.Minute)
-		finds, calls, looks := w.regs[0].finds, w.regs[0].calls, w.looks
+		finds, calls, looks := w.costs()
 		wait(t.Context(), time.Hour)
-		if f, c, l := w.regs[0].finds-finds, w.regs[0].calls-calls, w.looks-looks; f > 6 || c > 90 || l > 1900 {
+		f, c, l := w.costs()
+		if f, c, l = f-finds, c-calls, l-looks; f > 6 || c > 90 || l > 1900 {
 			t.Errorf("%d searches, %d requests and %d looks in an hour", f, c, l)
 		}
 	})

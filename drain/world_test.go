@@ -346,6 +346,13 @@ func (r *fakeRegistry) register(port uint16) {
 	rec.left, rec.registered, rec.since = rec.registered, true, time.Now()
 }
 
+// leftover has it hold a disabled instance of an app that is not there.
+func (r *fakeRegistry) leftover(port uint16) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*r.rec(port) = fakeRecord{registered: true, disabled: true}
+}
+
 // expireLease forgets the instances of those that do not live.
 func (r *fakeRegistry) expireLease(live func(port uint16) bool) {
 	r.mu.Lock()
@@ -428,6 +435,16 @@ func (r *fakeRegistry) hasFound(port uint16) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Contains(r.ever, port)
+}
+
+// costs is what the drain has cost its first registry and the kernel so far.
+func (w *world) costs() (finds, calls, looks int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.regs[0]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.finds, r.calls, w.looks
 }
 
 // call takes a while, and fails as it is told to.
