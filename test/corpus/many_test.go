@@ -7,12 +7,15 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"prestop/drain/conns"
+	"prestop/drain/conns/inuse"
+	"prestop/drain/conns/sockdiag"
 )
 
 // flights is how many requests TestManyRequestsInFlight holds, in rounds of atATime.
@@ -93,10 +96,12 @@ func fly(t *testing.T, n int, random *rand.Rand) {
 		}
 	}
 	after := counter(servers[0])
+	var told sync.Once
 	for range 4 {
 		for when, c := range map[string]conns.Counter{"all along": along, "afterwards": after} {
 			if tally := look(c); tally.Idle > 0 || tally.Open != n {
 				t.Errorf("looked at %s: %d of %d in flight are called idle, %d are open", when, tally.Idle, n, tally.Open)
+				told.Do(func() { tellIdle(t, ports) })
 			}
 		}
 		<-tick.C
@@ -129,5 +134,30 @@ func conversation(r *rand.Rand, v *visit) func(v *visit) {
 		} else {
 			v.call(beside, think, "GET", quick, "")
 		}
+	}
+}
+
+// tellIdle logs what the kernel tells of the connections that are called idle.
+func tellIdle(t *testing.T, ports []uint16) {
+	t.Helper()
+	var d sockdiag.Dumper
+	judge := inuse.Rule{IdleAfter: rule.IdleAfter, RequestTimeout: rule.RequestTimeout}
+	request := sockdiag.Request{States: 1<<inuse.Established | 1<<inuse.CloseWait, Info: true, Ports: ports}
+	err := d.Dump(t.Context(), request, func() {}, func(_ time.Time, m *sockdiag.Message) {
+		i := &m.Info
+		s := inuse.Sample{
+			State: m.State, Unread: m.Rqueue, Unacked: m.Wqueue,
+			HasClocks: true, SinceSent: sockdiag.Milliseconds(i.Last_data_sent),
+			SinceReceived: sockdiag.Milliseconds(i.Last_data_recv), SinceAcked: sockdiag.Milliseconds(i.Last_ack_recv),
+			HasBytes: true, BytesReceived: i.Bytes_received, BytesSent: i.Bytes_sent - i.Bytes_retrans,
+			HasSegments: true, SegmentsReceived: i.Data_segs_in, SegmentsSent: i.Data_segs_out,
+			BareACKs: uint16(i.Segs_out - i.Data_segs_out), LargestReceived: i.Rcv_mss,
+		}
+		if v, _ := judge.Judge(&s, inuse.Memory{}); slices.Contains(ports, m.ID.SourcePort()) && v.Class == inuse.Idle {
+			t.Logf("server %d: %+v, %d retransmits", slices.Index(ports, m.ID.SourcePort()), s, i.Total_retrans)
+		}
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -43,9 +43,6 @@ const (
 	// manyAlike is how many short requests of the same length are believed to be of text: among so
 	// many others two remainders are 0 by accident once in 4,096 times.
 	manyAlike = 64
-	// mostHello is more than a client sends in a handshake: a ClientHello with a hybrid key share
-	// has 1.5 kB, a chain of three RSA certificates 4 to 6 kB.
-	mostHello = 8 << 10
 	// smallSegment is the kernel's estimate of the client's largest segment until one is larger
 	// (TCP_MSS_DEFAULT, include/net/tcp.h).
 	smallSegment = 536
@@ -142,14 +139,15 @@ func (s *Sample) noOpening() bool {
 	return s.SegmentsReceived == 1 && !s.wrapped() && s.BytesReceived < leastHello && s.BytesSent >= openingBytes
 }
 
-// text reports whether the client's segments are as long as requests in text, on average. Large
-// ones may be of a handshake.
+// text reports whether the client's segments are as long as requests in text, on average. Where one
+// was large, all must be about as large: else it may be of a handshake, or a body, that lifts the
+// average.
 func (s *Sample) text() bool {
-	least := leastText * uint64(s.SegmentsReceived)
+	in := uint64(s.SegmentsReceived)
 	if s.LargestReceived > smallSegment {
-		least += mostHello
+		return 4*s.BytesReceived >= 3*in*uint64(s.LargestReceived)
 	}
-	return s.BytesReceived >= least
+	return s.BytesReceived >= leastText*in
 }
 
 // alike reports whether all exchanges were of the same lengths, as of a client that asks for the

@@ -54,6 +54,12 @@ func TestJudge(t *testing.T) {
 		"as many segments either way, but for a client's certificate": {
 			half, seen(700, 704, 660, 9123, 9001, 40, 40).with(func(s *Sample) { s.LargestReceived = 1448 }),
 			Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
+		"as many segments either way, the client's large": {
+			half, seen(700, 704, 660, 32_123, 9001, 40, 40).with(func(s *Sample) { s.LargestReceived = 1000 }),
+			Verdict{Class: Idle, Silent: millisOf(700)}},
+		"as many segments either way, but for a client's body": {
+			half, seen(700, 704, 660, 104_123, 60_001, 100, 100).with(func(s *Sample) { s.LargestReceived = 1448 }),
+			Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
 		"as many segments either way, all the server's of control frames": {
 			half, seen(700, 704, 660, 4123, 1201, 40, 40), Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
 
