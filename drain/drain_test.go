@@ -159,7 +159,7 @@ func TestDrainNamesARegistryThatRefusesTheChange(t *testing.T) {
 		w.regs[0].lock()
 		out := <-w.hook(t.Context())
 		out.must(t, Drained)
-		if s := out.String(); !strings.Contains(s, "fake0 given up after 10s") || !strings.Contains(s, "registry fake0: ") {
+		if s := out.String(); !strings.Contains(s, "fake0: given up after 10s") || !strings.Contains(s, "registry fake0: ") {
 			t.Errorf("the outcome does not say that it was not left: %s", s)
 		}
 	})

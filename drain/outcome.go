@@ -180,19 +180,18 @@ func (o *owner) why(s state, out Outcome) string {
 	case longest < minExplained:
 		return ""
 	case longest == out.Leave:
-		return "leave: a registry did not say that the Pod is out"
+		return "leave: a registry did not confirm that the instance is out"
 	case longest == out.Count && len(out.LastInUse) > 0:
 		text := "count: connections in use, the last of " + strings.Join(out.LastInUse, ", ")
 		if n := out.Connections.Expired; n > 0 {
-			text += fmt.Sprintf("; on %d of them nothing was said for --request-timeout, "+
-				"so no request is believed to be in flight", n)
+			text += fmt.Sprintf("; %d of them were silent for --request-timeout, "+
+				"so their requests count as finished", n)
 		}
 		return text
 	case longest == out.Count:
 		return "count: connections in use"
 	case out.Early > 0:
-		return "linger: until no client had said anything for " + o.policy.quiet.String() +
-			", since callers could know"
+		return "linger: until no client had sent anything for " + o.policy.quiet.String()
 	case o.policy.linger >= 0:
 		return "linger: --linger is " + o.policy.linger.String()
 	}
@@ -203,10 +202,9 @@ func (o *owner) why(s state, out Outcome) string {
 		}
 	}
 	if of < 0 {
-		return "linger: the time in which kube-proxies learn of it"
+		return "linger: kube-proxies need this time to drop the Pod"
 	}
-	kind := o.reconcilers[of].registry.Kind()
-	return "linger: callers of " + kind + ", whose caches run out that late"
+	return "linger: the caches of " + o.reconcilers[of].registry.Kind() + "'s callers"
 }
 
 // registrySummaries tell when each registry was left during the drain, and what came of it.
@@ -215,20 +213,20 @@ func (o *owner) registrySummaries(s state) []string {
 	for i, r := range s.regs {
 		kind := o.reconcilers[i].registry.Kind()
 		after := func(t time.Time) string { return short(max(0, t.Sub(s.began))) }
-		text := kind + " not left"
+		text := kind + ": still in service"
 		switch {
 		case !r.gaveUp.IsZero():
-			text = kind + " given up after " + after(r.gaveUp)
+			text = kind + ": given up after " + after(r.gaveUp)
 		case !r.left.IsZero() && !r.held:
-			text = kind + " held nothing of the Pod"
+			text = kind + ": no instance of the Pod"
 			if s.reachable() {
 				text += ", though the app serves: see prestop check"
 			}
 		case !r.left.IsZero():
-			text = kind + " left after " + after(r.left)
+			text = kind + ": out after " + after(r.left)
 		}
 		if !r.published.IsZero() {
-			text += ", seen by callers after " + after(r.published)
+			text += ", callers see it after " + after(r.published)
 		}
 		if n := s.views[i].undone - o.runs.undone[i]; n > 0 {
 			text += fmt.Sprintf(", put back in by somebody %d times", n)

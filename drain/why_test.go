@@ -17,22 +17,22 @@ func TestTheOutcomeTellsWhereTheTimeWent(t *testing.T) {
 		not        string
 	}{
 		"callers' caches": {1, nil, nil, nil,
-			[]string{"; fake0 left after ", ", seen by callers after ", "; most of it: linger: callers of fake0, whose caches run out that late"}, "last"},
-		"kube-proxies":          {0, nil, nil, nil, []string{"most of it: linger: the time in which kube-proxies learn of it"}, "last"},
+			[]string{"; fake0: out after ", ", callers see it after ", "; most of it: linger: the caches of fake0's callers"}, "last"},
+		"kube-proxies":          {0, nil, nil, nil, []string{"most of it: linger: kube-proxies need this time to drop the Pod"}, "last"},
 		"a linger that was set": {1, func(o *Options) { o.Linger = 20 * time.Second }, nil, nil, []string{"most of it: linger: --linger is 20s"}, "last"},
 		"clients that were quiet": {1, func(o *Options) { o.QuietPeriod = 4 * time.Second }, func(w *world) { w.connect(1); w.connect(-1) }, nil,
-			[]string{"early", "most of it: linger: until no client had said anything for 4s, since callers could know"}, "run out"},
+			[]string{"early", "most of it: linger: until no client had sent anything for 4s"}, "the caches of"},
 		"a connection": {1, nil, func(w *world) { w.connect(1) }, func(t *testing.T, w *world) {
 			wait(t.Context(), 40*time.Second)
 			w.connect(-1)
-		}, []string{"most of it: count: connections in use, the last of 10.0.0.9×1"}, "believed"},
-		"a request that is not believed any more": {1, nil, func(w *world) { w.connect(1) }, func(t *testing.T, w *world) {
+		}, []string{"most of it: count: connections in use, the last of 10.0.0.9×1"}, "count as finished"},
+		"a request that counts as finished": {1, nil, func(w *world) { w.connect(1) }, func(t *testing.T, w *world) {
 			wait(t.Context(), 40*time.Second)
 			w.expire(1)
-		}, []string{"the last of 10.0.0.9×1", "; on 1 of them nothing was said for --request-timeout, so no request is believed to be in flight"}, "kube-proxies"},
+		}, []string{"the last of 10.0.0.9×1", "; 1 of them were silent for --request-timeout, so their requests count as finished"}, "kube-proxies"},
 		"a connection until the deadline": {1, nil, func(w *world) { w.connect(2) }, nil, []string{"EXPIRED after 1m0s", "10.0.0.9×2", "most of it: count: connections in use"}, "the last of"},
 		"a registry that does not answer": {2, nil, func(w *world) { w.regs[1].set(false, true) }, nil,
-			[]string{"; fake0 left after ", "; fake1 given up after 10s", "most of it: leave: a registry did not say that the Pod is out"}, "last"},
+			[]string{"; fake0: out after ", "; fake1: given up after 10s", "most of it: leave: a registry did not confirm that the instance is out"}, "last"},
 		"an instance that is put back": {1, nil, func(w *world) { w.connect(1) }, func(t *testing.T, w *world) {
 			wait(t.Context(), 5*time.Second)
 			w.regs[0].undo()
