@@ -444,7 +444,25 @@ func deadAddress(t *testing.T) string {
 	return "127.0.0.1:" + strconv.Itoa(occupy(t, 0))
 }
 
-// occupy takes a port of 127.0.0.1, 0 being any, and does not listen on it. It returns the port.
+// sharedListener listens on a port of 127.0.0.1 that occupy may take too.
+func sharedListener(t *testing.T) net.Listener {
+	t.Helper()
+	c := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		called := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		})
+		return errors.Join(called, err)
+	}}
+	l, err := c.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// occupy takes a port of 127.0.0.1, 0 being any, and does not listen on it. It returns the port. One of
+// a sharedListener may be listened on as yet.
 func occupy(t *testing.T, port int) int {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -452,7 +470,7 @@ func occupy(t *testing.T, port int) int {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
 		unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}))
 	if err != nil {
 		t.Fatal(err)

@@ -57,13 +57,16 @@ func holds(t *testing.T, kind string, a *app) *held {
 		t.Fatal(err)
 	}
 	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }}
-	h.front = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h.front = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if f := h.wrong.Load(); f != nil {
 			(*f)(w, r)
 			return
 		}
 		forward.ServeHTTP(w, r)
 	}))
+	h.front.Listener.Close()
+	h.front.Listener = sharedListener(t)
+	h.front.Start()
 	t.Cleanup(func() { h.front.CloseClientConnections(); h.front.Close() })
 	h.flag = "--" + kind + "-url=" + strings.Replace(h.front.URL, "http://", "http://prestop:"+hush+"@", 1) + path
 	if kind == "eureka" {
@@ -80,9 +83,9 @@ func holds(t *testing.T, kind string, a *app) *held {
 func (h *held) goesDown(t *testing.T) {
 	t.Helper()
 	port := h.front.Listener.Addr().(*net.TCPAddr).Port
+	occupy(t, port) // before it is free
 	h.front.CloseClientConnections()
 	h.front.Close()
-	occupy(t, port)
 }
 
 // called reports whether callers are sent to the app.
