@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,11 +82,11 @@ type costly struct {
 	conns.Counter
 	cost   time.Duration
 	proves bool // what is asked of the few proves what all do
-	looks  *int
+	looks  *atomic.Int64
 }
 
 func (c costly) Count(ctx context.Context, ports []uint16) (conns.Tally, error) {
-	*c.looks++
+	c.looks.Add(1)
 	t, err := c.Counter.Count(ctx, ports)
 	t.Source, t.Took = conns.Prometheus, c.cost // of which the cost is what it says
 	t.NextIdle = time.Second
@@ -99,7 +100,7 @@ func (c costly) CountFew(ctx context.Context, ports []uint16) (conns.Tally, bool
 }
 
 func TestWhatLooksHaveCostDoesNotDelayTheEndOfTheFewThatAreLeft(t *testing.T) {
-	in(t, 0, func(o *Options) { o.Counter = costly{o.Counter, time.Second, true, new(int)}; o.Linger = 0 }, func(t *testing.T, w *world) {
+	in(t, 0, func(o *Options) { o.Counter = costly{o.Counter, time.Second, true, new(atomic.Int64)}; o.Linger = 0 }, func(t *testing.T, w *world) {
 		w.connect(2)
 		h := w.hook(t.Context())
 		wait(t.Context(), 50*time.Millisecond)
@@ -113,14 +114,14 @@ func TestWhatLooksHaveCostDoesNotDelayTheEndOfTheFewThatAreLeft(t *testing.T) {
 }
 
 func TestACostlyLookIsRareWhileTheFewAreInUse(t *testing.T) {
-	looks := 0
+	var looks atomic.Int64
 	in(t, 0, func(o *Options) { o.Counter = costly{o.Counter, 160 * time.Millisecond, false, &looks}; o.Linger = 0 }, func(t *testing.T, w *world) {
 		w.connect(2)
 		h := w.hook(t.Context())
 		wait(t.Context(), 20*time.Second)
 		w.connect(-1)
 		wait(t.Context(), 20*time.Second)
-		if looks > 7 {
+		if looks := looks.Load(); looks > 7 {
 			t.Errorf("%d looks in 40 s take more than a fiftieth of a core", looks)
 		}
 		w.connect(-1)

@@ -135,7 +135,10 @@ func (w *world) restartSidecar() {
 		r.forgetAll()
 	}
 	o := w.drain.options
-	w.drain = New(o)
+	d := New(o)
+	w.mu.Lock()
+	w.drain = d
+	w.mu.Unlock()
 	w.run()
 }
 
