@@ -40,6 +40,8 @@ const (
 	// leastText is less than a request of HTTP/1.1 has by the clients that are in use, and more
 	// than one of HTTP/2 has on average, whose header is in its table.
 	leastText = 80
+	// smallOpening is more than a client sends in an opening none of whose segments is large.
+	smallOpening = 1 << 10
 	// manyAlike is how many short requests of the same length are believed to be of text: among so
 	// many others two remainders are 0 by accident once in 4,096 times.
 	manyAlike = 64
@@ -147,7 +149,7 @@ func (s *Sample) text() bool {
 	if s.LargestReceived > smallSegment {
 		return 4*s.BytesReceived >= 3*in*uint64(s.LargestReceived)
 	}
-	return s.BytesReceived >= leastText*in
+	return s.BytesReceived >= smallOpening+leastText*in
 }
 
 // alike reports whether all exchanges were of the same lengths, as of a client that asks for the
@@ -155,7 +157,7 @@ func (s *Sample) text() bool {
 // requests it takes many, since remainders may be 0 by accident.
 func (s *Sample) alike() bool {
 	in := uint64(s.SegmentsReceived)
-	return in > openingSegments && (in >= manyAlike || s.text()) && s.BytesSent >= leastAnswer*in &&
+	return in > openingSegments && (in >= manyAlike || s.BytesReceived >= leastText*in) && s.BytesSent >= leastAnswer*in &&
 		uint64(s.SegmentsSent)%in == 0 && s.BytesReceived%in == 0 && s.BytesSent%in == 0
 }
 

@@ -40,13 +40,16 @@ func TestJudge(t *testing.T) {
 			half, seen(700, 704, 660, 160, 25, 1, 1), Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
 		"one word, answered by another": {half, seen(700, 704, 660, 6, 6, 1, 1), Verdict{Class: Idle, Silent: millisOf(700)}},
 		"HTTP/1.1, 40 requests of different lengths answered": {
-			half, seen(700, 704, 660, 4123, 7001, 40, 40), Verdict{Class: Idle, Silent: millisOf(700)}},
+			half, seen(700, 704, 660, 5123, 7001, 40, 40), Verdict{Class: Idle, Silent: millisOf(700)}},
 		"HTTP/1.1, 40 requests answered, some by two segments": { // or a stream in flight beside others
 			half, seen(700, 704, 660, 4123, 70010, 40, 44), Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
 		"HTTP/1.1, 20 requests alike, each answered by three segments": {
 			half, seen(700, 704, 660, 2000, 64_000, 20, 60), Verdict{Class: Idle, Silent: millisOf(700)}},
 		"21 requests alike, 20 of them answered by three segments": {
 			half, seen(700, 704, 660, 2100, 64_000, 21, 60), Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
+		"HTTP/2 over TLS, a stream in flight beside others, as many segments either way": { // measured, one of 30,000
+			half, seen(41512, 41516, 11172, 894, 6780, 11, 11).with(func(s *Sample) { s.BareACKs = 8 }),
+			Verdict{Class: InUse, Next: half.IdleAfter, Silent: 41512 * time.Millisecond}},
 		"20 short requests, by accident of one length on average, and so the answers": {
 			half, seen(700, 704, 660, 494, 3439, 19, 19), Verdict{Class: InUse, Next: half.IdleAfter, Silent: millisOf(700)}},
 		"as many segments either way, but the client's are those of HTTP/2": {
