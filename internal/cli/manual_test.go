@@ -16,7 +16,7 @@ import (
 )
 
 // What is written about the settings comes from the flags: the manual page and the shell completions, which `make release`
-// writes, and the tables of docs/configuration.md (pages_test.go).
+// writes, and the tables of docs/configuration.md (pages_linux_test.go).
 var manualTo = flag.String("manual", "", "folder to write the manual page and the shell completions to")
 
 // chineseSettings is the file of translations.
