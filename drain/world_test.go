@@ -226,11 +226,12 @@ func (w *world) upBefore(port uint16, t time.Time) bool {
 	return slices.ContainsFunc(w.containers, func(c *container) bool { return c.port == port && c.up && c.started.Before(t) })
 }
 
-// deadSince reports whether nobody has listened on the port since before t.
+// deadSince reports whether nobody has listened on the port since before t, and a sidecar may know
+// so: an instance that was in service on a port that it has never seen may be reached by another.
 func (w *world) deadSince(port uint16, t time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !slices.ContainsFunc(w.containers, func(c *container) bool { return c.port == port && (c.up || !c.changed.Before(t)) })
+	return !slices.ContainsFunc(w.containers, func(c *container) bool { return c.port == port && (c.up || !c.seen || !c.changed.Before(t)) })
 }
 
 func (w *world) problem(s string) {
