@@ -138,6 +138,7 @@ func (p policy) take(s state, e event, now time.Time) state {
 	case eventOut, eventEmpty, eventPublished, eventBlind, eventUndone, eventLate, eventGaveUp,
 		eventIn, eventForgotten:
 		s.regs[e.reg], s.told = s.regs[e.reg].apply(e.kind, now), now
+		s.relapsed = s.relapsed || s.phase == drained && (e.kind == eventUndone || e.kind == eventLate)
 	}
 	return s
 }
@@ -223,7 +224,7 @@ func (p policy) begin(s state, c cause, now time.Time) state {
 		s.deadline = s.stopBy
 	}
 	s.counted, s.met, s.result = tally{}, false, ""
-	s.joined, s.unhooked = false, false
+	s.joined, s.unhooked, s.relapsed = false, false, false
 	s.ports = s.ports.begin()
 	s.changeTarget()
 	return s.enter(draining, now)
@@ -264,9 +265,10 @@ func (s state) enter(p phase, now time.Time) state {
 // about a new stop: clients may have come since, by a Service, so it drains anew.
 const rehook = 10 * time.Second
 
-// stale reports whether the last drain ended so long ago that a hook is about another stop.
+// stale reports whether the last drain ended so long ago that a hook is about another stop, or what
+// it had reached was undone since.
 func (s state) stale(now time.Time) bool {
-	return (s.phase == drained || s.phase == expired) && !now.Before(s.since.Add(rehook))
+	return s.phase == drained && s.relapsed || (s.phase == drained || s.phase == expired) && !now.Before(s.since.Add(rehook))
 }
 
 // target is what the registries shall be made to say in s.

@@ -107,6 +107,9 @@ func TestMachine(t *testing.T) {
 		{"resume cancels a drain", none, appAbsent, []step{up, saw(1, eventHook), saw(2, eventResume)}, serving, wantIn, false},
 		{"resume after the deadline serves again", none, appAbsent, []step{up, saw(1, eventHook), saw(30, eventTick), saw(31, eventResume)}, serving, wantIn, false},
 		{"a second hook soon after gets the same answer", none, appAbsent, []step{up, saw(1, eventHook), seen(4, 0), saw(8, eventHook)}, drained, wantOut, false},
+		{"soon after an instance was found in service again it waits for who knows it", fixed, appAbsent, []step{up, saw(0, eventHook), told(1, eventEmpty, 0), seen(11, 0), told(13, eventLate, 0), told(14, eventOut, 0), saw(15, eventHook), told(16, eventOut, 0), seen(25, 0)}, draining, wantOut, false},
+		{"and has its answer then", fixed, appAbsent, []step{up, saw(0, eventHook), told(1, eventEmpty, 0), seen(11, 0), told(13, eventLate, 0), told(14, eventOut, 0), saw(15, eventHook), told(16, eventOut, 0), seen(26, 0)}, drained, wantOut, false},
+		{"once", fixed, appAbsent, []step{up, saw(0, eventHook), told(1, eventEmpty, 0), seen(11, 0), told(13, eventLate, 0), saw(15, eventHook), told(16, eventOut, 0), seen(26, 0), saw(27, eventHook)}, drained, wantOut, false},
 		{"much later it is about another stop", none, appAbsent, []step{up, saw(1, eventHook), seen(4, 0), saw(60, eventHook)}, draining, wantOut, false},
 
 		{"a native sidecar's SIGTERM: the app is gone, forget", byRegistry, appAbsent, []step{up, listens(1, 0), saw(2, eventSIGTERM)}, forgotten, wantGone, false},

@@ -109,6 +109,9 @@ type state struct {
 	// joined: a hook belongs to that drain. unhooked: SIGTERM began it, and no hook came within
 	// hookSoon.
 	joined, unhooked bool
+	// relapsed: an instance was in service again after that drain was over, so that callers may know
+	// it: the next hook has to wait for them.
+	relapsed bool
 	// told is when the newest report of a registry arrived: what a count from before shows was not
 	// known to be enough.
 	told time.Time
