@@ -71,7 +71,7 @@ rollout-docs: ## the tables and pictures of the rolling update, from test/rollou
 	cd test && go test ./rollout -count=1 -run '^TestTheDocumentationShowsTheRecordedRuns$$' -update-docs
 
 soak: ## a million random histories of the drain, and a thousand of the binary in Pods of network namespaces (an hour)
-	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -timeout 3h
+	go test ./drain -run TestRandomHistories -rapid.checks=1000000 -rapid.seed=$${SEED:-$$(date +%s)} -timeout 3h
 	cd test && go test ./world -v -count=1 -timeout 3h -run '^TestRandomHistoriesOfAPod$$' -histories $${HISTORIES:-1000}
 
 fuzz: ## every parser of what comes from outside, FUZZTIME each

@@ -331,13 +331,12 @@ func (ps ports) since() map[uint16]time.Time {
 	return all
 }
 
-// past tells of each port that may be one of the app's, and that is gone, when it had begun to
-// listen.
+// past tells of each port that may be one of the app's, and that is gone, since when it is.
 func (ps ports) past() map[uint16]time.Time {
 	all := map[uint16]time.Time{}
 	for _, p := range ps {
 		if p.gone() && p.mayServe() {
-			all[p.number] = p.began
+			all[p.number] = p.since
 		}
 	}
 	return all

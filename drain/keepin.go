@@ -196,11 +196,16 @@ func (r *reconciler) searchIn(o order) bool {
 	return since >= rareSearch && (len(r.found) == 0 || slices.ContainsFunc(r.found, vanished))
 }
 
-// missed reports whether a port has come and gone since the last search: its instance may be left.
+// missed reports whether a port is gone on which no instance was found, and the last search could not
+// show one: it is older, or so is the list that it read. The instance may be left.
 func (r *reconciler) missed(o order) bool {
-	for port, began := range o.target.past {
+	for port, gone := range o.target.past {
 		known := slices.ContainsFunc(r.found, func(i registry.Instance) bool { return i.Port == port })
-		if !known && r.searched.Before(began) {
+		if known || r.fruitless[port] {
+			continue
+		}
+		shown := gone.Add(listAge)
+		if r.searched.Before(gone) || r.searched.Before(shown) && time.Now().After(shown) {
 			return true
 		}
 	}

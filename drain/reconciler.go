@@ -38,6 +38,8 @@ const (
 	lateLook = 10 * time.Second
 	// emptySearch is how often a registry is searched that held nothing of the Pod during a drain.
 	emptySearch = 20 * time.Second
+	// listAge is how old a registry's list may be: Eureka serves it from a cache of 30 s.
+	listAge = 35 * time.Second
 	// rareSearch is how often the whole list is searched at the most once something was found, but
 	// for a new port.
 	rareSearch = 10 * time.Minute

@@ -47,7 +47,7 @@ type target struct {
 	// since tells of each port that listens since when; with wantIn. nil: the sockets cannot be
 	// seen.
 	since map[uint16]time.Time
-	// past tells of each port that is gone when it had begun to listen; with wantIn.
+	// past tells of each port that is gone since when it is; with wantIn.
 	past map[uint16]time.Time
 	// serving is since when the Pod has been serving; with wantIn.
 	serving time.Time
