@@ -42,7 +42,18 @@ func checkPod(
 	}
 	found = append(found,
 		fine("app", "the app listens on %v%s", ports.app, silent(c.Ports, ports.app)))
+	found = append(found, uncounted(conns.UDPPorts)...)
 	return ports, append(found, checkCount(ctx, c, counter, ports.app)...)
+}
+
+// uncounted tells of the ports on which somebody in the Pod serves by UDP, which is not counted.
+func uncounted(udp func() ([]uint16, error)) []finding {
+	ports, err := udp()
+	if err != nil || len(ports) == 0 {
+		return nil // it would only be told
+	}
+	return []finding{fine("udp", "UDP on %v is not counted: a request by QUIC or DNS is not waited for, "+
+		"only its caller's cache is", ports)}
 }
 
 // checkCount counts the connections to the ports, and tells whose they are.

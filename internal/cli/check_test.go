@@ -398,3 +398,20 @@ func TestASecretThatIsRotatedAwayIsToldByTheCommand(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+func TestCheckTellsOfPortsThatAreNotCounted(t *testing.T) {
+	for sentence, c := range map[string]struct {
+		ports []uint16
+		err   error
+		want  int
+	}{
+		"QUIC is told":      {[]uint16{443, 853}, nil, 1},
+		"nobody serves":     {nil, nil, 0},
+		"it cannot be read": {nil, errors.New("denied"), 0},
+	} {
+		found := uncounted(func() ([]uint16, error) { return c.ports, c.err })
+		if len(found) != c.want || c.want > 0 && !strings.Contains(fmt.Sprint(found[0]), "443") {
+			t.Errorf("%s: %+v", sentence, found)
+		}
+	}
+}
