@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -125,6 +126,10 @@ func calledBy(t *testing.T, log io.Writer, calls ...Call) *world {
 	})
 	t.Cleanup(w.end)
 	w.start()
+	listens := func(p PortStatus) bool { return p.Listening }
+	for !slices.ContainsFunc(w.drain.Status(t.Context()).App, listens) { // else a drain has nothing to wait for
+		wait(t.Context(), time.Millisecond)
+	}
 	return w
 }
 
